@@ -1,0 +1,55 @@
+"""Backends as strings: name -> class, file suffixes, the extra that brings the runtime. Nothing is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["REGISTRY", "Entry"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`target` is "module:Class"; `worker` says whether it runs in a child process; `needs` are import names."""
+
+    name: str
+    target: str
+    suffixes: tuple[str, ...] = ()
+    extra: str = ""
+    needs: tuple[str, ...] = ()
+    worker: bool = True
+    summary: str = ""
+
+
+REGISTRY: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "onnx",
+            "aligndbg.backends.onnx_:OnnxBackend",
+            (".onnx",),
+            needs=("onnx", "onnxruntime"),
+            summary="ONNX models on ONNX Runtime",
+        ),
+        Entry(
+            "tflite",
+            "aligndbg.backends.tflite_:TfliteBackend",
+            (".tflite", ".lite"),
+            needs=("ai_edge_litert",),
+            summary="TFLite models on LiteRT",
+        ),
+        Entry(
+            "recorded",
+            "aligndbg.backends.recorded:RecordedBackend",
+            (".npz", ".safetensors"),
+            needs=("safetensors",),
+            worker=False,
+            summary="traces: .npz or .safetensors",
+        ),
+        Entry(
+            "memory",
+            "aligndbg.backends.memory:MemoryBackend",
+            worker=False,
+            summary="Python functions, in process",
+        ),
+    )
+}
