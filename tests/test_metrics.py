@@ -1,0 +1,427 @@
+"""metrics and tolerance against naive float64 formulas, and the cases in which a number would lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from aligndbg import _blocks, metrics
+from aligndbg._errors import UsageError
+from aligndbg._types import Layout, LayoutKind, Quant
+from aligndbg.metrics import (
+    DISTINCT_CAP,
+    Tolerance,
+    ToleranceRules,
+    compare,
+    default_tolerance,
+    degenerate,
+    fingerprint,
+    judge,
+)
+
+RNG = np.random.default_rng(7)
+SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)
+ELEMENTS = st.floats(-100, 100, width=32)
+PAIRS = SHAPES.flatmap(
+    lambda shape: st.tuples(*[hnp.arrays(np.float32, shape, elements=ELEMENTS)] * 2).filter(
+        lambda pair: bool(pair[0].any() and pair[1].any())
+    )
+)
+PERMUTED = ("max_abs", "mean_abs", "rmse", "sum_diff", "max_rel", "rel_l2", "cosine", "euclid", "mean_reference",
+            "std_candidate", "min_reference", "max_candidate", "zeros_reference", "distinct_candidate")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def naive(r: np.ndarray, c: np.ndarray) -> dict[str, float]:
+    r, c = r.astype(np.float64).ravel(), c.astype(np.float64).ravel()
+    d = r - c
+    return {
+        "max_abs": np.abs(d).max(),
+        "mean_abs": np.abs(d).mean(),
+        "rmse": np.sqrt(np.mean(d * d)),
+        "sum_diff": d.sum(),
+        "rel_l2": np.linalg.norm(d) / np.linalg.norm(r),
+        "cosine": r @ c / np.linalg.norm(r) / np.linalg.norm(c),
+        "mean_reference": r.mean(),
+        "std_reference": r.std(),
+        "std_candidate": c.std(),
+        "min_candidate": c.min(),
+        "max_reference": r.max(),
+        "zeros_reference": np.count_nonzero(r == 0),
+    }
+
+
+@given(PAIRS)
+@settings(max_examples=80, deadline=None)
+def test_equals_the_naive_formulas(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    measured = compare(*pair)
+    for name, value in naive(*pair).items():
+        if name not in measured.reasons:
+            assert getattr(measured, name) == pytest.approx(value, rel=1e-9, abs=1e-9), name
+    apart = np.abs(pair[0].astype(np.float64) - pair[1])
+    assert apart[measured.worst_index] == measured.max_abs
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_is_the_same_for_any_common_permutation(pair: tuple[np.ndarray, np.ndarray], random: Any) -> None:
+    r, c = pair
+    axes = list(range(r.ndim))
+    random.shuffle(axes)
+    plain, moved = compare(r, c), compare(r.transpose(axes), c.transpose(axes))
+    mixed = compare(r, np.ascontiguousarray(c.transpose(axes)).transpose(np.argsort(axes)))
+    for name in PERMUTED:
+        for other in (moved, mixed):
+            expected = pytest.approx(getattr(plain, name), rel=1e-9, abs=1e-9, nan_ok=True)
+            assert getattr(other, name) == expected, name
+
+
+@given(PAIRS)
+@settings(max_examples=50, deadline=None)
+def test_symmetric_metrics_are_symmetric(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    forward, backward = compare(*pair), compare(*reversed(pair))
+    for name in ("max_abs", "mean_abs", "rmse", "cosine", "euclid"):
+        assert getattr(forward, name) == pytest.approx(getattr(backward, name), rel=1e-12, abs=1e-12, nan_ok=True)
+    assert forward.sum_diff == pytest.approx(-backward.sum_diff)
+    assert forward.mean_reference == pytest.approx(backward.mean_candidate)
+
+
+@pytest.mark.parametrize("block", [3, 64, 1000])
+def test_block_boundaries_change_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    r = RNG.standard_normal((3, 5, 7, 11)).astype(np.float32)
+    c = np.ascontiguousarray((r + 0.01 * RNG.standard_normal(r.shape)).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    r[1, 2, 3, 4] = c[1, 2, 3, 4] = np.inf
+    whole = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
+    monkeypatch.setattr(_blocks.Tiling.__init__, "__defaults__", (block,))
+    parts = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
+    for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated"):
+        assert parts.pop(name) == whole.pop(name)
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_large_tensors_span_many_blocks() -> None:
+    r = RNG.standard_normal((2, 24, 61, 67)).astype(np.float32)
+    c = (r + 1e-3 * RNG.standard_normal(r.shape)).astype(np.float32)
+    view = np.ascontiguousarray(c.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert r.size > 4 * _blocks.BLOCK
+    for candidate in (c, view):
+        measured = compare(r, candidate)
+        for name, value in naive(r, c).items():
+            assert getattr(measured, name) == pytest.approx(value, rel=1e-9, abs=1e-9), name
+        assert np.unravel_index(np.abs(r.astype(float) - c).argmax(), r.shape) == measured.worst_index
+
+
+def test_cosine_does_not_cancel() -> None:
+    r = np.ones(1000)
+    c = r.copy()
+    c[0] += 1e-6
+    assert 1 - compare(r, c).cosine == pytest.approx(0.5e-15, rel=0.2)
+
+
+def test_std_far_from_zero() -> None:
+    r = 1e6 + RNG.standard_normal(100_000)
+    assert compare(r, r).std_reference == pytest.approx(r.std(), rel=1e-9)
+
+
+def test_euclid_is_that_of_tpu_mlir() -> None:
+    r, c = np.array([3.0, 4.0]), np.array([3.0, 3.0])
+    assert compare(r, c).euclid == pytest.approx(1 - 1.0 / math.hypot(3.0, 3.5))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.int8, np.uint8, np.int64, bool,
+     ml_dtypes.int4],
+)  # fmt: skip
+def test_every_dtype_is_read(dtype: Any) -> None:
+    r, c = (np.array(values).astype(dtype) for values in ([0, 1, 1, 1, 0], [1, 1, 0, 1, 0]))
+    measured = compare(r, c)
+    assert (measured.max_abs, measured.sum_diff, measured.distinct_reference) == (1.0, 0.0, 2)
+    assert measured.cosine == pytest.approx(2 / 3)
+    assert fingerprint(r).mean == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([1j]), np.array([None])])
+def test_what_is_no_real_number_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="cannot be compared"):
+        compare(array, array)
+
+
+def test_unlike_shapes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"\(2,\) with \(1, 2\)"):
+        compare(np.zeros(2), np.zeros((1, 2)))
+
+
+# --- undefined values ---------------------------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("r", "c", "undefined", "reason"),
+    [
+        ([], [], "max_abs rel_l2 cosine euclid sqnr_db mean_reference std_candidate", "empty"),
+        ([0, 0], [0, 0], "rel_l2 cosine euclid sqnr_db max_rel", "zero"),
+        ([0, 0], [1, 2], "rel_l2 cosine sqnr_db max_rel", "the reference is all zero"),
+        ([1, 2], [0, 0], "cosine", "the candidate is all zero"),
+        ([1, -2], [-1, 2], "euclid", "reference + candidate is zero"),
+        ([1, NAN], [1, 2], "max_abs cosine rel_l2 sqnr_db sum_diff", "at 1 of 2"),
+        ([1, INF], [1, -INF], "max_abs cosine", "at 1 of 2"),
+        ([NAN, INF], [NAN, INF], "max_abs cosine mean_reference", "no finite value"),
+        ([1e300, 1], [1e300, 2], "rmse cosine rel_l2", "overflows float64"),
+        ([1e-200, 1e-200], [2e-200, 1e-200], "cosine rel_l2 sqnr_db", "underflows float64"),
+    ],
+)
+def test_undefined_is_nan_with_a_reason(r: list[float], c: list[float], undefined: str, reason: str) -> None:
+    measured = compare(np.array(r, np.float64), np.array(c, np.float64))
+    for name in undefined.split():
+        assert math.isnan(getattr(measured, name)), name
+        assert reason in measured.reasons[name], name
+
+
+def test_no_value_is_nan_without_a_reason() -> None:
+    for r, c in [
+        ([], []),
+        ([0.0], [0.0]),
+        ([NAN], [1.0]),
+        ([INF], [INF]),
+        ([1e308] * 3, [-1e308] * 3),
+        ([5e-324], [0]),
+    ]:
+        measured = compare(np.array(r, np.float64), np.array(c, np.float64))
+        for item in dataclasses.fields(measured):
+            value = getattr(measured, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                assert item.name in measured.reasons, (r, c, item.name)
+
+
+def test_identical_tensors() -> None:
+    r = RNG.standard_normal((4, 5))
+    measured = compare(r, r)
+    assert (measured.max_abs, measured.rel_l2, measured.cosine, measured.euclid) == (0, 0, 1, 1)
+    assert measured.sqnr_db == math.inf
+
+
+def test_nonfinite_on_both_sides_is_left_out() -> None:
+    r, c = np.array([1, NAN, INF, 3, -INF]), np.array([1, NAN, INF, 3.5, -INF])
+    measured = compare(r, c)
+    assert measured.max_abs == 0.5
+    assert measured.worst_index == (3,)
+    assert (measured.nan_reference, measured.inf_candidate, measured.nonfinite_mismatch) == (1, 2, 0)
+    assert measured.reasons["nonfinite"].startswith("3 positions")
+    assert (measured.mean_reference, measured.max_candidate) == (2.0, 3.5)
+
+
+def test_float32_extremes_do_not_overflow() -> None:
+    r = np.array([3e38, -3e38, 1e-40], np.float32)
+    measured = compare(r, r / 2)
+    assert measured.rel_l2 == pytest.approx(0.5)
+    assert measured.cosine == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("r", "c", "reason"),
+    [
+        ([], [], "empty"),
+        ([0, 0], [0, 0], "all zero on both sides"),
+        ([0], [0], "all zero on both sides"),
+        ([2, 2], [2, 2], "constant on both sides"),
+        ([NAN, NAN], [NAN, NAN], "non-finite everywhere"),
+        ([1, NAN], [1, 1], "non-finite on one side only"),
+        ([0, 0], [1, 2], ""),
+        ([2, 2], [3, 3], ""),
+        ([2], [2], ""),
+        ([1, 2, INF], [1, 2, INF], ""),
+    ],
+)
+def test_degenerate(r: list[float], c: list[float], reason: str) -> None:
+    found = degenerate(compare(np.array(r, np.float64), np.array(c, np.float64)))
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+
+
+# --- quantization -------------------------------------------------------------------------------------------------
+
+
+def test_per_tensor_quantization() -> None:
+    quant = Quant(np.array([0.5], np.float32), np.array([-3]))
+    r = np.array([0.0, 1.0, 2.3, 65.0], np.float32)
+    q = np.array([-3, -1, 2, 127], np.int8)
+    measured = compare(r, q, candidate_quant=quant)
+    assert measured.max_rel == pytest.approx(0.2 / 65, rel=1e-5)
+    assert measured.lsb_max == pytest.approx(0.4, rel=1e-5)
+    assert measured.lsb_mean == pytest.approx(0.1, rel=1e-5)
+    assert measured.saturated == 0.25
+    assert compare(quant.dequantize(q), q, candidate_quant=quant).max_abs == 0.0
+    assert compare(r, r).lsb_max is None
+    r[0] = NAN
+    assert "at 1 of 4" in compare(r, q, candidate_quant=quant).reasons["lsb_max"]
+
+
+def test_per_channel_quantization_in_either_layout() -> None:
+    scale = np.array([0.1, 1.0, 10.0], np.float32)
+    quant = Quant(scale, np.array([0, 1, 2]), axis=3)
+    q = RNG.integers(-128, 128, (2, 9, 8, 3), dtype=np.int8)
+    r = quant.dequantize(q).transpose(0, 3, 1, 2).copy()
+    r[1, 2, 3, 4] += 20.0
+    layout = Layout(LayoutKind.PERMUTE, q.shape, (0, 3, 1, 2), r.shape, q.shape)
+    measured = compare(r, q, candidate_quant=quant, to_reference=layout.to_reference)
+    assert measured.lsb_max == pytest.approx(2.0, rel=1e-6)
+    assert measured.worst_index == (1, 2, 3, 4)
+    moved = compare(r, layout.to_reference(q), candidate_quant=dataclasses.replace(quant, axis=1))
+    assert moved == measured
+
+
+def test_scales_off_the_axis_are_refused() -> None:
+    quant = Quant(np.ones(3, np.float32), np.zeros(3, np.int64), axis=1)
+    with pytest.raises(UsageError, match="3 scales along axis 1"):
+        compare(np.zeros((2, 4), np.int8), np.zeros((2, 4), np.int8), candidate_quant=quant)
+
+
+def test_reference_only_quantized_gives_its_steps() -> None:
+    quant = Quant(np.array([2.0], np.float32), np.array([0]))
+    measured = compare(np.array([1, 2], np.int8), np.array([3.0, 4.0], np.float32), reference_quant=quant)
+    assert measured.lsb_max == 0.5
+
+
+def test_violations_and_distinct() -> None:
+    r = np.arange(10_000, dtype=np.float32)
+    c = r.copy()
+    c[5:8] += 0.5
+    assert compare(r, c, tolerance=Tolerance(atol=0.1)).violations == 3
+    assert compare(r, c, tolerance=Tolerance(atol=0.1, rtol=1.0)).violations == 0
+    assert compare(r, c).violations is None
+    assert compare(r, np.floor(r / 100)).distinct_reference == DISTINCT_CAP
+    assert compare(r, np.floor(r / 100)).distinct_candidate == 100
+
+
+# --- fingerprints -------------------------------------------------------------------------------------------------
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=6), elements=ELEMENTS), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_fingerprint_ignores_the_order(array: np.ndarray, seed: int) -> None:
+    shuffled = np.random.default_rng(seed).permutation(array.reshape(-1))
+    assert fingerprint(array).distance(fingerprint(shuffled)) < 1e-12
+    assert fingerprint(array.T).distance(fingerprint(array)) < 1e-12
+
+
+def test_fingerprint_values_and_distances() -> None:
+    x = np.array([[1.0, -2.0], [0.0, 3.0]], np.float32)
+    found = fingerprint(x)
+    assert (found.count, found.finite, found.zeros, found.constant) == (4, 4, 1, False)
+    assert (found.mean, found.mean_abs, found.min, found.max) == (0.5, 1.5, -2.0, 3.0)
+    assert found.rms == pytest.approx(math.sqrt(14 / 4))
+    assert found.third == pytest.approx((1 - 4 + 9) / 4 / found.rms)
+    assert found.distance(found) == 0
+    assert found.distance(fingerprint(-x)) > 0.1
+    assert found.distance(fingerprint(x[0])) == math.inf
+    zero = fingerprint(np.zeros(4))
+    assert zero.distance(zero) == 0
+    assert zero.constant
+    nothing = fingerprint(np.array([NAN, INF]))
+    assert nothing.distance(nothing) == math.inf
+    assert fingerprint(np.zeros(0)).distance(fingerprint(np.zeros(0))) == math.inf
+
+
+def test_fingerprint_of_quantized_values() -> None:
+    quant = Quant(np.array([0.5, 2.0], np.float32), np.array([1, 0]), axis=0)
+    q = np.array([[1, 3], [1, 2]], np.int8)
+    assert fingerprint(q, quant) == fingerprint(quant.dequantize(q))
+
+
+# --- tolerance ----------------------------------------------------------------------------------------------------
+
+
+def test_defaults_separate_noise_from_faults() -> None:
+    r = RNG.standard_normal(4096).astype(np.float32)
+    noise, fault = (r * (1 + size * RNG.standard_normal(4096)).astype(np.float32) for size in (3e-7, 2e-3))
+    isolated = default_tolerance("float32", "float32", "Conv", isolated=True)
+    assert judge(compare(r, noise), isolated)[0]
+    within, why = judge(compare(r, fault), isolated)
+    assert not within
+    assert why.startswith("rel_l2 0.00")
+    half = r.astype(np.float16)
+    assert judge(compare(r, half), default_tolerance("float32", "float16", isolated=True))[0]
+    assert judge(compare(r, r.astype(ml_dtypes.bfloat16)), default_tolerance("float32", "bfloat16", isolated=True))[0]
+
+
+def test_tiny_values_of_a_bounded_op_are_judged_against_one() -> None:
+    r = np.array([1e-7, 2e-7, 3e-7], np.float32)
+    measured = compare(r, r * np.float32(1.01))
+    assert judge(measured, default_tolerance("float32", "float32", "Sigmoid", isolated=True))[0]
+    assert not judge(measured, default_tolerance("float32", "float32", "Conv", isolated=True))[0]
+
+
+def test_default_of_quantized_and_exact_dtypes() -> None:
+    assert default_tolerance("float32", "int8") == Tolerance(min_cosine=0.95)
+    assert default_tolerance("float32", "int8", isolated=True) == Tolerance(max_lsb=1.5)
+    exact = default_tolerance("int64", "int32")
+    r = np.array([1, 2, 3])
+    assert judge(compare(r, r, tolerance=exact), exact)[0]
+    assert not judge(compare(r, r + 1, tolerance=exact), exact)[0]
+    long_sum = default_tolerance("float32", "float32", "MatMul", 10_000_000, isolated=True)
+    assert long_sum.rel_l2 is not None
+    assert long_sum.rel_l2 > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("r", "c", "tolerance", "why"),
+    [
+        ([1, NAN], [1, 2], Tolerance(min_cosine=0.1), "NaN or Inf on one side"),
+        ([], [], Tolerance(min_cosine=0.1), "empty"),
+        ([0, 0], [0, 0], Tolerance(min_cosine=0.1), "cosine is undefined (the reference is all zero)"),
+        ([1, 2], [1, 2], Tolerance(max_lsb=1), "neither side is quantized"),
+        ([1, 2], [1, 3], Tolerance(min_sqnr=20), "sqnr_db"),
+        ([1, 2], [1, 3], Tolerance(min_euclid=0.9), "euclid"),
+    ],
+)
+def test_judge_refuses(r: list[float], c: list[float], tolerance: Tolerance, why: str) -> None:
+    within, reason = judge(compare(np.array(r, float), np.array(c, float)), tolerance)
+    assert not within
+    assert why in reason
+
+
+def test_judge_never_passes_uncounted_violations() -> None:
+    within, reason = judge(compare(np.ones(2), np.ones(2) * 1.5), Tolerance(atol=1.0))
+    assert not within
+    assert "not counted" in reason
+
+
+def test_rules_later_wins_and_unused_is_told() -> None:
+    rules = ToleranceRules(
+        Tolerance(min_cosine=0.99), ["op=Conv:atol=1e-3,rtol=1e-2", "name=/head/*:min_cosine=0.9", "name=a:0:atol=1"]
+    )
+    default = Tolerance(rel_l2=1e-4)
+    assert rules.resolve("Relu", ["/x"], default) == Tolerance(min_cosine=0.99)
+    assert rules.resolve("Conv", ["/head/y"], default) == Tolerance(atol=1e-3, rtol=1e-2, min_cosine=0.9)
+    assert rules.resolve("Relu", ["a:0"], default) == Tolerance(atol=1.0, min_cosine=0.99)
+    assert ToleranceRules().resolve("Conv", ["x"], default) == default
+    assert rules.unused(["Conv"], ["/head/y"]) == ("name=a:0:atol=1",)
+
+
+@pytest.mark.parametrize(
+    "spec", ["op=Conv", "op=Conv:", "op=:atol=1", "atol", "min_cosin=1", "name=x:atol=much", "atol=-1", "atol=nan"]
+)
+def test_malformed_rules_are_usage_errors(spec: str) -> None:
+    with pytest.raises(UsageError):
+        ToleranceRules(None, [spec])
+
+
+def test_public_names_exist() -> None:
+    assert all(hasattr(metrics, name) for name in metrics.__all__)
