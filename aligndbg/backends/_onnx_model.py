@@ -1,0 +1,295 @@
+"""An ONNX file in memory: a small proto that is cheap to copy, and its large weights, which all sessions share."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aligndbg._errors import ModelError
+from aligndbg._types import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["LARGE", "OnnxModel", "attribute_graphs", "defined_names", "is_packed", "make_placeholder", "outer_names"]
+
+LARGE = 16 * 1024  # bytes; smaller initializers stay in the proto, where shape inference can read them
+PLACEHOLDER = "held in memory"  # location of a weight that every session is given as an OrtValue
+
+
+class OnnxModel:
+    """`proto` has local functions inlined and nodes in topological order; `weights` holds what was too large for it.
+
+    External data stay in their files, which lie under `data_folder`.
+
+    Raises ModelError when the file is missing, truncated, not ONNX, or when its external data are.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.weights: dict[str, Array] = {}
+        self._maps: dict[Path, Array] = {}
+        self._mapped: dict[str, Array] = {}
+        self.proto = self._inlined(self._without_weights(_parse(path)))
+        if not _sort_nodes(self.proto.graph):
+            raise ModelError("its graph has a cycle", context=path)
+        for node in self.proto.graph.node:
+            node.name = node.name or next((name for name in node.output if name), "")  # for ORT's errors, too
+        self._stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        self._constant_nodes = {
+            node.output[0]: node for node in self.proto.graph.node if node.op_type == "Constant" and node.domain == ""
+        }
+
+    def stored(self) -> tuple[str, ...]:
+        """Names whose values lie in the file: initializers, then outputs of Constant nodes."""
+        return (*self._stored, *self._constant_nodes)
+
+    def fixed(self) -> frozenset[str]:
+        """The stored constants that ORT treats as constant: since IR 4, not those that are listed as inputs."""
+        listed = {item.name for item in self.proto.graph.input} if self.proto.ir_version >= 4 else set()
+        return frozenset(self.stored()) - listed
+
+    def constant(self, name: str) -> Array:
+        """A copy of a stored constant, in its own dtype and shape."""
+        from onnx import numpy_helper
+
+        for held in (self.weights, self._mapped):
+            if name in held:
+                return np.array(held[name])
+        if name in self._stored:
+            return np.array(numpy_helper.to_array(self._stored[name]))
+        return _constant_node_value(self._constant_nodes[name])
+
+    def _without_weights(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        import onnx
+
+        for tensor in _nested_tensors(proto):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                _make_internal(tensor, self._external(tensor))
+        for tensor in proto.graph.initializer:
+            self._take_out(tensor)
+        self._relocate(proto)
+        # protobuf frees nothing before the whole message goes, so the stripped message is built anew
+        small: onnx.ModelProto = onnx.ModelProto.FromString(proto.SerializeToString())
+        return small
+
+    def _take_out(self, tensor: onnx.TensorProto) -> None:
+        """Large initializers leave the proto; external ones stay references, and ORT maps them without a copy."""
+        import onnx
+
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if not external and len(tensor.raw_data) < LARGE:
+            return
+        raw = self._external(tensor) if external else np.frombuffer(tensor.raw_data, np.uint8)
+        if raw.size != _byte_count(tensor):
+            raise ModelError(
+                f"{tensor.name!r} has {raw.size} bytes, its shape asks {_byte_count(tensor)}", context=self.path
+            )
+        if raw.size < LARGE or is_packed(tensor.data_type):
+            if external:
+                _make_internal(tensor, raw)
+            return
+        typed = raw if external else raw.copy()
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        (self._mapped if external else self.weights)[tensor.name] = typed.view(dtype).reshape(tuple(tensor.dims))
+        if not external:
+            make_placeholder(tensor)
+
+    def _relocate(self, proto: onnx.ModelProto) -> None:
+        """Data files by their real path: ORT refuses links that lead out of the folder that it is given."""
+        real = {str(path): os.path.realpath(path) for path in self._maps}
+        self.data_folder = os.path.commonpath([os.path.dirname(path) for path in real.values()]) if real else ""
+        for tensor in proto.graph.initializer:
+            if tensor.name in self._mapped:
+                entry = next(entry for entry in tensor.external_data if entry.key == "location")
+                path = real[str(Path(self.path).parent / entry.value)]
+                entry.value = Path(os.path.relpath(path, self.data_folder)).as_posix()
+
+    def _external(self, tensor: onnx.TensorProto) -> Array:
+        """The bytes of an external tensor, uint8 (n,), mapped and not read."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = Path(entries.get("location", ""))
+        what = f"external data of {tensor.name!r}"
+        if location.is_absolute() or ".." in location.parts or not location.parts:
+            raise ModelError(f"{what} lie outside the model's folder: {str(location)!r}", context=self.path)
+        path = Path(self.path).parent / location
+        if path not in self._maps:
+            try:
+                self._maps[path] = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+            except OSError as error:
+                raise ModelError(
+                    f"{what} cannot be read: {path}: {error.strerror or error}",
+                    context=self.path,
+                    hint="keep the data file beside the .onnx file, under the name it was saved with",
+                ) from error
+        whole = self._maps[path]
+        start = int(entries.get("offset") or 0)
+        stop = start + int(entries.get("length") or _byte_count(tensor))
+        if stop > whole.size:
+            raise ModelError(
+                f"{what} end at byte {stop}, and {path} has {whole.size}: the data file is truncated", context=self.path
+            )
+        return whole[start:stop]
+
+    def _inlined(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        if not proto.functions:
+            return proto
+        import onnx.inliner
+
+        try:
+            inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(proto)
+        except Exception as error:
+            raise ModelError(f"its local functions cannot be inlined: {_line(error)}", context=self.path) from error
+        return inlined
+
+
+def _parse(path: str) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(error.strerror or str(error), context=path) from error
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"not an ONNX model, or truncated ({len(data)} bytes): {_line(error)}",
+            context=path,
+            hint="check the download, or that a Git LFS pointer was not saved in its place",
+        ) from error
+    if not proto.graph.node and not proto.graph.output:
+        raise ModelError(f"holds no graph ({len(data)} bytes)", context=path, hint="is it an ONNX model?")
+    return proto
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def is_packed(data_type: int) -> bool:
+    """Types of less than a byte, which numpy does not hold as ONNX stores them."""
+    import onnx
+
+    names = ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
+    return onnx.TensorProto.DataType.Name(data_type) in names
+
+
+def _byte_count(tensor: onnx.TensorProto) -> int:
+    import onnx
+
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    if is_packed(tensor.data_type):
+        bits = 2 if onnx.TensorProto.DataType.Name(tensor.data_type).endswith("INT2") else 4
+        return (count * bits + 7) // 8
+    return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _make_internal(tensor: onnx.TensorProto, raw: Array) -> None:
+    import onnx
+
+    tensor.raw_data = raw.tobytes()
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def make_placeholder(tensor: onnx.TensorProto) -> None:
+    """Takes the value out of the tensor; whoever makes a session must give it."""
+    import onnx
+
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=PLACEHOLDER)
+
+
+def _constant_node_value(node: onnx.NodeProto) -> Array:
+    from onnx import helper, numpy_helper
+
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return np.array(numpy_helper.to_array(value))
+    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return np.array(value, dtype[attribute.name])
+
+
+def attribute_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of If, Loop, Scan and the like."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _nested_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Tensors in attributes and in bodies: all but the main graph's initializers."""
+
+    def of(nodes: Any) -> Iterator[onnx.TensorProto]:
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+            for body in attribute_graphs(node):
+                yield from body.initializer
+                yield from of(body.node)
+
+    yield from of(proto.graph.node)
+    for function in proto.functions:
+        yield from of(function.node)
+
+
+def defined_names(graph: onnx.GraphProto) -> set[str]:
+    """Names that a graph gives values to, which hide the outer ones."""
+    names = {item.name for item in (*graph.input, *graph.initializer)}
+    names.update(item.values.name for item in graph.sparse_initializer)
+    names.update(name for node in graph.node for name in node.output if name)
+    return names
+
+
+def outer_names(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Names that the node's bodies read from outside, each once."""
+    found: dict[str, None] = {}
+    for body in attribute_graphs(node):
+        own = defined_names(body)
+        for inner in body.node:
+            for name in (*inner.input, *outer_names(inner)):
+                if name and name not in own:
+                    found.setdefault(name)
+    return tuple(found)
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Topological order, stable: ORT takes files that are not sorted, our readers do not. False for a cycle."""
+    reads = [{name for name in (*node.input, *outer_names(node)) if name} for node in graph.node]
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    waits = [{producer[name] for name in names if name in producer} for names in reads]
+    if all(max(before, default=-1) < i for i, before in enumerate(waits)):
+        return True
+    readers: dict[int, list[int]] = {}
+    for i, before in enumerate(waits):
+        for j in before:
+            readers.setdefault(j, []).append(i)
+    ready = [i for i, before in enumerate(waits) if not before]
+    order: list[int] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(i)
+        for j in readers.get(i, ()):
+            waits[j].discard(i)
+            if not waits[j]:
+                heapq.heappush(ready, j)
+    if len(order) != len(graph.node):
+        return False
+    nodes = [graph.node[i] for i in order]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return True
