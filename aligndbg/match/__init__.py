@@ -1,0 +1,101 @@
+"""Pairing the tensors of two traces: values first, structure where values have diverged, names as a tie-breaker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from aligndbg._errors import UsageError, nearest
+from aligndbg._types import Layout, Matching, Pair, Trace
+from aligndbg.match._side import Side
+from aligndbg.match._state import Link, State
+from aligndbg.match.classify import classify, coverage
+from aligndbg.match.structure import match_names, match_outputs, match_structure
+from aligndbg.match.values import match_values
+from aligndbg.metrics import Fingerprint
+
+__all__ = ["match"]
+
+CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
+
+
+def match(
+    reference: Trace,
+    candidate: Trace,
+    reference_prints: Mapping[str, Fingerprint],
+    candidate_prints: Mapping[str, Fingerprint],
+    *,
+    inputs: Iterable[tuple[str, str, Layout]] = (),
+    user: Mapping[str, str] | None = None,
+    keep: Iterable[Pair] = (),
+    reject: frozenset[tuple[str, str]] = frozenset(),
+) -> Matching:
+    """Pair the float and quantized node outputs of two traces, one to one.
+
+    `inputs` says which feeds are the same on both sides, and how they are laid out; `user` forces pairs (reference
+    name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. Raises UsageError for a name in `user` that does not exist or sizes that cannot fit.
+    """
+    state = State(
+        Side(reference, reference_prints, "reference"),
+        Side(candidate, candidate_prints, "candidate"),
+        reject=reject,
+    )
+    for r, c, layout in inputs:
+        state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))
+    for r, c in (user or {}).items():
+        state.add(_forced(state, r, c))
+    for pair in keep:
+        if pair.reference not in state.links:
+            state.add(_kept(state, pair))
+    equals = match_values(state)
+    match_structure(state)
+    match_names(state)
+    match_outputs(state)
+    return _finish(state, equals)
+
+
+def _forced(state: State, r: str, c: str) -> Link:
+    for side, name in ((state.reference, r), (state.candidate, c)):
+        if name not in side.comparable:
+            skipped = {s.name: s.reason for s in side.skipped}
+            why = f" ({skipped[name]})" if name in skipped else ""
+            raise UsageError(
+                f"--map: the {side.label} has no comparable tensor named {name!r}{why}", hint=nearest(name, side.names)
+            )
+    fits = state.fits(r, c)
+    if not fits:
+        raise UsageError(
+            f"--map: {r} {state.reference.shape(r)} cannot hold {c} {state.candidate.shape(c)}",
+            hint="the two must have the same number of elements",
+        )
+    return Link(r, c, fits[0].layout, "user", fits[0].error, "given by --map")
+
+
+def _kept(state: State, pair: Pair) -> Link:
+    errors = [f.error for f in state.fits(pair.reference, pair.candidate) if f.layout == pair.layout]
+    error = errors[0] if errors else 0.0
+    return Link(pair.reference, pair.candidate, pair.layout, pair.method, error, pair.evidence)
+
+
+def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
+    reference, candidate = state.reference, state.candidate
+    mirrored: dict[str, list[str]] = {}
+    for r, found in equals.items():
+        for c in found:
+            mirrored.setdefault(c, []).append(r)
+    pairs = tuple(
+        Pair(r, link.candidate, link.layout, link.method, CONFIDENCE[link.method], link.evidence)
+        for r in reference.names
+        if (link := state.links.get(r))
+    )
+    left_r = classify(state, reference, equals)
+    left_c = classify(state, candidate, mirrored)
+    return Matching(
+        pairs=pairs,
+        unmatched_reference=left_r,
+        unmatched_candidate=left_c,
+        skipped_reference=reference.skipped,
+        skipped_candidate=candidate.skipped,
+        coverage_reference=coverage(reference, len(pairs), left_r),
+        coverage_candidate=coverage(candidate, len(pairs), left_c),
+        agreement=sum(max(0.0, 1.0 - state.links[p.reference].error) for p in pairs),
+    )

@@ -1,0 +1,150 @@
+"""One side of a match: a trace with what pairing needs to know of each tensor, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from aligndbg._types import FLOAT_DTYPES, Array, Node, Quant, Skipped, Trace
+from aligndbg.metrics import Fingerprint
+
+__all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "squeezed"]
+
+# Ops that move values without computing: what a converter adds or drops at will (canonical names).
+LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+# Ops whose output holds their input's values, at most rounded to another type.
+PASSIVE_OPS = LAYOUT_OPS | {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Dropout"}
+
+SAMPLES = 1024
+
+
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(d for d in shape if d != 1)
+
+
+@lru_cache(maxsize=4096)
+def sample_positions(count: int) -> Array:
+    """The flat positions at which tensors of `count` elements are compared: all, or a seeded sample with both ends."""
+    if count <= SAMPLES:
+        return np.arange(count)
+    drawn = np.random.default_rng(count).choice(count, SAMPLES - 2, replace=False)
+    return np.unique(np.concatenate([[0, count - 1], drawn]))
+
+
+class Side:
+    """Names to compare, the graph around them, fingerprints, and sampled reads."""
+
+    def __init__(self, trace: Trace, prints: Mapping[str, Fingerprint], label: str) -> None:
+        self.trace = trace
+        self.graph = trace.graph
+        self.prints = prints
+        self.label = label
+        self.producer = self.graph.producers()
+        self.consumers = self.graph.consumers()
+        self.fixed = _value_independent(trace)
+        self.inputs = tuple(self.graph.inputs)
+        self.names, self.skipped = self._sort_out()
+        self.comparable = frozenset(self.names)
+        self.position = {name: i for i, name in enumerate(self.names)}
+        self._samples: dict[str, Array] = {}
+
+    def _sort_out(self) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+        names, skipped = [], []
+        outputs = dict.fromkeys(n for node in self.graph.nodes for n in node.outputs if n)
+        feeds = set(self.inputs) | set(self.trace.feeds or ())
+        known = outputs if outputs else dict.fromkeys(n for n in self.trace.order if n not in feeds)
+        for name in known:
+            reason = self._reason_to_skip(name)
+            if reason:
+                skipped.append(Skipped(name, self.op(name), reason))
+            else:
+                names.append(name)
+        return tuple(names), tuple(skipped)
+
+    def _reason_to_skip(self, name: str) -> str:
+        if name in self.graph.constants:
+            return "constant"
+        if name in self.trace.missing:
+            return self.trace.missing[name]
+        if name not in self.prints:
+            return "no value was captured"
+        dtype = str(self.trace.values[name].dtype)
+        if self.quant(name) is None and dtype not in FLOAT_DTYPES:
+            return f"{dtype} values"
+        if name in self.fixed:
+            return "depends on shapes and constants only"
+        return ""
+
+    def op(self, name: str) -> str:
+        node = self.producer.get(name)
+        return node.op_type if node else ""
+
+    def node(self, name: str) -> Node | None:
+        return self.producer.get(name)
+
+    def quant(self, name: str) -> Quant | None:
+        return self.trace.quant(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._value(name).shape)
+
+    def _value(self, name: str) -> Array:
+        if name in self.inputs and self.trace.feeds and name in self.trace.feeds:
+            return self.trace.feeds[name]
+        return self.trace.values[name]
+
+    def count(self, name: str) -> int:
+        return int(np.prod(self.shape(name), dtype=np.int64))
+
+    def read(self, name: str, flat: Array) -> Array:
+        """The values at flat positions, dequantized, float64."""
+        value = self._value(name)
+        picked = value.reshape(-1)[flat]
+        quant = self.quant(name)
+        if quant is None or picked.dtype.kind == "f":
+            return picked.astype(np.float64)
+        if quant.axis is None or quant.scale.size == 1:
+            return quant.dequantize(picked).astype(np.float64)
+        channel = np.unravel_index(flat, value.shape)[quant.axis]
+        exact = picked.astype(np.float64) - quant.zero_point[channel]
+        return exact * quant.scale[channel].astype(np.float64)
+
+    def sample(self, name: str) -> Array:
+        """The values at this count's sample positions, in the tensor's own order."""
+        if name not in self._samples:
+            self._samples[name] = self.read(name, sample_positions(self.count(name)))
+        return self._samples[name]
+
+    def data_inputs(self, node: Node) -> tuple[str, ...]:
+        """The inputs that carry values: not constants, nor what depends on shapes alone."""
+        return tuple(
+            n for n in dict.fromkeys(node.inputs) if n and n not in self.fixed and n not in self.graph.constants
+        )
+
+    def hints(self, name: str) -> tuple[tuple[int, ...], ...]:
+        """Shapes around a tensor with its element count: what a flattened tensor may have been."""
+        count = self.count(name)
+        around: dict[tuple[int, ...], None] = {}
+        node = self.node(name)
+        near = list(self.data_inputs(node)) if node else []
+        near += [o for reader in self.consumers.get(name, ()) for o in reader.outputs if o in self.comparable]
+        for n in near:
+            if (n in self.comparable or n in self.inputs) and self.count(n) == count:
+                around.setdefault(self.shape(n))
+        return tuple(around)
+
+
+def _value_independent(trace: Trace) -> frozenset[str]:
+    """Tensors that the feeds' values cannot change: made from constants and from shapes alone."""
+    fixed = set(trace.graph.constants)
+    for node in trace.graph.nodes:
+        read = node.inputs[:1] if node.canonical == "CastLike" else node.inputs  # the second one gives its type only
+        inputs = [n for n in read if n]
+        shape_only = node.canonical in ("Shape", "Size")
+        if node.canonical.startswith("Random"):
+            continue
+        if shape_only or (inputs and all(n in fixed for n in inputs)):
+            fixed.update(n for n in node.outputs if n)
+    return frozenset(fixed)

@@ -1,0 +1,176 @@
+"""What has been paired so far, and what that says of the tensors around it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from aligndbg._types import Layout, Node
+from aligndbg.match._side import PASSIVE_OPS, Side
+from aligndbg.match.layouts import Fit, best_layouts
+from aligndbg.match.names import similarity
+
+__all__ = ["Link", "State"]
+
+REACH = 400  # tensors looked through on one side before a region counts as open
+
+
+@dataclass(frozen=True)
+class Link:
+    """One pair while matching is under way; `error` is the sampled error under `layout` (inf: not comparable)."""
+
+    reference: str
+    candidate: str
+    layout: Layout
+    method: str
+    error: float
+    evidence: str
+
+
+@dataclass
+class State:
+    reference: Side
+    candidate: Side
+    links: dict[str, Link] = field(default_factory=dict)  # by reference name
+    by_candidate: dict[str, Link] = field(default_factory=dict)
+    reject: frozenset[tuple[str, str]] = frozenset()
+    _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+
+    def fits(self, r: str, c: str) -> list[Fit]:
+        """Every layout of `c` on `r` with its sampled error, best first; [] where the sizes do not fit, or it is refuted."""
+        if (r, c) in self.reject:
+            return []
+        if (r, c) not in self._fits:
+            ref, cand = self.reference, self.candidate
+            self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
+        return self._fits[(r, c)]
+
+    def add(self, link: Link) -> None:
+        self.links[link.reference] = link
+        self.by_candidate[link.candidate] = link
+
+    def drop(self, link: Link) -> None:
+        del self.links[link.reference]
+        del self.by_candidate[link.candidate]
+
+    def link_of(self, side: Side, name: str) -> Link | None:
+        return (self.links if side is self.reference else self.by_candidate).get(name)
+
+    def frontier(self, side: Side, name: str) -> frozenset[str]:
+        """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none."""
+        found: set[str] = set()
+        seen = {name}
+        queue = deque([name])
+        while queue:
+            node = side.producer.get(queue.popleft())
+            if node is None:  # an unpaired graph input
+                found.add("?")
+                continue
+            for i in side.data_inputs(node):
+                if i in seen:
+                    continue
+                seen.add(i)
+                link = self.link_of(side, i)
+                if link:
+                    found.add(link.reference)
+                elif len(seen) > REACH:
+                    found.add("?")
+                else:
+                    queue.append(i)
+        return frozenset(found)
+
+    def below(self, side: Side, roots: frozenset[str]) -> list[str]:
+        """Unpaired tensors reached from the paired `roots` (reference names) through unpaired ones only, nearest first."""
+        if side is self.reference:
+            start = [r for r in roots if r != "?"]
+        else:
+            start = [self.links[r].candidate for r in roots if r in self.links]
+        out: list[str] = []
+        seen = set(start)
+        queue = deque(start)
+        while queue and len(seen) <= REACH:
+            for node in side.consumers.get(queue.popleft(), ()):
+                for o in node.outputs:
+                    if not o or o in seen or self.link_of(side, o):
+                        continue
+                    seen.add(o)
+                    queue.append(o)
+                    if o in side.comparable:
+                        out.append(o)
+        return out
+
+    def resemblance(self, r: str, c: str) -> float:
+        """How alike two tensors' places in their graphs are, 0..1: inputs paired with each other, ops, names, depth."""
+        ref, cand = self.reference, self.candidate
+        rn, cn = ref.node(r), cand.node(c)
+        score = 0.15 * similarity(r, c)
+        if rn is None or cn is None:
+            return score
+        score += 0.40 * self.inputs_agree(rn, cn)
+        score += 0.25 * ops_agree(rn, cn)
+        score += 0.10 * (output_index(rn, r) == output_index(cn, c))
+        depth_r = ref.position[r] / max(1, len(ref.names))
+        depth_c = cand.position[c] / max(1, len(cand.names))
+        return score + 0.10 * (1 - abs(depth_r - depth_c))
+
+    def inputs_agree(self, rn: Node, cn: Node) -> float:
+        """Share of two nodes' inputs that are paired with each other, one-sided helpers looked through; 0..1."""
+        ours = [self._source(self.reference, i) for i in self.reference.data_inputs(rn)]
+        theirs = {self._source(self.candidate, i) for i in self.candidate.data_inputs(cn)}
+        if not ours or not theirs:
+            return float(not ours and not theirs)
+        links = [self.links.get(i) for i in ours]
+        return sum(1 for link in links if link and link.candidate in theirs) / max(len(ours), len(theirs))
+
+    def _source(self, side: Side, name: str) -> str:
+        """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""
+        at = name
+        for _ in range(8):
+            if self.link_of(side, at):
+                return at
+            node = side.producer.get(at)
+            if node is None or (node.canonical not in PASSIVE_OPS and node.canonical != "Pad"):
+                break
+            inputs = side.data_inputs(node)
+            if len(inputs) != 1:
+                break
+            at = inputs[0]
+        return name
+
+
+def ops_agree(rn: Node, cn: Node) -> float:
+    """1 where both outputs hold the result of the same op, 0.5 where only the main op agrees or both only move values."""
+    if rn.tail == cn.tail:
+        return 1.0
+    if frozenset((rn.tail, cn.tail)) in _KIN:
+        return 0.9
+    if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
+        return 0.9
+    return 0.4 if rn.canonical == cn.canonical else 0.0
+
+
+# The same computation under two names; which one a converter writes says nothing.
+_KIN = frozenset(
+    frozenset(p)
+    for p in (
+        ("Gemm", "MatMul"),
+        ("Add", "Gemm"),
+        ("Add", "MatMul"),
+        ("Relu", "Clip"),
+        ("GlobalAveragePool", "ReduceMean"),
+        ("AveragePool", "ReduceMean"),
+        ("GlobalAveragePool", "AveragePool"),
+        ("Upsample", "Resize"),
+        ("Slice", "Split"),
+        ("Gather", "Slice"),
+        ("Gather", "Split"),
+        ("BatchNormalization", "Conv"),
+        ("BatchNormalization", "Gemm"),
+        ("Add", "Conv"),
+        ("HardSigmoid", "Clip"),
+    )
+)
+
+
+def output_index(node: Node, name: str) -> int:
+    return node.outputs.index(name)

@@ -1,0 +1,121 @@
+"""What was not paired, told apart: strictly inside a region, a helper on one side only, or unmatched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aligndbg._types import Coverage, Unmatched, UnmatchedClass
+from aligndbg.match._side import PASSIVE_OPS, Side
+from aligndbg.match._state import State
+from aligndbg.match.layouts import best_layouts
+from aligndbg.match.structure import reaches_pairs
+from aligndbg.match.values import STRICT
+
+__all__ = ["classify", "coverage"]
+
+
+def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
+    """Every comparable tensor of `side` that has no pair, with its class and reason. `equals`: value-equal tensors across."""
+    verified: set[str] = set()
+    out = []
+    for name in side.names:
+        if state.link_of(side, name):
+            continue
+        reason = _one_sided(state, side, name, equals.get(name, []), verified)
+        if reason:
+            verified.add(name)
+            out.append(Unmatched(name, side.op(name), UnmatchedClass.ONE_SIDED, reason))
+        elif _enclosed(state, side, name, verified):
+            reason = "inside a region whose borders are paired; the other side computes it in another way"
+            out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))
+        else:
+            out.append(Unmatched(name, side.op(name), UnmatchedClass.UNMATCHED, _why(state, side, name)))
+    return tuple(out)
+
+
+def _one_sided(state: State, side: Side, name: str, equals: list[str], verified: set[str]) -> str:
+    """The reason when `name` is a layout, type or padding helper whose value was checked, else ""."""
+    node = side.node(name)
+    if node is None:
+        return f"equals {equals[0]} of the other side, which is already paired" if equals else ""
+    sources = side.data_inputs(node)
+    known = [s for s in sources if state.link_of(side, s) or s in verified]
+    if node.canonical in PASSIVE_OPS and known and _same_values(side, name, known[0]):
+        return f"{node.op_type} of {known[0]}: the same values, in another layout or type"
+    if node.canonical == "Pad" and known and _padded(side, name, known[0]):
+        return f"{node.op_type} of {known[0]}: its values with zeros around them"
+    if equals and node.canonical in PASSIVE_OPS:
+        return f"equals {equals[0]} of the other side, which is already paired"
+    return ""
+
+
+def _same_values(side: Side, name: str, source: str) -> bool:
+    """Whether a tensor holds its source's values in some order; within one step where one of them is quantized."""
+    a, b = side.prints[name], _print_of(side, source)
+    steps = [float(q.scale.max()) for q in (side.quant(name), side.quant(source)) if q is not None]
+    if b is None or a.count != b.count:
+        return False
+    if steps:
+        return max(abs(x - y) for x, y in ((a.mean, b.mean), (a.mean_abs, b.mean_abs), (a.rms, b.rms))) <= max(steps)
+    low_precision = str(side.trace.values[name].dtype) in ("float16", "bfloat16")
+    if a.distance(b) > (1e-2 if low_precision else 1e-5):
+        return False
+    fits = best_layouts(side, name, side, source)
+    return not fits or fits[0].error < STRICT or a.constant
+
+
+def _print_of(side: Side, name: str):  # type: ignore[no-untyped-def]
+    if name in side.prints:
+        return side.prints[name]
+    from aligndbg.metrics import fingerprint
+
+    return fingerprint(side._value(name), side.quant(name))
+
+
+def _padded(side: Side, name: str, source: str) -> bool:
+    """Zeros add nothing to a sum, a sum of magnitudes, nor a sum of squares."""
+    a, b = side.prints[name], _print_of(side, source)
+    if b is None or a.count <= b.count:
+        return False
+    scale = b.count * max(b.mean_abs, 1e-30)
+    sums = (
+        (a.count * a.mean, b.count * b.mean),
+        (a.count * a.mean_abs, b.count * b.mean_abs),
+        (a.count * a.rms**2, b.count * b.rms**2),
+    )
+    return all(abs(x - y) <= 1e-4 * max(scale, abs(y)) for x, y in sums)
+
+
+def _enclosed(state: State, side: Side, name: str, verified: set[str]) -> bool:
+    border = state.frontier(side, name)
+    return bool(border) and "?" not in border and reaches_pairs(state, side, name)
+
+
+def _why(state: State, side: Side, name: str) -> str:
+    other = state.candidate if side is state.reference else state.reference
+    fp = side.prints[name]
+    if fp.count == 0:
+        return "empty: there is no value to pair by"
+    if not fp.finite:
+        return "no finite value to pair by"
+    same = [n for n in other.names if other.count(n) == fp.count]
+    if not same:
+        return f"no tensor of {fp.count} elements on the other side"
+    if fp.constant:
+        return "every element is the same: there is no value to pair by, and its place in the graph did not settle it"
+    free = [n for n in same if not state.link_of(other, n)]
+    if not free:
+        return f"all {len(same)} tensors of its size on the other side are paired with others"
+    near = min(free, key=lambda n: fp.distance(other.prints[n]))
+    apart = fp.distance(other.prints[near])
+    return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
+
+
+def coverage(side: Side, compared: int, unmatched: tuple[Unmatched, ...]) -> Coverage:
+    kinds = [u.kind for u in unmatched]
+    return Coverage(
+        compared=compared,
+        unobservable=kinds.count(UnmatchedClass.UNOBSERVABLE),
+        one_sided=kinds.count(UnmatchedClass.ONE_SIDED),
+        unmatched=kinds.count(UnmatchedClass.UNMATCHED),
+    )

@@ -1,0 +1,184 @@
+"""Which axes of the candidate are which axes of the reference: proposed from shapes, proved on sampled values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice, permutations
+
+import numpy as np
+
+from aligndbg._types import Array, Layout, LayoutKind
+from aligndbg.match._side import Side, sample_positions, squeezed
+
+__all__ = ["Fit", "best_layouts", "layouts", "sampled_error"]
+
+MAX_LAYOUTS = 96
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layout and the sampled error under it: rms of the difference over the reference's spread."""
+
+    layout: Layout
+    error: float
+
+
+@lru_cache(maxsize=65536)
+def layouts(reference: Shape, candidate: Shape, hints: tuple[Shape, ...] = ()) -> tuple[Layout, ...]:
+    """Every layout by which `candidate` could hold `reference`, the conventional ones first.
+
+    `hints` are shapes of neighbouring tensors with the same element count: a flattened tensor does not
+    show its factors, its neighbours do.
+    """
+    if np.prod(reference, dtype=np.int64) != np.prod(candidate, dtype=np.int64):
+        return ()
+    if sorted(squeezed(reference)) == sorted(squeezed(candidate)):
+        found = _permuted(reference, candidate)
+    else:
+        found = _reshaped(reference, candidate, hints)
+    unique: dict[tuple[Shape, Shape], Layout] = {}
+    for layout in islice(found, 4 * MAX_LAYOUTS):
+        unique.setdefault(_essence(layout), layout)
+    return tuple(islice(unique.values(), MAX_LAYOUTS))
+
+
+def _essence(layout: Layout) -> tuple[Shape, Shape]:
+    """Equal for layouts that move every element alike: axes of 1 dropped, axes that stay together merged."""
+    kept = [i for i, d in enumerate(layout.from_shape) if d != 1]
+    rank = {axis: k for k, axis in enumerate(kept)}
+    perm = [rank[a] for a in layout.permutation if a in rank]
+    dims = [layout.from_shape[i] for i in kept]
+    groups: list[list[int]] = []
+    for axis in perm:
+        if groups and axis == groups[-1][-1] + 1:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    ordered = sorted(groups)
+    shape = tuple(int(np.prod([dims[a] for a in g])) for g in ordered)
+    return shape, tuple(ordered.index(g) for g in groups)
+
+
+def _permuted(reference: Shape, candidate: Shape) -> Iterator[Layout]:
+    same_rank = len(reference) == len(candidate)
+    target, source = (reference, candidate) if same_rank else (squeezed(reference), squeezed(candidate))
+    for perm in _assignments(target, source):
+        if not same_rank:
+            kind = LayoutKind.SQUEEZE
+        elif perm == tuple(range(len(perm))):
+            kind = LayoutKind.IDENTITY
+        else:
+            kind = LayoutKind.PERMUTE
+        yield Layout(kind, source, perm, reference, candidate)
+
+
+def _assignments(target: Shape, source: Shape) -> Iterator[Shape]:
+    """Permutations p with source[p[i]] == target[i]; axes of 1 keep their order; order-preserving ones first."""
+    rank = len(target)
+    ones = [i for i, d in enumerate(source) if d == 1]
+    free = [i for i, d in enumerate(source) if d != 1]
+    conventional = []
+    if source == target:
+        conventional.append(tuple(range(rank)))
+    if rank >= 3:
+        conventional.append((0, rank - 1, *range(1, rank - 1)))  # channels last -> channels first
+        conventional.append((0, *range(2, rank), 1))  # channels first -> channels last
+    seen = set()
+    for perm in conventional:
+        if perm not in seen and tuple(source[p] for p in perm) == target:
+            seen.add(perm)
+            yield perm
+    for order in permutations(free):
+        if tuple(source[i] for i in order) != squeezed(target):
+            continue
+        it_free, it_one = iter(order), iter(ones)
+        perm = tuple(next(it_one) if d == 1 else next(it_free) for d in target)
+        if perm not in seen:
+            seen.add(perm)
+            yield perm
+
+
+def _reshaped(reference: Shape, candidate: Shape, hints: tuple[Shape, ...]) -> Iterator[Layout]:
+    yield Layout(LayoutKind.RESHAPE, candidate, tuple(range(len(candidate))), reference, candidate)
+    for hint in dict.fromkeys((squeezed(candidate), squeezed(reference), *map(squeezed, hints))):
+        if not 2 <= len(hint) <= 5:
+            continue
+        identity = tuple(range(len(hint)))
+        for perm in permutations(identity):
+            if perm != identity:  # the candidate holds the hint's axes, in another order
+                source = tuple(hint[p] for p in perm)
+                back = tuple(int(i) for i in np.argsort(perm))
+                yield Layout(LayoutKind.RESHAPE, source, back, reference, candidate)
+
+
+def _source_positions(layout: Layout, flat: Array) -> Array:
+    """Flat positions in the reference -> flat positions in the candidate."""
+    moved = tuple(layout.from_shape[p] for p in layout.permutation)
+    index = np.unravel_index(flat, moved) if moved else ()
+    strides = np.ones(len(layout.from_shape), dtype=np.int64)
+    for i in range(len(layout.from_shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * layout.from_shape[i + 1]
+    out = np.zeros(flat.shape, dtype=np.int64)
+    for axis, coordinate in zip(layout.permutation, index, strict=True):
+        out += coordinate * strides[axis]
+    return out
+
+
+@lru_cache(maxsize=16384)
+def _positions_for(from_shape: Shape, permutation: Shape, count: int) -> Array:
+    layout = Layout(LayoutKind.PERMUTE, from_shape, permutation, (count,), (count,))
+    return _source_positions(layout, sample_positions(count))
+
+
+def sampled_error(reference: Array, candidate: Array) -> float:
+    """rms(candidate - reference) over the reference's standard deviation (float64 samples, same order).
+
+    The spread, not the norm, is the scale: tensors with a large common mean would otherwise all look alike.
+    inf where a value is not finite on one side only, or where the reference does not vary.
+    """
+    finite = np.isfinite(reference)
+    if not np.array_equal(finite, np.isfinite(candidate)):
+        return float("inf")
+    reference, candidate = reference[finite], candidate[finite]
+    if reference.size == 0:
+        return float("inf")
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(np.std(reference))
+        difference = float(np.sqrt(np.mean(np.square(candidate - reference))))
+    if not np.isfinite(spread) or spread <= 1e-7 * float(np.max(np.abs(reference))):
+        return float("inf")
+    return difference / spread
+
+
+def best_layouts(
+    reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = (), enough: float | None = None
+) -> list[Fit]:
+    """Every layout of `c` on `r` with its sampled error, best first (ties keep the conventional order).
+
+    With `enough`, layouts are only tried while none reached that error, and then the rest is tried too:
+    an early exit would hide an ambiguity.
+    """
+    options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
+    if not options:
+        return []
+    count = reference.count(r)
+    wanted = reference.sample(r)
+    fits = []
+    for layout in options:
+        positions = _positions_for(layout.from_shape, layout.permutation, count)
+        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, positions))))
+    fits.sort(key=lambda f: f.error)
+    return fits
+
+
+def with_alternatives(fits: list[Fit], slack: float) -> Fit:
+    """The best fit, marked ambiguous with its alternatives where others fit as well within `slack`."""
+    best = fits[0]
+    rivals = [f.layout for f in fits[1:] if f.error <= slack]
+    if not rivals:
+        return best
+    others = tuple(r.permutation for r in rivals)
+    return Fit(replace(best.layout, kind=LayoutKind.AMBIGUOUS, alternatives=others), best.error)

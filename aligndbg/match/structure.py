@@ -1,0 +1,187 @@
+"""Pairing by place in the graph, where values have diverged: same paired ancestors, same size, same op.
+
+Never by position in a list. A pair found here is provisional: the report says so, and only what is found downstream
+of it, once its output has been overridden, confirms it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from aligndbg.match._side import Side
+from aligndbg.match._state import Link, State, ops_agree
+from aligndbg.match.layouts import Fit
+from aligndbg.match.names import similarity
+from aligndbg.match.values import NOISE, settle_layout
+
+__all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
+
+# Inside a region whose borders agree, a pair must be of one op and lie this near, or the two tensors are different
+# steps of the same computation (a fused or decomposed op), not counterparts.
+ENCLOSED_ERROR = 0.3
+ENCLOSED_QUANTIZED = 0.7  # accumulated int8 error, measured up to 0.5 of the spread on clean models
+ACCEPT = 0.5
+MARGIN = 0.04
+
+
+def match_structure(state: State) -> None:
+    """Pair what is left, region by region in the reference's order, until a whole pass finds nothing new.
+
+    One pair at a time: each makes the regions after it smaller, and what looks alike now may not then.
+    """
+    if not state.reference.graph.nodes or not state.candidate.graph.nodes:
+        return
+    while True:
+        before = len(state.links)
+        barren: set[tuple[frozenset[str], int]] = set()
+        for r in state.reference.names:
+            while r not in state.links:
+                border = state.frontier(state.reference, r)
+                key = (border, state.reference.count(r))
+                if not border or border == {"?"} or key in barren:
+                    break
+                link = _best_in_region(state, *key)
+                if link is None:
+                    barren.add(key)
+                else:
+                    state.add(link)
+        if len(state.links) == before:
+            break
+    for link in [link for link in state.links.values() if link.method == "structure" and _vanishes(state, link)]:
+        state.drop(link)
+
+
+def _vanishes(state: State, link: Link) -> bool:
+    """True where a large difference is gone in every pair right below: then the two are not counterparts but different
+    steps of the same computation (a scale folded into a weight on one side, say)."""
+    quantized = state.reference.quant(link.reference) is not None or state.candidate.quant(link.candidate) is not None
+    if link.error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR):
+        return False
+    lower, seen, stack = [], {link.reference}, [link.reference]
+    while stack:
+        for node in state.reference.consumers.get(stack.pop(), ()):
+            for o in node.outputs:
+                if not o or o in seen:
+                    continue
+                seen.add(o)
+                if o in state.links:
+                    lower.append(state.links[o].error)
+                else:
+                    stack.append(o)
+    return bool(lower) and all(error < link.error / 3 for error in lower)
+
+
+def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | None:
+    """The best-scored pair among the tensors of one size that hang on the same paired tensors on both sides."""
+    ours = _hanging(state, state.reference, border, count)
+    theirs = _hanging(state, state.candidate, border, count)
+    scored: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
+    for r in ours:
+        for c in theirs:
+            scored_pair = _score(state, r, c)
+            if scored_pair:
+                scored[(r, c)] = scored_pair
+    while scored:
+        (r, c), (score, fits) = max(scored.items(), key=lambda item: item[1][0])
+        if score < ACCEPT:
+            return None
+        rivals = [s for (rr, cc), (s, _) in scored.items() if (rr == r) != (cc == c)]
+        if all(score - s >= MARGIN for s in rivals):
+            fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+            evidence = (
+                f"same paired ancestors ({len(border)}), {state.reference.op(r)} against {state.candidate.op(c)}, "
+                f"sampled error {fit.error:.2g} of the spread, score {score:.2f}"
+            )
+            return Link(r, c, fit.layout, "structure", fit.error, evidence)
+        scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
+    return None
+
+
+def _hanging(state: State, side: Side, border: frozenset[str], count: int) -> list[str]:
+    near = [n for n in state.below(side, border) if side.count(n) == count]
+    return [n for n in near[:64] if state.frontier(side, n) == border]
+
+
+def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
+    rn, cn = state.reference.node(r), state.candidate.node(c)
+    if rn is None or cn is None:
+        return None
+    fits = state.fits(r, c)
+    if not fits:
+        return None
+    error, ops = fits[0].error, ops_agree(rn, cn)
+    quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
+    enclosed = reaches_pairs(state, state.reference, r) and reaches_pairs(state, state.candidate, c)
+    if enclosed and not (ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)):
+        return None
+    if ops < 0.4 and error > ENCLOSED_ERROR:
+        return None
+    closeness = max(0.0, 1.0 - error)
+    inputs = state.inputs_agree(rn, cn)
+    return 0.20 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c), fits
+
+
+def reaches_pairs(state: State, side: Side, name: str) -> bool:
+    """True where something reads the tensor and every way down from it comes to a paired tensor (at any depth)."""
+    outputs = set(side.graph.outputs)
+    stack, seen = [name], {name}
+    while stack:
+        n = stack.pop()
+        readers = side.consumers.get(n, ())
+        if n in outputs or not readers:
+            return False
+        for node in readers:
+            for o in node.outputs:
+                if not o or o in seen or state.link_of(side, o):
+                    continue
+                if o not in side.consumers and o not in outputs:
+                    continue  # an extra output that nothing reads
+                seen.add(o)
+                stack.append(o)
+    return True
+
+
+def match_outputs(state: State) -> None:
+    """Pair the models' outputs that are left: they must be compared even where nothing before them could be."""
+    ours = [o for o in state.reference.graph.outputs if o in state.reference.comparable and o not in state.links]
+    theirs = [
+        o for o in state.candidate.graph.outputs if o in state.candidate.comparable and o not in state.by_candidate
+    ]
+    options: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
+    for r in ours:
+        for c in theirs:
+            fits = state.fits(r, c)
+            if fits:
+                options[(r, c)] = (2.0 * (r == c) + similarity(r, c) - min(fits[0].error, 10.0), fits)
+    while options:
+        (r, c), (_, fits) = max(options.items(), key=lambda item: item[1][0])
+        alone = sum(1 for k in options if k[0] == r) == 1 and sum(1 for k in options if k[1] == c) == 1
+        fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+        why = "the only outputs that fit each other" if alone else "the likeliest by name and value of the outputs left"
+        state.add(Link(r, c, fit.layout, "output", fit.error, why))
+        options = {k: v for k, v in options.items() if k[0] != r and k[1] != c}
+
+
+def match_names(state: State) -> None:
+    """For a trace without a graph: names propose, values must roughly agree, and both must choose each other."""
+    if state.reference.graph.nodes and state.candidate.graph.nodes:
+        return
+    best: dict[str, list[tuple[float, str, str, list[Fit]]]] = defaultdict(list)
+    for r in state.reference.names:
+        for c in state.candidate.names if r not in state.links else ():
+            if c in state.by_candidate or state.reference.count(r) != state.candidate.count(c):
+                continue
+            alike = similarity(r, c)
+            if alike < 0.5:
+                continue
+            fits = state.fits(r, c)
+            if fits and fits[0].error <= ENCLOSED_ERROR:
+                option = (alike - fits[0].error, r, c, fits)
+                best[f"r:{r}"].append(option)
+                best[f"c:{c}"].append(option)
+    chosen = {key: max(options, key=lambda o: o[0]) for key, options in best.items()}
+    for key, (_, r, c, fits) in chosen.items():
+        if key.startswith("r:") and chosen[f"c:{c}"][1] == r:
+            fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+            evidence = f"names share {similarity(r, c):.0%} of their words, sampled error {fit.error:.2g} of the spread"
+            state.add(Link(r, c, fit.layout, "name", fit.error, evidence))

@@ -1,0 +1,163 @@
+"""Pairing by value: fingerprints propose, sampled values under a solved layout decide, graph position breaks ties."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from aligndbg._types import Array
+from aligndbg.match._side import Side
+from aligndbg.match._state import Link, State
+from aligndbg.match.layouts import Fit, with_alternatives
+
+__all__ = ["match_values", "near_pairs", "settle_layout"]
+
+# Sampled error under which two tensors of two fp32 runtimes are taken for the same value: ten times the largest
+# accumulated noise measured between runtimes (1.5e-4), and far under the effect of an op.
+STRICT = 1.5e-3
+PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}
+# Errors this close to the best one are a tie: rounding, not values, tells them apart.
+TIE = 8.0
+NOISE = 2e-6
+
+
+def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
+    """The error under which `r` and `c` pair by value; 0 where one is quantized (its grid hides small differences)."""
+    if reference.quant(r) is not None or candidate.quant(c) is not None:
+        return STRICT if reference.quant(r) is not None and candidate.quant(c) is not None else 0.0
+    kinds = {str(reference.trace.values[r].dtype), str(candidate.trace.values[c].dtype)}
+    return max([STRICT, *(PRECISION.get(k, 0.0) for k in kinds)])
+
+
+def near_pairs(reference: Side, candidate: Side, window: float) -> Iterator[tuple[str, str]]:
+    """Tensors of equal count whose fingerprints lie within `window` (in units of rms); near-linear by sorting on rms."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for c in candidate.names:
+        fp = candidate.prints[c]
+        if fp.finite and not fp.constant:
+            groups[fp.count].append(c)
+    tables = {count: _Table(candidate, names) for count, names in groups.items()}
+    for r in reference.names:
+        fp = reference.prints[r]
+        table = tables.get(fp.count)
+        if table is None or not fp.finite or fp.constant:
+            continue
+        for c in table.near(_features(reference, r), window):
+            yield r, c
+
+
+def _features(side: Side, name: str) -> Array:
+    fp = side.prints[name]
+    return np.array([fp.rms, fp.mean, fp.mean_abs, fp.third])
+
+
+class _Table:
+    """Fingerprints of one element count, sorted by rms."""
+
+    def __init__(self, side: Side, names: list[str]) -> None:
+        rows = np.array([_features(side, n) for n in names])
+        order = np.argsort(rows[:, 0], kind="stable")
+        self.rows = rows[order]
+        self.names = [names[i] for i in order]
+
+    def near(self, row: Array, window: float) -> list[str]:
+        scale = row[0]
+        low = int(np.searchsorted(self.rows[:, 0], scale * (1 - window)))
+        high = int(np.searchsorted(self.rows[:, 0], scale * (1 + window), side="right"))
+        apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
+        return [self.names[low + i] for i in np.flatnonzero(apart <= window * scale)]
+
+
+def match_values(state: State) -> dict[str, list[str]]:
+    """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals."""
+    reference, candidate = state.reference, state.candidate
+    near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
+    for r, c in near_pairs(reference, candidate, 4 * max(STRICT, *PRECISION.values(), 0.0)):
+        limit = strict_error(reference, r, candidate, c)
+        if not limit or r in state.links or c in state.by_candidate:
+            continue
+        fits = state.fits(r, c)
+        if fits and fits[0].error <= limit:
+            near[r].append((fits[0].error, c, fits))
+    best_c: dict[str, float] = {}
+    for found in near.values():
+        for error, c, _ in found:
+            best_c[c] = min(error, best_c.get(c, np.inf))
+    equals: dict[str, list[tuple[float, str, list[Fit]]]] = {}
+    for r, found in near.items():
+        best_r = min(e for e, _, _ in found)
+        kept = [f for f in found if f[0] <= _tie(best_r) and f[0] <= _tie(best_c[f[1]])]
+        if kept:
+            equals[r] = kept
+    for members in _classes(equals):
+        _assign(state, members, equals)
+    return {r: [c for _, c, _ in found] for r, found in equals.items()}
+
+
+def _tie(best: float) -> float:
+    return max(TIE * best, NOISE)
+
+
+def _classes(equals: dict[str, list[tuple[float, str, list[Fit]]]]) -> list[list[str]]:
+    """Reference tensors that share possible counterparts, as connected components in execution order."""
+    owner: dict[str, int] = {}
+    members: dict[int, list[str]] = {}
+    for k, (r, found) in enumerate(equals.items()):
+        touched = {owner[c] for _, c, _ in found if c in owner}
+        root = min(touched, default=k)
+        merged = [m for t in sorted(touched) for m in members.pop(t)]
+        members[root] = [*merged, r]
+        for m in members[root]:
+            for _, c, _ in equals[m]:
+                owner[c] = root
+    return [members[k] for k in sorted(members)]
+
+
+def _assign(state: State, members: list[str], equals: dict[str, list[tuple[float, str, list[Fit]]]]) -> None:
+    """One-to-one within a class of equal values, the best resemblance first, in rounds as pairs inform each other."""
+    open_r = list(members)
+    while open_r:
+        scored = [
+            (state.resemblance(r, c), -state.reference.position[r], -error, r, c, fits)
+            for r in open_r
+            for error, c, fits in equals[r]
+            if c not in state.by_candidate
+        ]
+        if not scored:
+            return
+        score, _, error, r, c, fits = max(scored, key=lambda s: s[:3])
+        rivals = len({c for _, c, _ in equals[r]})
+        evidence = f"values agree within {-error:.1e} of the spread"
+        if rivals > 1:
+            evidence += f"; chosen among {rivals} equal tensors by graph position (score {score:.2f})"
+        fit = settle_layout(state, r, c, fits, max(_tie(-error), NOISE))
+        state.add(Link(r, c, fit.layout, "value", -error, evidence))
+        open_r.remove(r)
+
+
+def settle_layout(state: State, r: str, c: str, fits: list[Fit], slack: float) -> Fit:
+    """The best layout; where several fit as well, the one that the neighbours' layouts continue, else ambiguous."""
+    rivals = [f for f in fits if f.error <= slack]
+    if len(rivals) > 1:
+        flowing = [f for f in rivals if _continues(state, r, c, f)]
+        if len(flowing) == 1:
+            return flowing[0]
+        if flowing:
+            return with_alternatives(flowing, slack)
+    return with_alternatives(fits, slack)
+
+
+def _continues(state: State, r: str, c: str, fit: Fit) -> bool:
+    """Whether a paired input of `r` and `c`, of the same rank, is laid out alike."""
+    rn, cn = state.reference.node(r), state.candidate.node(c)
+    if rn is None or cn is None:
+        return False
+    theirs = set(state.candidate.data_inputs(cn))
+    for i in state.reference.data_inputs(rn):
+        link = state.links.get(i)
+        settled = link and link.candidate in theirs and not link.layout.alternatives
+        if link and settled and link.layout.permutation == fit.layout.permutation:
+            return True
+    return False
