@@ -1,0 +1,61 @@
+"""aligndbg: where two builds of one network disagree, and why.
+
+The public face; every name is imported on first use, so that `import aligndbg` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aligndbg._version import __version__
+
+if TYPE_CHECKING:
+    from aligndbg._api import capture, diff, layers, open_model
+    from aligndbg._diff import Diff, DivergedError
+    from aligndbg._errors import AligndbgError
+    from aligndbg._types import Status, Verdict
+    from aligndbg.backends.memory import MemoryBackend, MemoryNode
+    from aligndbg.feeds import ImageOptions
+
+__all__ = [
+    "AligndbgError",
+    "Diff",
+    "DivergedError",
+    "ImageOptions",
+    "MemoryBackend",
+    "MemoryNode",
+    "Status",
+    "Verdict",
+    "__version__",
+    "capture",
+    "diff",
+    "layers",
+    "open_model",
+]
+
+_HOMES = {
+    "capture": "aligndbg._api",
+    "diff": "aligndbg._api",
+    "layers": "aligndbg._api",
+    "open_model": "aligndbg._api",
+    "Diff": "aligndbg._diff",
+    "DivergedError": "aligndbg._diff",
+    "AligndbgError": "aligndbg._errors",
+    "ImageOptions": "aligndbg.feeds",
+    "MemoryBackend": "aligndbg.backends.memory",
+    "MemoryNode": "aligndbg.backends.memory",
+    "Status": "aligndbg._types",
+    "Verdict": "aligndbg._types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aligndbg' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,217 @@
+"""Which feeds each side gets: from the user, from a trace, or at random; and whether both got the same logical input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aligndbg._errors import UsageError
+from aligndbg._types import Array, Backend, Graph, TensorInfo, Trace
+from aligndbg.feeds import (
+    FeedLink,
+    FeedPlan,
+    ImageOptions,
+    check_feed,
+    load_inputs,
+    logical_difference,
+    parse_ranges,
+    parse_shapes,
+    random_inputs,
+    translate,
+)
+
+__all__ = ["Feeding", "InputOptions", "feeds_for", "plan_feeds"]
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Where inputs come from. `inputs` is None (seeded random), arrays by name, arrays in order, one array, or specs
+    as `--input` takes them; `candidate_inputs` likewise, fed to the candidate as they are."""
+
+    inputs: Any = None
+    candidate_inputs: Any = None
+    seed: int = 0
+    distribution: str = "uniform"
+    val_range: Sequence[str] = ()
+    shapes: Sequence[str] = ()
+    input_map: Mapping[str, str] | None = None
+    image: ImageOptions | None = None
+    allow_nonfinite: bool = False
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """The reference's feeds and the ways to feed the candidate, the most plausible first.
+
+    `findings` tell what differs where the user fed the candidate apart; a side that is a trace has no plan to run.
+    """
+
+    reference: Mapping[str, Array] | None
+    plans: tuple[FeedPlan, ...]
+    notes: tuple[str, ...] = ()
+    findings: tuple[Any, ...] = field(default=())
+
+
+def feeds_for(graph: Graph, options: InputOptions, hints: Sequence[TensorInfo] = ()) -> tuple[dict[str, Array], list[str]]:
+    """Feeds for one model, checked against its signature, and notes on what was chosen for the user."""
+    infos = [graph.tensors.get(name, TensorInfo(name)) for name in graph.inputs]
+    notes: list[str] = []
+    if options.inputs is None:
+        ranges = parse_ranges(options.val_range, infos) or None
+        shapes = parse_shapes(options.shapes, infos)
+        made = random_inputs(
+            infos,
+            seed=options.seed,
+            distribution=options.distribution,
+            val_range=ranges,
+            shapes=shapes,
+            hints=hints,
+            notes=notes,
+        )
+        return made, notes
+    return _given(options.inputs, infos, options, notes), notes
+
+
+def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, notes: list[str]) -> dict[str, Array]:
+    if isinstance(inputs, (str, Path)):
+        inputs = [inputs]
+    if isinstance(inputs, Mapping):
+        arrays = {str(k): _array(v) for k, v in inputs.items()}
+    elif isinstance(inputs, (list, tuple)) and inputs and all(isinstance(i, (str, Path)) for i in inputs):
+        return load_inputs([str(i) for i in inputs], infos, options.image, options.allow_nonfinite, notes)
+    else:
+        values = inputs if isinstance(inputs, (list, tuple)) else (inputs,)
+        if len(values) > len(infos):
+            raise UsageError(
+                f"{len(values)} inputs are given, the model has {len(infos)}",
+                hint="pass a dict of arrays by input name: " + ", ".join(i.name for i in infos),
+            )
+        arrays = {info.name: _array(v) for info, v in zip(infos, values, strict=False)}
+    known = {info.name: info for info in infos}
+    for name in arrays:
+        if name not in known:
+            from aligndbg._errors import nearest
+
+            raise UsageError(f"the model has no input {name!r}", hint=nearest(name, known))
+    missing = [name for name in known if name not in arrays]
+    if missing:
+        raise UsageError(f"no value is given for the input {missing[0]!r}", hint="give one for every input")
+    return {name: check_feed(known[name], a, options.allow_nonfinite)[0] for name, a in arrays.items()}
+
+
+def _array(value: Any) -> Array:
+    if hasattr(value, "detach"):  # a torch tensor, without importing torch
+        value = value.detach().cpu()
+    return np.asarray(value)
+
+
+def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) -> Feeding:
+    """How both sides are fed. Raises UsageError where a trace without feeds needs them, or where feeds conflict."""
+    rg, cg = reference.graph(), candidate.graph()
+    rt, ct = _trace(reference), _trace(candidate)
+    if rt is not None and ct is not None:
+        return _both_recorded(rt, ct, options)
+    if rt is not None:
+        return _from_reference_trace(rt, cg, options)
+    if ct is not None:
+        return _from_candidate_trace(rg, ct, options)
+    hints = [cg.tensors[name] for name in cg.inputs if name in cg.tensors]
+    feeds, notes = feeds_for(rg, options, hints)
+    plans = translate(feeds, rg, cg, options.input_map)
+    if options.candidate_inputs is None:
+        return Feeding(feeds, tuple(plans), tuple(notes), _verify(feeds, plans[0], rg, cg))
+    own = _given(options.candidate_inputs, [cg.tensors.get(n, TensorInfo(n)) for n in cg.inputs], options, notes)
+    plan = replace(plans[0], feeds=own)
+    return Feeding(feeds, (plan,), tuple(notes), _verify(feeds, plan, rg, cg))
+
+
+def _verify(feeds: Mapping[str, Array], plan: FeedPlan, rg: Graph, cg: Graph) -> tuple[Any, ...]:
+    quants_r = {name: info.quant for name, info in rg.tensors.items()}
+    quants_c = {name: info.quant for name, info in cg.tensors.items()}
+    return tuple(logical_difference(feeds, plan.feeds, plan.links, quants_r, quants_c))
+
+
+def _trace(backend: Backend) -> Trace | None:
+    if "run" in backend.capabilities:
+        return None
+    trace: Trace = backend.trace()  # type: ignore[attr-defined]  # what a backend without "run" has instead
+    return trace
+
+
+def _recorded_feeds(trace: Trace, names: Sequence[str], whose: str) -> tuple[dict[str, Array], Graph]:
+    """A trace's feeds; of a trace made by others, the entries called like the other side's inputs."""
+    feeds = dict(trace.feeds) if trace.feeds else {n: trace.values[n] for n in names if n in trace.values}
+    if not feeds:
+        raise UsageError(
+            f"the {whose} is a trace without feeds",
+            context=trace.info.path,
+            hint="say what it was recorded with: --input x.npz (arrays by input name)",
+        )
+    tensors = {n: trace.graph.tensors.get(n) or TensorInfo(n, a.shape, str(a.dtype)) for n, a in feeds.items()}
+    return feeds, Graph(tensors=tensors, inputs=tuple(feeds))
+
+
+def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions) -> Feeding:
+    notes: list[str] = []
+    if options.inputs is not None:
+        feeds, notes = feeds_for(rg, options)
+        if not ct.feeds:
+            return Feeding(feeds, (FeedPlan({}, ()),), (*notes, "the trace does not say what it was fed; --input is trusted"))
+        recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate")
+        plan = translate(feeds, rg, graph, options.input_map)[0]
+        found = logical_difference(feeds, recorded, plan.links)
+        if found:
+            raise UsageError(
+                f"--input conflicts with what the trace was recorded with: {found[0].what}",
+                context=ct.info.path,
+                hint="leave --input out: the trace brings its own feeds",
+            )
+        return Feeding(feeds, (replace(plan, feeds={}),), tuple(notes))
+    recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate")
+    back = None if options.input_map is None else {c: r for r, c in options.input_map.items()}
+    feeds = dict(translate(recorded, graph, rg, back)[0].feeds)
+    missing = [n for n in rg.inputs if n not in feeds]
+    if missing:
+        raise UsageError(f"the trace has no feed for the input {missing[0]!r}", context=ct.info.path, hint="--input x.npz")
+    links = translate(feeds, rg, graph, options.input_map)[0].links
+    return Feeding(feeds, (FeedPlan({}, links),), tuple(notes))
+
+
+def _from_reference_trace(rt: Trace, cg: Graph, options: InputOptions) -> Feeding:
+    if rt.feeds and options.inputs is not None:
+        given, _ = feeds_for(Graph(tensors=_recorded_feeds(rt, (), "reference")[1].tensors, inputs=tuple(rt.feeds)), options)
+        if any(not np.array_equal(given[n], rt.feeds[n], equal_nan=True) for n in rt.feeds if given[n].dtype.kind == "f"):
+            raise UsageError(
+                "--input conflicts with what the trace was recorded with",
+                context=rt.info.path,
+                hint="leave --input out: the trace brings its own feeds",
+            )
+    if not rt.feeds and options.inputs is not None:
+        feeds, notes = feeds_for(cg, options)
+        links = tuple(link for link in translate(feeds, cg, cg)[0].links)
+        note = "the trace does not say what it was fed; --input is trusted"
+        return Feeding(None, (FeedPlan(feeds, _unlinked(links, rt)),), (*notes, note))
+    recorded, graph = _recorded_feeds(rt, cg.inputs, "reference")
+    plans = translate(recorded, graph, cg, options.input_map)
+    return Feeding(recorded, tuple(plans), (), _verify(recorded, plans[0], graph, cg))
+
+
+def _unlinked(links: tuple[FeedLink, ...], trace: Trace) -> tuple[FeedLink, ...]:
+    """Links whose reference the trace really has."""
+    return tuple(link for link in links if link.reference in trace.values)
+
+
+def _both_recorded(rt: Trace, ct: Trace, options: InputOptions) -> Feeding:
+    if options.inputs is not None:
+        raise UsageError("both sides are traces: nothing is run", hint="leave --input out")
+    if not rt.feeds or not ct.feeds:
+        return Feeding(None, (FeedPlan({}, ()),), ("not both traces say what they were fed; they are taken to be alike",))
+    recorded, graph = _recorded_feeds(rt, (), "reference")
+    theirs, their_graph = _recorded_feeds(ct, (), "candidate")
+    plan = translate(recorded, graph, their_graph, options.input_map)[0]
+    found = logical_difference(recorded, theirs, plan.links)
+    return Feeding(recorded, (replace(plan, feeds=theirs),), (), tuple(found))

@@ -1,0 +1,328 @@
+"""Argument parsing and exit codes, nothing else. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aligndbg._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+__all__ = ["main", "parser"]
+
+EXIT = {"aligned": 0, "diverged": 1, "inconclusive": 3}
+USAGE = 2
+
+MODEL_HELP = """a path (a.onnx, b.tflite, trace.npz, trace.safetensors) or backend:target; options as a query, such as
+a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the documentation is generated from it."""
+    top = argparse.ArgumentParser(
+        prog="aligndbg",
+        description="Two builds of the same network disagree: where, and why?",
+        epilog="exit codes: 0 aligned, 1 diverged, 2 usage error, bad file or missing dependency, 3 inconclusive",
+    )
+    top.add_argument("--version", action="version", version=f"aligndbg {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _diff_parser(commands.add_parser("diff", help="compare two models layer by layer"))
+    layers = commands.add_parser("layers", help="list the layers of a model in execution order")
+    layers.add_argument("model", help=MODEL_HELP)
+    layers.add_argument("--timeout", type=_positive, help="seconds a runtime may take")
+    layers.set_defaults(run=_layers)
+    capture = commands.add_parser("capture", help="run a model and keep every tensor")
+    capture.add_argument("model", help=MODEL_HELP)
+    capture.add_argument("-o", "--output", required=True, help="trace.safetensors or trace.npz")
+    _input_options(capture)
+    capture.set_defaults(run=_capture)
+    demo = commands.add_parser("demo", help="a bundled pair with a planted fault, end to end")
+    demo.add_argument("--all", action="store_true", dest="all_rows", help="show every pair")
+    demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="which backends work here, and how to get the others")
+    doctor.set_defaults(run=_doctor)
+    return top
+
+
+def _diff_parser(p: argparse.ArgumentParser) -> None:
+    p.add_argument("reference", help=MODEL_HELP)
+    p.add_argument("candidate", help="the build to judge, likewise")
+    _input_options(p)
+    p.add_argument("--candidate-input", action="append", metavar="SPEC", help="feed the candidate this, as it is")
+    p.add_argument("--map", action="append", default=[], metavar="REF=CAND", help="pair these tensors, whatever else")
+    p.add_argument("--input-map", action="append", default=[], metavar="REF=CAND", help="pair these inputs")
+    limits = p.add_argument_group("tolerances (default: from the noise floor of the dtypes)")
+    for name, text in (
+        ("atol", "absolute; with --rtol: |r - c| <= atol + rtol |r| everywhere"),
+        ("rtol", "relative"),
+        ("min-cosine", "cosine similarity"),
+        ("min-euclid", "Euclidean similarity, as TPU-MLIR has it"),
+        ("min-sqnr", "signal to noise, dB"),
+        ("max-lsb", "quantization steps"),
+    ):
+        limits.add_argument(f"--{name}", type=float, help=text)
+    limits.add_argument(
+        "--tol",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="op=Conv:atol=1e-3 or name=/head/*:min_cosine=0.9; later rules win",
+    )
+    limits.add_argument("--min-coverage", type=float, default=0.5, help="share to compare, else inconclusive (0.5)")
+    out = p.add_argument_group("output")
+    out.add_argument("--json", metavar="FILE", help="the whole result")
+    out.add_argument("--csv", metavar="FILE", help="one row a pair")
+    out.add_argument("--html", metavar="FILE", help="one self-contained page")
+    out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
+    out.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
+    p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
+    p.add_argument("--max-faults", type=int, default=20, help="stop after this many (20)")
+    p.add_argument("--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills")
+    p.set_defaults(run=_diff)
+
+
+def _input_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("input (default: seeded random)")
+    g.add_argument("--input", action="append", metavar="SPEC", help="x.npz, name=x.npy, x.npy or an image; may repeat")
+    g.add_argument("--seed", type=int, default=0)
+    g.add_argument("--distribution", choices=("uniform", "normal"), default="uniform")
+    g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI")
+    g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
+    g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
+    g.add_argument("--timeout", type=_positive, help="seconds a runtime may take for one request")
+    i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
+    i.add_argument("--resize", type=_two, metavar="H,W")
+    i.add_argument("--keep-aspect-ratio", action="store_true")
+    i.add_argument("--pad-value", type=float, default=0.0)
+    i.add_argument("--pixel-format", choices=("rgb", "bgr"), default="rgb")
+    for name in ("mean", "scale", "std"):
+        i.add_argument(f"--{name}", type=_numbers, default=(), metavar="A[,B,C]")
+    i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be over 0")
+    return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(t) for t in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
+
+
+def _two(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(t) for t in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give H,W") from None
+    return height, width
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    body = text.upper().removesuffix("B").removesuffix("I")
+    try:
+        return int(float(body[:-1]) * (1 << units[body[-1]])) if body[-1:] in units else int(body)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write bytes, or 512M, or 2G") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    from aligndbg._errors import AligndbgError
+
+    try:
+        return _flushed(run(args))
+    except AligndbgError as error:
+        print(f"aligndbg: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("aligndbg: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _flushed(code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
+    """`ref=cand`, or a file of such lines."""
+    from aligndbg._errors import UsageError
+
+    out: dict[str, str] = {}
+    for spec in specs:
+        lines = [spec]
+        if "=" not in spec or os.path.isfile(spec):
+            try:
+                with open(spec, encoding="utf-8") as stream:
+                    lines = [line.strip() for line in stream if line.strip() and not line.startswith("#")]
+            except OSError as error:
+                raise UsageError(f"{option} {spec!r}: {error.strerror}", hint="write reference=candidate, or a file of such lines") from None
+        for line in lines:
+            left, equals, right = line.partition("=")
+            if not equals or not left or not right:
+                raise UsageError(f"{option} {line!r} is not reference=candidate")
+            out[left.strip()] = right.strip()
+    return out or None
+
+
+def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    from aligndbg import ImageOptions
+
+    return {
+        "inputs": args.input,
+        "seed": args.seed,
+        "distribution": args.distribution,
+        "val_range": args.val_range,
+        "shapes": args.shape,
+        "allow_nonfinite": args.allow_nonfinite,
+        "timeout": args.timeout,
+        "image": ImageOptions(
+            resize=args.resize,
+            keep_aspect_ratio=args.keep_aspect_ratio,
+            pad_value=args.pad_value,
+            pixel_format=args.pixel_format,
+            mean=args.mean,
+            scale=args.scale,
+            std=args.std,
+            layout=args.input_layout,
+        ),
+    }
+
+
+def _diff(args: argparse.Namespace) -> int:
+    import aligndbg
+
+    arguments = _input_arguments(args)
+    with _progress(args.quiet) as progress:
+        result = aligndbg.diff(
+            args.reference,
+            args.candidate,
+            arguments.pop("inputs"),
+            candidate_inputs=args.candidate_input,
+            map=_pairs(args.map, "--map"),
+            input_map=_pairs(args.input_map, "--input-map"),
+            atol=args.atol,
+            rtol=args.rtol,
+            min_cosine=args.min_cosine,
+            min_euclid=args.min_euclid,
+            min_sqnr=args.min_sqnr,
+            max_lsb=args.max_lsb,
+            tolerances=args.tol,
+            min_coverage=args.min_coverage,
+            max_memory=args.max_memory,
+            checks=not args.no_checks,
+            isolate=not args.no_isolate,
+            max_faults=args.max_faults,
+            progress=progress,
+            **arguments,
+        )
+    if args.json:
+        result.to_json(args.json)
+    if args.csv:
+        result.to_csv(args.csv)
+    if args.html:
+        result.to_html(args.html)
+    return _show(result, args.all_rows)
+
+
+def _show(result: Any, all_rows: bool) -> int:
+    from aligndbg.report.terminal import render
+
+    render(result, _console(), all_rows=all_rows)
+    return EXIT[result.verdict]
+
+
+def _console() -> Console:
+    """The terminal's width, or $COLUMNS, or 80 where stdout is no terminal: the text never depends on the machine."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=int(os.environ.get("COLUMNS") or 80))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """A callback that draws stages on stderr, where stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _layers(args: argparse.Namespace) -> int:
+    import aligndbg
+    from aligndbg.report.layers import render_layers
+
+    render_layers(aligndbg.layers(args.model, timeout=args.timeout), _console())
+    return 0
+
+
+def _capture(args: argparse.Namespace) -> int:
+    import aligndbg
+
+    arguments = _input_arguments(args)
+    with _progress(False) as progress:
+        trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
+    print(f"{args.output}: {len(trace.values)} tensors, {len(trace.missing)} could not be had")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from importlib.resources import as_file, files
+
+    import aligndbg
+
+    with as_file(files("aligndbg") / "demo") as folder:
+        reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
+        print(f"$ aligndbg diff {reference} {candidate}\n")
+        with _progress(False) as progress:
+            result = aligndbg.diff(reference, candidate, progress=progress)
+        _show(result, args.all_rows)
+    print("\nThe demo's candidate holds a planted fault: a verdict of DIVERGED is what it should show.")
+    return 0 if result.verdict == "diverged" else 1
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from aligndbg.report.doctor import render_doctor
+
+    return render_doctor(_console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Each layer's own error, and the faults: one side is re-run with every paired tensor overridden by the other's value.
+
+Each region between paired tensors then computes from perfect inputs, so what differs at its output is its own doing.
+A pair found by structure alone is believed when something after it comes out right once it was overridden, or when its
+own value, from perfect inputs, is near; what fails both is set aside and the rest is paired anew. Knows no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from aligndbg._types import Array, Fault, Graph, LayoutKind, Matching, Pair, Region, Trace
+from aligndbg.metrics import Fingerprint, Metrics
+from aligndbg.verdict import Judge
+
+__all__ = ["Isolation", "isolate", "make_faults"]
+
+MAX_ROUNDS = 8
+NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
+
+Rerun = Callable[[Mapping[str, Array]], tuple[Trace, dict[str, Fingerprint]]]
+Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """`own` holds each pair's isolated metrics by reference name; `doubtful` why a pair is not confirmed."""
+
+    matching: Matching
+    own: Mapping[str, Metrics] = field(default_factory=dict)
+    doubtful: Mapping[str, str] = field(default_factory=dict)
+    runs: int = 0
+
+
+def isolate(
+    reference: Trace,
+    candidate: Trace,
+    matching: Matching,
+    judge: Judge,
+    rerun: Rerun,
+    rematch: Rematch,
+    *,
+    forward: bool,
+    overridable: Callable[[str], bool] = lambda name: True,
+) -> Isolation:
+    """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror image.
+
+    `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values.
+    """
+    rejected: set[tuple[str, str]] = set()
+    set_aside: set[str] = set()
+    runs = 0
+    best: Isolation | None = None
+    for _ in range(MAX_ROUNDS):
+        usable = [p for p in matching.pairs if p.reference not in set_aside and _safe(p)]
+        overrides = _overrides(reference, candidate, usable, forward, overridable)
+        trace, prints = rerun(overrides)
+        runs += 1
+        own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
+        graph = candidate.graph if forward else reference.graph
+        was_aside = frozenset(set_aside)
+        doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, set_aside)
+        best = Isolation(matching, own, doubtful, runs)
+        set_aside |= {p.reference for p in matching.pairs if p.reference in doubtful and p.method == "user"}
+        rejected |= {(p.reference, p.candidate) for p in matching.pairs if p.reference in doubtful and p.method != "user"}
+        again = rematch(trace, prints, _settled(matching.pairs, over, doubtful), frozenset(rejected))
+        if _same(again, matching):
+            best = Isolation(again, own, doubtful, runs)
+            if not doubtful or not set_aside - was_aside:
+                break
+        matching = again
+    assert best is not None
+    return replace(best, runs=runs)
+
+
+def _settled(pairs: Iterable[Pair], over: set[str], doubtful: Mapping[str, str]) -> tuple[Pair, ...]:
+    """What is not paired anew: proved by value, given by the user, or a fault that what follows it confirms.
+
+    A pair found by structure that came out right is left to be found again, by its value now.
+    """
+    return tuple(
+        p
+        for p in pairs
+        if p.method in ("value", "user") or (p.reference in over and p.reference not in doubtful)
+    )
+
+
+def _same(a: Matching, b: Matching) -> bool:
+    return {(p.reference, p.candidate) for p in a.pairs} == {(p.reference, p.candidate) for p in b.pairs}
+
+
+def _safe(pair: Pair) -> bool:
+    """An override through a layout that is only guessed would poison what comes after it."""
+    return pair.layout.kind is not LayoutKind.AMBIGUOUS
+
+
+def _overrides(
+    reference: Trace,
+    candidate: Trace,
+    pairs: Iterable[Pair],
+    forward: bool,
+    overridable: Callable[[str], bool],
+) -> dict[str, Array]:
+    source, target = (reference, candidate) if forward else (candidate, reference)
+    read = {n for node in target.graph.nodes for n in node.inputs}
+    out: dict[str, Array] = {}
+    for p in pairs:
+        name = p.candidate if forward else p.reference
+        if name not in read or not overridable(name):
+            continue
+        value = source.values[p.reference if forward else p.candidate]
+        quant = source.quant(p.reference if forward else p.candidate)
+        if quant is not None:
+            value = quant.dequantize(value)
+        moved = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
+        out[name] = np.ascontiguousarray(moved.astype(target.values[name].dtype, copy=False))
+    return out
+
+
+def _own_errors(
+    reference: Trace, candidate: Trace, trace: Trace, pairs: Iterable[Pair], judge: Judge, forward: bool
+) -> tuple[dict[str, Metrics], set[str]]:
+    """Isolated metrics by reference name, and which of them are over tolerance."""
+    own: dict[str, Metrics] = {}
+    over: set[str] = set()
+    for p in pairs:
+        if (p.candidate if forward else p.reference) not in trace.values:
+            continue
+        metrics = judge.isolated(p, trace, forward)
+        own[p.reference] = metrics
+        if not judge.own_within(p, metrics):
+            over.add(p.reference)
+    return own, over
+
+
+def _unconfirmed(
+    graph: Graph,
+    pairs: Iterable[Pair],
+    own: Mapping[str, Metrics],
+    over: set[str],
+    forward: bool,
+    set_aside: set[str],
+) -> dict[str, str]:
+    """Provisional pairs over tolerance that nothing confirms, with the reason."""
+    by_name = {(p.candidate if forward else p.reference): p for p in pairs}
+    consumers = graph.consumers()
+    out: dict[str, str] = {}
+    for name, p in by_name.items():
+        if p.reference in set_aside:
+            out[p.reference] = "given by --map, and what is computed from it disagrees"
+            continue
+        if p.reference not in over or not (p.provisional or p.method == "user"):
+            continue
+        metrics = own[p.reference]
+        if p.method != "user" and _spread_error(metrics) <= NEAR:
+            continue
+        below = _next_pairs(consumers, by_name, name)
+        if any(d.reference in own and d.reference not in over for d in below):
+            continue
+        if not below and p.method != "user":
+            continue  # nothing is computed from it: there is nothing that could confirm it, nor be poisoned by it
+        out[p.reference] = "nothing computed from it comes out right once it is overridden"
+    return out
+
+
+def _spread_error(m: Metrics) -> float:
+    return m.rmse / m.std_reference if m.std_reference > 0 else float("inf")
+
+
+def _next_pairs(consumers: Mapping[str, Any], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
+    """The nearest paired tensors computed from `name`, each once."""
+    found: dict[str, Pair] = {}
+    stack, seen = [name], {name}
+    while stack:
+        for node in consumers.get(stack.pop(), ()):
+            for o in node.outputs:
+                if not o or o in seen:
+                    continue
+                seen.add(o)
+                if o in by_name:
+                    found[o] = by_name[o]
+                else:
+                    stack.append(o)
+    return list(found.values())
+
+
+def make_faults(
+    reference: Trace, candidate: Trace, isolation: Isolation, judge: Judge, limit: int
+) -> tuple[tuple[Fault, ...], bool]:
+    """One Fault for each confirmed pair whose own error is over tolerance, in the reference's order; whether cut at `limit`."""
+    paired_r = {p.reference for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
+    paired_c = {p.candidate for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
+    out = []
+    for p in isolation.matching.pairs:
+        metrics = isolation.own.get(p.reference)
+        if metrics is None or p.reference in isolation.doubtful or judge.own_within(p, metrics):
+            continue
+        rop, cop = judge.ops(p)
+        lsb = metrics.lsb_max is not None
+        out.append(
+            Fault(
+                reference=p.reference,
+                candidate=p.candidate,
+                reference_op=rop,
+                candidate_op=cop,
+                isolated_error=float(metrics.lsb_max if lsb else metrics.rel_l2),  # type: ignore[arg-type]
+                isolated_unit="lsb" if lsb else "rel_l2",
+                region_reference=region(reference.graph, p.reference, paired_r),
+                region_candidate=region(candidate.graph, p.candidate, paired_c),
+            )
+        )
+    return tuple(out[:limit]), len(out) > limit
+
+
+def region(graph: Graph, output: str, paired: set[str]) -> Region:
+    """The nodes between `output` and the nearest paired tensors (or inputs and constants) before it."""
+    producers = graph.producers()
+    nodes: dict[str, None] = {}
+    inputs: dict[str, None] = {}
+    stack, seen = [output], {output}
+    while stack:
+        node = producers.get(stack.pop())
+        if node is None:
+            continue
+        nodes.setdefault(node.name)
+        for i in node.inputs:
+            if not i or i in seen or i in graph.constants:
+                continue
+            seen.add(i)
+            if i in paired or i in graph.inputs:
+                inputs.setdefault(i)
+            else:
+                stack.append(i)
+    order = {n.name: k for k, n in enumerate(graph.nodes)}
+    return Region(tuple(sorted(nodes, key=lambda n: order[n])), tuple(inputs), (output,))

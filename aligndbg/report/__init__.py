@@ -1,0 +1,1 @@
+"""Diff -> DataFrame, JSON, terminal, HTML. Heavy packages are imported inside functions."""

@@ -1,0 +1,58 @@
+"""Which backends work here: each one's packages, found and really imported in a child process, or how to get them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from aligndbg._registry import REGISTRY, Entry
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["render_doctor"]
+
+
+def render_doctor(console: Console) -> int:
+    """One line a backend; returns 0, or 2 where a backend of the base install does not work."""
+    from rich.text import Text
+
+    broken = False
+    for entry in REGISTRY.values():
+        fine, text = _state(entry)
+        broken |= not fine and not entry.extra
+        console.print(Text.assemble((f"{'ok  ' if fine else 'no  '}", "green" if fine else "red"), f"{entry.name:<10} {text}"))
+    return 2 if broken else 0
+
+
+def _state(entry: Entry) -> tuple[bool, str]:
+    missing = [name for name in entry.needs if find_spec(name) is None]
+    install = f'pip install "aligndbg[{entry.extra}]"' if entry.extra else "pip install --force-reinstall aligndbg"
+    if missing:
+        return False, f"{entry.summary}: {', '.join(missing)} is not installed; {install}"
+    failure = _import_failure(entry.needs)
+    if failure:
+        return False, f"{entry.summary}: {failure}"
+    versions = ", ".join(f"{n} {_version(n)}" for n in entry.needs)
+    kinds = f"  ({' '.join(entry.suffixes)})" if entry.suffixes else ""
+    return True, f"{entry.summary}{kinds}{': ' + versions if versions else ''}"
+
+
+def _import_failure(names: tuple[str, ...]) -> str:
+    """The last line of what importing them says, in a child: a broken native library may kill its process."""
+    if not names:
+        return ""
+    code = "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import " + ", ".join(names)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"importing it ended with code {done.returncode}"
+
+
+def _version(name: str) -> str:
+    found = metadata.packages_distributions().get(name)
+    return metadata.version(found[0]) if found else "?"

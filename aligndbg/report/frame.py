@@ -1,0 +1,91 @@
+"""Diff -> pandas.DataFrame, one row a pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aligndbg.report.json_ import metrics_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aligndbg._diff import Diff
+
+__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame"]
+
+# Columns that say which pair it is (strings, but for confidence: float64, and output: bool).
+COLUMNS = (
+    "reference",
+    "candidate",
+    "reference_op",
+    "candidate_op",
+    "status",
+    "reason",
+    "output",
+    "method",
+    "confidence",
+    "layout",
+    "shape",
+)
+# Columns of numbers, NaN where undefined; each appears again as `isolated_*`.
+METRIC_COLUMNS = (
+    "max_abs",
+    "mean_abs",
+    "rmse",
+    "sum_diff",
+    "max_rel",
+    "rel_l2",
+    "cosine",
+    "euclid",
+    "sqnr_db",
+    "lsb_max",
+    "lsb_mean",
+    "saturated",
+    "mean_reference",
+    "mean_candidate",
+    "std_reference",
+    "std_candidate",
+    "min_reference",
+    "min_candidate",
+    "max_reference",
+    "max_candidate",
+    "distinct_reference",
+    "distinct_candidate",
+    "nan_reference",
+    "nan_candidate",
+    "inf_reference",
+    "inf_candidate",
+    "zeros_reference",
+    "zeros_candidate",
+    "violations",
+)
+
+
+def to_frame(diff: Diff) -> pd.DataFrame:
+    """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS; the rows keep the reference's execution order."""
+    import pandas as pd
+
+    rows = []
+    for m in diff.pairs:
+        row: dict[str, Any] = {
+            "reference": m.pair.reference,
+            "candidate": m.pair.candidate,
+            "reference_op": m.reference_op,
+            "candidate_op": m.candidate_op,
+            "status": str(m.status),
+            "reason": m.reason,
+            "output": m.pair.reference in diff.outputs,
+            "method": m.pair.method,
+            "confidence": m.pair.confidence,
+            "layout": str(m.pair.layout.kind),
+            "shape": "x".join(map(str, m.pair.layout.reference_shape)),
+        }
+        own = metrics_dict(m.isolated) if m.isolated is not None else {}
+        accumulated = metrics_dict(m.metrics)
+        row |= {name: accumulated[name] for name in METRIC_COLUMNS}
+        row |= {f"isolated_{name}": own.get(name) for name in METRIC_COLUMNS}
+        rows.append(row)
+    columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS)]
+    frame = pd.DataFrame(rows, columns=columns)
+    numbers = [c for c in columns if c not in COLUMNS]
+    return frame.astype({c: "float64" for c in numbers})

@@ -1,0 +1,183 @@
+"""From metrics to a status for each pair, and from those to one verdict (DESIGN 6 and 7). Knows numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aligndbg._types import (
+    Fault,
+    LayoutKind,
+    Matching,
+    Measurement,
+    Pair,
+    Status,
+    Trace,
+    UnmatchedClass,
+    Verdict,
+)
+from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, default_tolerance, degenerate, judge
+
+__all__ = ["Judge", "decide"]
+
+# A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
+HYBRID_OWN = 5e-2
+
+
+class Judge:
+    """Compares pairs of two traces under the user's tolerances, or those of the noise floor."""
+
+    def __init__(self, reference: Trace, candidate: Trace, rules: ToleranceRules) -> None:
+        self.reference, self.candidate, self.rules = reference, candidate, rules
+        self._nodes_r = reference.graph.producers()
+        self._nodes_c = candidate.graph.producers()
+        self._hybrid = _quantized_weights(reference) or _quantized_weights(candidate)
+
+    def ops(self, pair: Pair) -> tuple[str, str]:
+        rn, cn = self._nodes_r.get(pair.reference), self._nodes_c.get(pair.candidate)
+        return (rn.op_type if rn else "", cn.op_type if cn else "")
+
+    def tolerance(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        rn = self._nodes_r.get(pair.reference)
+        dtypes = (_precision(self.reference, pair.reference), _precision(self.candidate, pair.candidate))
+        default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
+        if self._hybrid and default.rel_l2 is not None:
+            default = Tolerance(rel_l2=HYBRID_OWN) if isolated else Tolerance(min_cosine=0.95)
+        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+
+    def metrics(self, pair: Pair) -> Metrics:
+        """The accumulated difference of one pair, in the reference's layout."""
+        return self._compare(pair, self.reference, self.candidate, self.tolerance(pair))
+
+    def isolated(self, pair: Pair, trace: Trace, forward: bool) -> Metrics:
+        """The pair's own difference: `trace` is the side that was re-run on the other's values.
+
+        Against a quantized candidate the reference's value is first put on the candidate's grid and clipped to its
+        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op.
+        """
+        left, right = (self.reference, trace) if forward else (trace, self.candidate)
+        return self._compare(pair, left, right, self.tolerance(pair, isolated=True), on_grid=True)
+
+    def own_within(self, pair: Pair, metrics: Metrics) -> bool:
+        return judge(metrics, self.tolerance(pair, isolated=True))[0]
+
+    def _compare(self, pair: Pair, left: Trace, right: Trace, limits: Tolerance, on_grid: bool = False) -> Metrics:
+        value, quant = right.values[pair.candidate], right.quant(pair.candidate)
+        ours, our_quant = left.values[pair.reference], left.quant(pair.reference)
+        if quant is not None and quant.axis is not None and quant.scale.size > 1:
+            value, quant = quant.dequantize(value), None  # its axis means nothing in the reference's layout
+        if on_grid and quant is not None and our_quant is None:
+            ours = quant.dequantize(quant.quantize(ours, value.dtype))
+        return compare(
+            ours,
+            pair.layout.to_reference(value),
+            tolerance=limits,
+            reference_quant=our_quant,
+            candidate_quant=quant,
+        )
+
+    def measure(
+        self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = ""
+    ) -> Measurement:
+        """The pair with its accumulated metrics, its own (`own`), and the status both give.
+
+        `doubt` says why a provisional pair is not confirmed; `why_not_isolated` why there is no `own`.
+        """
+        metrics = self.metrics(pair)
+        status, reason = self._status(pair, metrics, own, doubt, why_not_isolated)
+        return Measurement(pair, metrics, status, reason, own, *self.ops(pair))
+
+    def _status(
+        self, pair: Pair, metrics: Metrics, own: Metrics | None, doubt: str, why_not: str
+    ) -> tuple[Status, str]:
+        within, why = judge(metrics, self.tolerance(pair))
+        empty = degenerate(metrics)
+        if doubt:
+            return Status.UNKNOWN, doubt
+        if pair.layout.kind is LayoutKind.AMBIGUOUS and self._layout_matters(pair, within):
+            return Status.UNKNOWN, f"ambiguous layout: {len(pair.layout.alternatives) + 1} fit, and judge differently"
+        if own is not None and not self.own_within(pair, own):
+            return Status.FAULT, "own error: " + judge(own, self.tolerance(pair, isolated=True))[1]
+        if empty:
+            return Status.UNKNOWN, empty
+        if own is not None:
+            return (Status.PASS, why) if within else (Status.DRIFT, why)
+        if within:
+            return Status.PASS, f"{why}; own error unknown: {why_not}"
+        return Status.UNKNOWN, f"{why}; own error unknown, so not told from an inherited one: {why_not}"
+
+    def _layout_matters(self, pair: Pair, within: bool) -> bool:
+        from dataclasses import replace
+
+        for permutation in pair.layout.alternatives:
+            other = replace(pair, layout=replace(pair.layout, permutation=permutation, alternatives=()))
+            if judge(self.metrics(other), self.tolerance(pair))[0] != within:
+                return True
+        return False
+
+
+def _precision(trace: Trace, name: str) -> str:
+    """The dtype whose rounding the value bears: its own, or that of weights stored in fewer bits."""
+    stored = str(trace.values[name].dtype)
+    if stored != "float32":
+        return stored
+    weights = {trace.graph.tensors[n].dtype for n in trace.graph.constants if n in trace.graph.tensors}
+    return next((d for d in ("bfloat16", "float16") if d in weights), stored)
+
+
+def _quantized_weights(trace: Trace) -> bool:
+    """Weights on a grid, as in dynamic-range models whose activations stay float."""
+    tensors = trace.graph.tensors
+    return any(n in tensors and tensors[n].quant is not None for n in trace.graph.constants)
+
+
+def decide(
+    reference: Trace,
+    candidate: Trace,
+    matching: Matching,
+    measurements: Iterable[Measurement],
+    faults: Iterable[Fault],
+    judge_: Judge,
+    min_coverage: float,
+) -> tuple[Verdict, str]:
+    """The verdict and the sentence that gives its reason."""
+    found = list(faults)
+    if found:
+        return Verdict.DIVERGED, f"{len(found)} fault{'s' if len(found) > 1 else ''}"
+    by_reference = {m.pair.reference: m for m in measurements}
+    outputs = _output_pairs(reference, candidate, by_reference)
+    over = [m for m in outputs if not judge(m.metrics, judge_.tolerance(m.pair))[0] and m.metrics.count]
+    if over:
+        why = judge(over[0].metrics, judge_.tolerance(over[0].pair))[1]
+        return Verdict.DIVERGED, f"output {over[0].pair.reference}: {why}"
+    unpaired = _unpaired_outputs(reference, candidate, matching)
+    if unpaired:
+        return Verdict.INCONCLUSIVE, f"output {unpaired[0]} was not compared"
+    if not outputs:
+        # A trace may hold inner tensors only; without any output there is nothing to call aligned.
+        return Verdict.INCONCLUSIVE, "no model output was compared"
+    proves_nothing = [m for m in outputs if m.status is Status.UNKNOWN]
+    if proves_nothing:
+        first = proves_nothing[0]
+        return Verdict.INCONCLUSIVE, f"output {first.pair.reference} proves nothing: {first.reason}"
+    covered = matching.coverage_reference
+    share = covered.compared / max(1, covered.compared + covered.unmatched)
+    if share < min_coverage:
+        return Verdict.INCONCLUSIVE, f"only {share:.0%} of the reference's tensors were compared (--min-coverage)"
+    return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
+
+
+def _output_pairs(
+    reference: Trace, candidate: Trace, by_reference: dict[str, Measurement]
+) -> list[Measurement]:
+    """Pairs that hold a model output of either side; of a trace without a graph, every last tensor counts as inner."""
+    ours, theirs = set(reference.graph.outputs), set(candidate.graph.outputs)
+    return [m for m in by_reference.values() if m.pair.reference in ours or m.pair.candidate in theirs]
+
+
+def _unpaired_outputs(reference: Trace, candidate: Trace, matching: Matching) -> list[str]:
+    unmatched = {u.name for u in matching.unmatched_reference if u.kind is not UnmatchedClass.ONE_SIDED}
+    skipped = {s.name: s.reason for s in matching.skipped_reference}
+    out = [o for o in reference.graph.outputs if o in unmatched]
+    out += [o for o in reference.graph.outputs if o in skipped and o in reference.missing]
+    theirs = {u.name for u in matching.unmatched_candidate if u.kind is not UnmatchedClass.ONE_SIDED}
+    return out + [o for o in candidate.graph.outputs if o in theirs]
