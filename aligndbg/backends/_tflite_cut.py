@@ -1,0 +1,181 @@
+"""Rewrites a .tflite file in memory: other outputs (taps), cut tensors (overrides), dropped operators.
+
+The tables are packed again, which takes milliseconds; weights are not packed but appended behind the flatbuffer
+(`Buffer.offset`), one copy of the file in all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aligndbg._types import Array
+from aligndbg.backends._tflite_model import Op, TfliteModel
+
+__all__ = ["Rewritten", "alone", "rewrite"]
+
+_INLINE = 1024  # bytes; LiteRT itself inlines small constants, shapes and axes among them
+_ALIGN = 64  # XNNPACK reads weights in place
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A model to load. `cuts` maps an overridden tensor to the input that its consumers read instead."""
+
+    content: bytes
+    cuts: Mapping[int, int]
+
+
+def rewrite(
+    model: TfliteModel,
+    outputs: Collection[int],
+    *,
+    overrides: Mapping[int, Array] | None = None,
+    baked: Collection[int] = (),
+    dropped: Collection[int] = (),
+    slice_only: bool = False,
+) -> Rewritten:
+    """The model with `outputs` (tensor indices), each once.
+
+    Consumers of an overridden tensor read a new input of its shape and quantization, or, for one in `baked`, a new
+    constant that holds the array: kernels may insist on constant weights. `dropped` are indices of operators to
+    leave out. `slice_only` drops the inputs as well: what is left computes from constants.
+    """
+    table = copy.copy(model.table)
+    # A signature lists inputs and outputs, which change here.
+    table.signatureDefs = None
+    main = copy.copy(model.main)
+    main.tensors = list(main.tensors)
+    main.outputs = [int(i) for i in dict.fromkeys(outputs)]
+    table.subgraphs = [main, *table.subgraphs[1:]]
+    table.buffers = list(table.buffers)
+    if slice_only:
+        table.subgraphs, main.inputs = [main], []
+
+    cuts: dict[int, int] = {}
+    replaced: dict[int, int] = {}
+    for index, value in (overrides or {}).items():
+        replaced[index] = len(main.tensors)
+        main.tensors.append(_replacement(model, table, index, value, index in baked))
+        if index not in baked:
+            cuts[index] = replaced[index]
+    main.inputs = [*_list(main.inputs), *cuts.values()]
+    left_out = frozenset(dropped)
+    main.operators = [_rewired(model, op.index, replaced) for op in model.ops if op.index not in left_out]
+    table.operatorCodes = _needed_codes(model, [op for op in model.ops if op.index not in left_out])
+    return Rewritten(_pack(model, table, _used_buffers(table)), cuts)
+
+
+def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
+    """A model of one operator, fed from outside with what is not stored."""
+    table, graph = copy.copy(model.table), copy.copy(model.table.subgraphs[subgraph])
+    graph.operators = [_copied(model, graph.operators[op.index])]
+    graph.inputs = [i for i in dict.fromkeys(op.reads) if model.data(graph.tensors[i].buffer) is None]
+    graph.outputs = list(op.outputs)
+    table.subgraphs, table.signatureDefs = [graph], None
+    table.operatorCodes = _needed_codes(model, [op])
+    return _pack(model, table, _used_buffers(table))
+
+
+def _replacement(model: TfliteModel, table: Any, index: int, value: Array, baked: bool) -> Any:
+    tensor = copy.copy(model.main.tensors[index])
+    tensor.name = f"{model.keys[index]}::override".encode()
+    # The array's own shape, fixed: this input is never resized.
+    tensor.shape, tensor.shapeSignature, tensor.hasRank = list(value.shape), None, True
+    tensor.sparsity, tensor.buffer, tensor.externalBuffer = None, 0, 0
+    if baked:
+        buffer = model.schema.BufferT()
+        buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+        tensor.buffer = len(table.buffers)
+        table.buffers.append(buffer)
+    return tensor
+
+
+def _rewired(model: TfliteModel, index: int, replaced: Mapping[int, int]) -> Any:
+    op = _copied(model, model.main.operators[index])
+    op.inputs = [replaced.get(i, i) for i in model.ops[index].inputs]
+    return op
+
+
+def _copied(model: TfliteModel, operator: Any) -> Any:
+    """The operator, with its options in the flatbuffer where they lay behind it."""
+    op = copy.copy(operator)
+    if op.largeCustomOptionsOffset:
+        start = op.largeCustomOptionsOffset
+        op.customOptions = np.frombuffer(model.raw, np.uint8, op.largeCustomOptionsSize, start)
+        op.largeCustomOptionsOffset = op.largeCustomOptionsSize = 0
+    return op
+
+
+def _needed_codes(model: TfliteModel, kept: Collection[Op]) -> list[Any]:
+    """Operator codes with a harmless one (ADD) where nothing that can run uses them.
+
+    LiteRT refuses a file for a builtin that it does not know, used or not.
+    """
+    used: set[int] = set()
+    seen: set[int] = set()
+    todo = list(kept)
+    while todo:
+        op = todo.pop()
+        used.add(op.code)
+        bodies = {s for s in op.subgraphs if s >= 0} - seen
+        seen |= bodies
+        todo += [inner for s in bodies for inner in model.operators(s)]
+    codes = enumerate(model.table.operatorCodes)
+    return [code if i in used else model.schema.OperatorCodeT() for i, code in codes]
+
+
+def _used_buffers(table: Any) -> frozenset[int]:
+    """Buffers that something reads, so that a slice of a model does not carry all its weights."""
+    used = {int(m.buffer) for m in table.metadata or ()}
+    used.update(int(b) for b in (table.metadataBuffer if table.metadataBuffer is not None else ()))
+    for graph in table.subgraphs:
+        indices = {int(i) for op in graph.operators or () for i in (*_list(op.inputs), *_list(op.outputs))}
+        indices.update(int(i) for i in (*_list(graph.inputs), *_list(graph.outputs)))
+        used.update(graph.tensors[i].buffer for i in indices if i >= 0)
+    return frozenset(used)
+
+
+def _list(vector: Any) -> list[int]:
+    return [] if vector is None or isinstance(vector, int) else [int(i) for i in vector]
+
+
+def _pack(model: TfliteModel, table: Any, used: frozenset[int]) -> bytes:
+    behind: list[tuple[Any, Array]] = []
+    buffers = []
+    for i, original in enumerate(table.buffers):
+        buffer = copy.copy(original)
+        data = (original.data if i >= len(model.table.buffers) else model.data(i)) if i in used else None
+        buffer.data, buffer.offset, buffer.size = data, 0, 0
+        if data is not None and data.size > _INLINE:
+            # Any nonzero numbers will do: they hold the place until the length of the tables is known.
+            buffer.data, buffer.offset, buffer.size = None, 2, data.size
+            behind.append((buffer, data))
+        buffers.append(buffer)
+    table.buffers = buffers
+    start = len(_finish(table))
+    for buffer, data in behind:
+        buffer.offset = start = -(-start // _ALIGN) * _ALIGN
+        start += data.size
+    return b"".join(_padded(_finish(table), behind))
+
+
+def _padded(head: bytes, behind: list[tuple[Any, Array]]) -> Iterator[Any]:
+    yield head
+    end = len(head)
+    for buffer, data in behind:
+        yield bytes(buffer.offset - end)
+        yield memoryview(data)
+        end = buffer.offset + data.size
+
+
+def _finish(table: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(table.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -1,0 +1,274 @@
+"""TFLite models on LiteRT (ai-edge-litert): every tensor of the main subgraph, overrides by cutting the file.
+
+Tensors are exposed by making them outputs of the subgraph: then no later value overwrites them (LiteRT reuses the
+memory of inner tensors), and memory grows with what is fetched. `experimental_preserve_all_tensors` keeps everything,
+and it makes XNNPACK run every operator alone, which changes results: the MEAN of a square, as in a group
+normalisation, is one kernel to XNNPACK in the plain run and in the tapped one, but two under preserve-all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.backends._tflite_cut import Rewritten, alone, rewrite
+from aligndbg.backends._tflite_graph import Analysis
+from aligndbg.backends._tflite_model import BROKEN_HINT, Op, TfliteModel, map_file
+from aligndbg.backends._tflite_runtime import KERNELS, Runtime, Session, missing_kernel, one_line
+
+__all__ = ["TfliteBackend"]
+
+_KEPT_SESSIONS = 2  # a plain and a tapped one, or two cut ones
+
+
+class TfliteBackend:
+    """A .tflite file on LiteRT; `target` is its path. See `_types.Backend` for what `run` takes and raises.
+
+    Raises ModelError for a file that is missing or damaged, UsageError for a bad option, MissingDependencyError
+    without ai-edge-litert. Operators that LiteRT has no kernel for are left out, with all that depends on them.
+    """
+
+    OPTIONS: ClassVar[dict[str, str]] = {
+        "kernels": "xnn (XNNPACK, as deployed), opt (built-in, optimised) or ref (reference); default xnn",
+        "threads": "number of threads, 1 or more; default 1",
+    }
+    capabilities = frozenset({"graph", "run", "override"})
+
+    def __init__(self, target: str, options: Mapping[str, str]) -> None:
+        for name in options:
+            if name not in self.OPTIONS:
+                raise UsageError(f"unknown tflite option {name!r}", hint=nearest(name, self.OPTIONS))
+        kernels, threads = options.get("kernels", "xnn"), options.get("threads", "1")
+        if kernels not in KERNELS:
+            raise UsageError(f"unknown kernels {kernels!r}", hint=nearest(kernels, KERNELS))
+        if not (threads.isascii() and threads.isdecimal() and int(threads) > 0):
+            raise UsageError(f"threads={threads} is not a number of threads", hint="threads=1 or more")
+        self._runtime = Runtime(kernels, int(threads))
+        raw = map_file(target)
+        # LiteRT's verifier goes first: its checks are what the Python schema relies on.
+        refusal = self._runtime.refusal(target)
+        if refusal and missing_kernel(refusal) is None:
+            raise ModelError(one_line(refusal), context=target, hint=BROKEN_HINT)
+        self._model = TfliteModel(target, raw)
+        self._sessions: dict[Any, Session] = {}
+        self.info = ModelInfo(
+            path=target,
+            backend="tflite",
+            version=f"ai-edge-litert {version('ai-edge-litert')}",
+            options={"kernels": kernels, "threads": threads},
+        )
+
+    def graph(self) -> Graph:
+        """The main subgraph; values inside bodies (WHILE, IF, ...) are listed in `untapped` only."""
+        return self._analysis.graph
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Mapping[str, Array] | None = None,
+    ) -> Iterator[tuple[str, Array]]:
+        """Yields inputs, then constants, then computed tensors in execution order. Arguments are checked at once.
+
+        With model outputs only and no overrides, the file runs as it is, untapped.
+        """
+        plan = self._plan(fetch)
+        values = self._checked_overrides(overrides or {})
+        taps = tuple(i for i in plan if self._is_computed(i))
+        given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
+        return self._run(plan, taps, given, values)
+
+    def close(self) -> None:
+        self._sessions.clear()
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {key: i for i, key in enumerate(self._model.keys)}
+
+    @cached_property
+    def _analysis(self) -> Analysis:
+        """Made again until every operator without a kernel is known: LiteRT names one builtin at a time."""
+        found: set[tuple[str, int | None]] = set(self._missing_custom())
+
+        def unresolved(op: Op) -> str:
+            if not op.custom:
+                name = f"operator {op.word} of version {op.version}"
+                return f"LiteRT has no kernel for {name}" if (op.word, op.version) in found else ""
+            word = "Flex" if op.word.startswith("Flex") else op.word
+            return f"LiteRT has no kernel for custom operator {op.word!r}" if (word, None) in found else ""
+
+        while True:
+            analysis = Analysis(self._model, unresolved)
+            part = self._rewritten(analysis, (), {}).content if analysis.blocked else self._model.path
+            missing = missing_kernel(self._runtime.refusal(part))
+            if missing is None or missing in found:
+                return analysis
+            found.add(missing)
+
+    def _missing_custom(self) -> Iterator[tuple[str, int | None]]:
+        """Custom operators are looked up when they are prepared, which in the whole model may be in mid-run."""
+        custom = {op.word: (s, op) for s, op in self._model.everywhere() if op.custom}
+        for subgraph, op in custom.values():
+            missing = missing_kernel(self._runtime.refusal(alone(self._model, subgraph, op), allocate=True))
+            if missing is not None:
+                yield missing
+
+    def _is_computed(self, index: int) -> bool:
+        return index not in self._model.inputs and not self._analysis.is_constant(index)
+
+    @cached_property
+    def _order(self) -> dict[int, int]:
+        """Tensor index -> its place in what `run` yields."""
+        constants = [i for i in range(len(self._model.keys)) if self._analysis.is_constant(i)]
+        made = [i for op in self._model.ops for i in op.outputs]
+        return {i: place for place, i in enumerate(dict.fromkeys([*self._model.inputs, *constants, *made]))}
+
+    def _plan(self, fetch: Sequence[str]) -> list[int]:
+        for name in fetch:
+            if name in self.graph().untapped:
+                raise UnsupportedError(self.graph().untapped[name], context=name)
+            if name not in self._index:
+                raise UsageError(f"no tensor {name!r} in the model", hint=nearest(name, self._index))
+        return sorted({self._index[name] for name in fetch}, key=self._order.__getitem__)
+
+    def _checked_feeds(self, feeds: Mapping[str, Array], needed: Sequence[int]) -> dict[int, Array]:
+        names = [self._model.keys[i] for i in self._model.inputs]
+        for name in feeds:
+            if name not in names:
+                raise FeedError(f"the model has no input {name!r}", hint=nearest(name, names))
+        given: dict[int, Array] = {}
+        for i, name in zip(self._model.inputs, names, strict=True):
+            info = self._model.infos[i]
+            if name in feeds:
+                self._analysis.check_feedable(i)
+                given[i] = _fitting(feeds[name], info, "input")
+            elif i in needed:
+                self._analysis.check_feedable(i)
+                raise FeedError(f"input {name!r} is not fed", hint=f"it takes {_wants(info)}")
+        return given
+
+    def _checked_overrides(self, overrides: Mapping[str, Array]) -> dict[int, Array]:
+        values: dict[int, Array] = {}
+        for name, value in overrides.items():
+            if name in self.graph().untapped:
+                raise UnsupportedError(f"cannot be overridden: {self.graph().untapped[name]}", context=name)
+            if name not in self._index:
+                raise FeedError(f"no tensor {name!r} to override", hint=nearest(name, self._index))
+            index = self._index[name]
+            self._analysis.check_feedable(index)
+            array = _fitting(value, self._model.infos[index], "override of")
+            if array.size:  # there is only one value of no elements
+                values[index] = array
+        return values
+
+    def _run(
+        self, plan: Sequence[int], taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+    ) -> Iterator[tuple[str, Array]]:
+        yield from self._known([i for i in plan if not self._is_computed(i)], feeds)
+        if not taps:
+            return
+        key = self._session_key(taps, feeds, overrides)
+        try:
+            # Taken out while its values are read: another run begun meanwhile must not overwrite them.
+            session = self._sessions.pop(key, None) or self._session(taps, feeds, overrides)
+            shapes = session.invoke(feeds, overrides)
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(str(error), overrides) from error
+        for i in taps:
+            yield self._model.keys[i], self._read(session, i, shapes)
+        if not self._analysis.stateful:
+            self._sessions[key] = session
+
+    def _known(self, wanted: Sequence[int], feeds: Mapping[int, Array]) -> Iterator[tuple[str, Array]]:
+        """Inputs and constants: nothing runs but the few operators on constants that numpy does not stand in for."""
+        derived = self._derived([i for i in wanted if i not in feeds and not self._analysis.foldable(i)])
+        for i in wanted:
+            value = feeds.get(i, derived.get(i))
+            yield self._model.keys[i], self._analysis.fold(i) if value is None else value.copy()
+
+    def _derived(self, wanted: Sequence[int]) -> dict[int, Array]:
+        """Values computed from constants, by the built-in kernels: XNNPACK leaves such tensors unwritten."""
+        if not wanted:
+            return {}
+        needed = self._analysis.needed(wanted)
+        dropped = [op.index for op in self._model.ops if op.index not in needed]
+        part = rewrite(self._model, wanted, dropped=dropped, slice_only=True)
+        try:
+            session = Runtime("opt", 1).session(part.content, {}, {})
+            shapes = session.invoke({}, {})
+        except (ValueError, RuntimeError) as error:
+            raise self._failure(str(error), {}) from error
+        return {i: self._read(session, i, shapes) for i in wanted}
+
+    def _read(self, session: Session, index: int, shapes: Mapping[int, tuple[int, ...]]) -> Array:
+        info = self._model.infos[index]
+        try:
+            return session.read(index, shapes.get(index, info.static_shape), info.dtype)
+        except ValueError as error:
+            raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
+
+    def _session(self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> Session:
+        while len(self._sessions) >= _KEPT_SESSIONS:  # the oldest goes before the new one takes memory
+            del self._sessions[next(iter(self._sessions))]
+        shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
+        untouched = not overrides and not self._analysis.blocked and set(taps) <= set(self._model.outputs)
+        if untouched:
+            return self._runtime.session(self._model.path, {}, shapes)
+        part = self._rewritten(self._analysis, taps, overrides)
+        return self._runtime.session(part.content, part.cuts, shapes)
+
+    def _rewritten(self, analysis: Analysis, taps: Sequence[int], overrides: Mapping[int, Array]) -> Rewritten:
+        return rewrite(
+            self._model,
+            [*(i for i in self._model.outputs if i not in analysis.untapped), *taps],
+            overrides=overrides,
+            baked=[i for i in overrides if analysis.is_constant(i)],
+            dropped=analysis.blocked,
+        )
+
+    def _session_key(
+        self, taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+    ) -> tuple[Any, ...]:
+        """What a session is built for: values are set later, but those of overridden constants are part of it."""
+        cuts = tuple(
+            (i, a.shape, hashlib.blake2b(a.tobytes()).digest() if self._analysis.is_constant(i) else b"")
+            for i, a in sorted(overrides.items())
+        )
+        return taps, cuts, tuple((i, a.shape) for i, a in feeds.items())
+
+    def _failure(self, message: str, overrides: Mapping[int, Array]) -> ModelError | UnsupportedError:
+        if overrides:
+            names = ", ".join(self._model.keys[i] for i in list(overrides)[:3])
+            return UnsupportedError(
+                f"LiteRT refuses the model with {len(overrides)} tensors overridden ({names}): {one_line(message)}",
+                context=self._model.path,
+            )
+        hint = "try kernels=opt or kernels=ref, or check the input shapes"
+        return ModelError(f"LiteRT cannot run it: {one_line(message)}", context=self._model.path, hint=hint)
+
+
+def _fitting(value: Array, info: TensorInfo, what: str) -> Array:
+    """`value` as LiteRT takes it (native, C order); FeedError unless dtype, rank and fixed dimensions agree."""
+    array = np.asarray(value)
+    fits = info.shape is None or (
+        array.ndim == len(info.shape) and all(d in (None, n) for d, n in zip(info.shape, array.shape, strict=True))
+    )
+    if not fits or array.dtype.name != info.dtype:
+        got = f"{array.dtype.name} {_shape(array.shape)}"
+        raise FeedError(f"{what} {info.name!r} takes {_wants(info)}, got {got}", hint="give it in that dtype and shape")
+    return np.require(array, np.dtype(info.dtype), "C")
+
+
+def _wants(info: TensorInfo) -> str:
+    return f"{info.dtype} {'of any shape' if info.shape is None else _shape(info.shape)}"
+
+
+def _shape(shape: Sequence[int | str | None]) -> str:
+    return "(" + ", ".join("?" if d is None else str(d) for d in shape) + ("," if len(shape) == 1 else "") + ")"
