@@ -15,8 +15,9 @@ from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import Feeding, InputOptions, feeds_for, plan_feeds
 from aligndbg._open import open_model
-from aligndbg._types import FLOAT_DTYPES, Array, Backend, Matching, Measurement, Pair, Status, Trace, Verdict
+from aligndbg._types import FLOAT_DTYPES, Array, Backend, Layout, Matching, Measurement, Pair, Status, Trace, Verdict
 from aligndbg.feeds import FeedPlan, ImageOptions
+from aligndbg.grid import grid_feeds, grid_weights
 from aligndbg.locate import Isolation, make_faults
 from aligndbg.locate import isolate as isolate_pairs
 from aligndbg.match import match
@@ -143,7 +144,7 @@ def diff(
             truncated=truncated,
             outputs=_outputs(left.trace, right.trace, matching.pairs),
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
-            checks=found,
+            checks={**found, "isolation_runs": isolation.runs if isolation else None},
             timing=clock.seconds,
             warnings=tuple(dict.fromkeys([*notes, *_check_warnings(found)])),
         )
@@ -329,11 +330,15 @@ def _isolate(
         return None, "neither side can be run with overrides"
     if not forward and not sides.feeds:
         return None, "the reference has no feeds to be run with"
-    feeds = sides.plan.feeds if forward else sides.feeds or {}
     links = [(link.reference, link.candidate, link.layout) for link in sides.plan.links]
+    feeds: Mapping[str, Array] = sides.plan.feeds if forward else sides.feeds or {}
+    weights: dict[str, Array] = {}
+    if _quantized(sides.right.trace):
+        with clock.stage("isolate"):
+            feeds, weights = _on_grid(sides, matching, feeds, links)
 
     def rerun(overrides: Mapping[str, Array]) -> tuple[Trace, dict[str, Fingerprint]]:
-        made = _capture(backend, feeds, new_store(), clock, "isolate", overrides=overrides)
+        made = _capture(backend, feeds, new_store(), clock, "isolate", overrides={**weights, **overrides})
         return made.trace, made.prints
 
     def rematch(
@@ -350,6 +355,24 @@ def _isolate(
         sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward
     )
     return found, "it could not be isolated"
+
+
+def _on_grid(
+    sides: _Sides, matching: Matching, feeds: Mapping[str, Array], links: Sequence[tuple[str, str, Layout]]
+) -> tuple[Mapping[str, Array], dict[str, Array]]:
+    """The reference's feeds and weights on the grids of a quantized candidate."""
+    candidate = sides.right.trace.graph
+    fed = sides.plan.feeds or sides.right.trace.feeds or {}
+    feeds = grid_feeds(feeds, fed, [k for k in links if k[1] in fed], candidate)
+    if "run" not in sides.candidate.capabilities:
+        return feeds, {}  # a trace keeps no weights: judged by the weaker rule
+    return feeds, grid_weights(
+        matching,
+        sides.left.trace.graph,
+        candidate,
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+    )
 
 
 def _quantized(trace: Trace) -> bool:

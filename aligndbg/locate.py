@@ -20,6 +20,8 @@ from aligndbg.verdict import Judge
 __all__ = ["Isolation", "isolate", "make_faults"]
 
 MAX_ROUNDS = 8
+# Ops that round nothing by themselves.
+MOVING = frozenset("Transpose Reshape Squeeze Unsqueeze Flatten Identity Pad Slice Split Gather".split())
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
 
 Rerun = Callable[[Mapping[str, Array]], tuple[Trace, dict[str, Fingerprint]]]
@@ -28,11 +30,12 @@ Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozense
 
 @dataclass(frozen=True)
 class Isolation:
-    """`own` holds each pair's isolated metrics by reference name; `doubtful` why a pair is not confirmed."""
+    """`own` holds each pair's isolated metrics by reference name, `over` those over tolerance, `doubtful` why not confirmed."""
 
     matching: Matching
     own: Mapping[str, Metrics] = field(default_factory=dict)
     doubtful: Mapping[str, str] = field(default_factory=dict)
+    over: frozenset[str] = frozenset()
     runs: int = 0
 
 
@@ -51,33 +54,41 @@ def isolate(
 
     `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values.
     """
+    graph = candidate.graph if forward else reference.graph
     rejected: set[tuple[str, str]] = set()
-    set_aside: set[str] = set()
-    runs = 0
-    best: Isolation | None = None
-    for _ in range(MAX_ROUNDS):
-        usable = [p for p in matching.pairs if p.reference not in set_aside and _safe(p)]
-        overrides = _overrides(reference, candidate, usable, forward, overridable)
-        trace, prints = rerun(overrides)
-        runs += 1
+    aside: frozenset[str] = frozenset()  # the user's pairs that what follows them refutes: never overridden again
+    rounds: list[Isolation] = []
+    seen = [_state(matching, aside)]
+    while len(rounds) < MAX_ROUNDS:
+        usable = [p for p in matching.pairs if p.reference not in aside and _safe(p)]
+        trace, prints = rerun(_overrides(reference, candidate, usable, forward, overridable))
+        judge.inner = inner_steps(candidate.graph, matching.pairs)
         own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
-        graph = candidate.graph if forward else reference.graph
-        was_aside = frozenset(set_aside)
-        doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, set_aside)
-        best = Isolation(matching, own, doubtful, runs)
-        set_aside |= {p.reference for p in matching.pairs if p.reference in doubtful and p.method == "user"}
-        rejected |= {(p.reference, p.candidate) for p in matching.pairs if p.reference in doubtful and p.method != "user"}
+        doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
+        refuted = [p for p in matching.pairs if p.reference in doubtful]
+        aside |= {p.reference for p in refuted if p.method == "user"}
+        rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
         again = rematch(trace, prints, _settled(matching.pairs, over, doubtful), frozenset(rejected))
-        if _same(again, matching):
-            best = Isolation(again, own, doubtful, runs)
-            if not doubtful or not set_aside - was_aside:
-                break
+        state = _state(again, aside)
+        # The same pairs, some of them proved by value now.
+        known = again if state[0] == seen[-1][0] else matching
+        rounds.append(Isolation(known, own, doubtful, over))
+        if state in seen:
+            rounds = rounds[seen.index(state) :]
+            break
+        seen.append(state)
         matching = again
-    assert best is not None
-    return replace(best, runs=runs)
+    # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
+    best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
+    judge.inner = inner_steps(candidate.graph, best.matching.pairs)
+    return replace(best, runs=len(seen))
 
 
-def _settled(pairs: Iterable[Pair], over: set[str], doubtful: Mapping[str, str]) -> tuple[Pair, ...]:
+def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
+    return frozenset((p.reference, p.candidate) for p in matching.pairs), aside
+
+
+def _settled(pairs: Iterable[Pair], over: frozenset[str], doubtful: Mapping[str, str]) -> tuple[Pair, ...]:
     """What is not paired anew: proved by value, given by the user, or a fault that what follows it confirms.
 
     A pair found by structure that came out right is left to be found again, by its value now.
@@ -87,10 +98,6 @@ def _settled(pairs: Iterable[Pair], over: set[str], doubtful: Mapping[str, str])
         for p in pairs
         if p.method in ("value", "user") or (p.reference in over and p.reference not in doubtful)
     )
-
-
-def _same(a: Matching, b: Matching) -> bool:
-    return {(p.reference, p.candidate) for p in a.pairs} == {(p.reference, p.candidate) for p in b.pairs}
 
 
 def _safe(pair: Pair) -> bool:
@@ -123,7 +130,7 @@ def _overrides(
 
 def _own_errors(
     reference: Trace, candidate: Trace, trace: Trace, pairs: Iterable[Pair], judge: Judge, forward: bool
-) -> tuple[dict[str, Metrics], set[str]]:
+) -> tuple[dict[str, Metrics], frozenset[str]]:
     """Isolated metrics by reference name, and which of them are over tolerance."""
     own: dict[str, Metrics] = {}
     over: set[str] = set()
@@ -134,23 +141,42 @@ def _own_errors(
         own[p.reference] = metrics
         if not judge.own_within(p, metrics):
             over.add(p.reference)
-    return own, over
+    return own, frozenset(over)
+
+
+def inner_steps(graph: Graph, pairs: Iterable[Pair]) -> dict[str, int]:
+    """For each pair (by reference name), the unpaired tensors that its region computes on the candidate's side."""
+    producers = graph.producers()
+    stop = {p.candidate for p in pairs} | set(graph.inputs) | graph.constants
+    out: dict[str, int] = {}
+    for p in pairs:
+        stack, seen = [p.candidate], {p.candidate}
+        while stack:
+            node = producers.get(stack.pop())
+            for i in node.inputs if node else ():
+                if i and i not in seen and i not in stop:
+                    seen.add(i)
+                    stack.append(i)
+        computed = [n for n in seen if n != p.candidate and n in producers and producers[n].canonical not in MOVING]
+        if computed:
+            out[p.reference] = len(computed)
+    return out
 
 
 def _unconfirmed(
     graph: Graph,
     pairs: Iterable[Pair],
     own: Mapping[str, Metrics],
-    over: set[str],
+    over: frozenset[str],
     forward: bool,
-    set_aside: set[str],
+    aside: frozenset[str],
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
     by_name = {(p.candidate if forward else p.reference): p for p in pairs}
     consumers = graph.consumers()
     out: dict[str, str] = {}
     for name, p in by_name.items():
-        if p.reference in set_aside:
+        if p.reference in aside:
             out[p.reference] = "given by --map, and what is computed from it disagrees"
             continue
         if p.reference not in over or not (p.provisional or p.method == "user"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -45,10 +46,12 @@ class Side:
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
+        self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
 
     def _sort_out(self) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
         names, skipped = [], []
@@ -88,7 +91,9 @@ class Side:
         return self.trace.quant(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._value(name).shape)
+        if name not in self._shapes:
+            self._shapes[name] = tuple(self._value(name).shape)
+        return self._shapes[name]
 
     def _value(self, name: str) -> Array:
         if name in self.inputs and self.trace.feeds and name in self.trace.feeds:
@@ -96,7 +101,7 @@ class Side:
         return self.trace.values[name]
 
     def count(self, name: str) -> int:
-        return int(np.prod(self.shape(name), dtype=np.int64))
+        return math.prod(self.shape(name))
 
     def read(self, name: str, flat: Array) -> Array:
         """The values at flat positions, dequantized, float64."""
@@ -125,6 +130,8 @@ class Side:
 
     def hints(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Shapes around a tensor with its element count: what a flattened tensor may have been."""
+        if name in self._hints:
+            return self._hints[name]
         count = self.count(name)
         around: dict[tuple[int, ...], None] = {}
         node = self.node(name)
@@ -133,7 +140,8 @@ class Side:
         for n in near:
             if (n in self.comparable or n in self.inputs) and self.count(n) == count:
                 around.setdefault(self.shape(n))
-        return tuple(around)
+        self._hints[name] = tuple(around)
+        return self._hints[name]
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

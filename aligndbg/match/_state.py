@@ -12,6 +12,10 @@ from aligndbg.match.names import similarity
 
 __all__ = ["Link", "State"]
 
+# Ops that converters fuse into the op before them.
+FINISHING = frozenset(
+    "Relu Clip LeakyRelu PRelu Tanh Sigmoid HardSwish HardSigmoid Elu Gelu Add Mul BatchNormalization".split()
+)
 REACH = 400  # tensors looked through on one side before a region counts as open
 
 
@@ -114,13 +118,34 @@ class State:
         return score + 0.10 * (1 - abs(depth_r - depth_c))
 
     def inputs_agree(self, rn: Node, cn: Node) -> float:
-        """Share of two nodes' inputs that are paired with each other, one-sided helpers looked through; 0..1."""
-        ours = [self._source(self.reference, i) for i in self.reference.data_inputs(rn)]
-        theirs = {self._source(self.candidate, i) for i in self.candidate.data_inputs(cn)}
+        """Share of two nodes' inputs that are paired with each other, one-sided helpers looked through; 0..1.
+
+        Of a chain that the other side has as one op (Conv, BatchNormalization, Relu), the chain's inputs count.
+        """
+        alike = ops_agree(rn, cn) >= 0.9
+        head_r = self._head(self.reference, rn, cn.canonical) if alike else rn
+        head_c = self._head(self.candidate, cn, rn.canonical) if alike else cn
+        ours = [self._source(self.reference, i) for i in self.reference.data_inputs(head_r)]
+        theirs = {self._source(self.candidate, i) for i in self.candidate.data_inputs(head_c)}
         if not ours or not theirs:
             return float(not ours and not theirs)
         links = [self.links.get(i) for i in ours]
         return sum(1 for link in links if link and link.candidate in theirs) / max(len(ours), len(theirs))
+
+    def _head(self, side: Side, node: Node, canonical: str) -> Node:
+        """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
+        at = node
+        for _ in range(3):
+            if _same_op(at.canonical, canonical):
+                return at
+            inputs = side.data_inputs(at)
+            if at.canonical not in FINISHING or len(inputs) != 1 or self.link_of(side, inputs[0]):
+                break
+            above = side.producer.get(inputs[0])
+            if above is None:
+                break
+            at = above
+        return node
 
     def _source(self, side: Side, name: str) -> str:
         """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""
@@ -170,6 +195,10 @@ _KIN = frozenset(
         ("HardSigmoid", "Clip"),
     )
 )
+
+
+def _same_op(a: str, b: str) -> bool:
+    return a == b or frozenset((a, b)) in _KIN
 
 
 def output_index(node: Node, name: str) -> int:

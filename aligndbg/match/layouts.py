@@ -139,15 +139,21 @@ def sampled_error(reference: Array, candidate: Array) -> float:
     The spread, not the norm, is the scale: tensors with a large common mean would otherwise all look alike.
     inf where a value is not finite on one side only, or where the reference does not vary.
     """
-    finite = np.isfinite(reference)
-    if not np.array_equal(finite, np.isfinite(candidate)):
-        return float("inf")
-    reference, candidate = reference[finite], candidate[finite]
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = candidate - reference
+        squares = float(np.dot(apart, apart))
+    if not np.isfinite(squares):
+        finite = np.isfinite(reference)
+        if not finite.any() or not np.array_equal(finite, np.isfinite(candidate)):
+            return float("inf")
+        reference, apart = reference[finite], (candidate - reference)[finite]
+        squares = float(np.dot(apart, apart))
     if reference.size == 0:
         return float("inf")
     with np.errstate(over="ignore", invalid="ignore"):
-        spread = float(np.std(reference))
-        difference = float(np.sqrt(np.mean(np.square(candidate - reference))))
+        centred = reference - reference.mean()
+        spread = float(np.sqrt(np.dot(centred, centred) / reference.size))
+        difference = float(np.sqrt(squares / reference.size))
     if not np.isfinite(spread) or spread <= 1e-7 * float(np.max(np.abs(reference))):
         return float("inf")
     return difference / spread

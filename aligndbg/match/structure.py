@@ -7,12 +7,14 @@ of it, once its output has been overridden, confirms it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 
 from aligndbg.match._side import Side
 from aligndbg.match._state import Link, State, ops_agree
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
-from aligndbg.match.values import NOISE, settle_layout
+from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
 
@@ -31,6 +33,7 @@ def match_structure(state: State) -> None:
     """
     if not state.reference.graph.nodes or not state.candidate.graph.nodes:
         return
+    given = frozenset(state.links)
     while True:
         before = len(state.links)
         barren: set[tuple[frozenset[str], int]] = set()
@@ -47,7 +50,7 @@ def match_structure(state: State) -> None:
                     state.add(link)
         if len(state.links) == before:
             break
-    for link in [link for link in state.links.values() if link.method == "structure" and _vanishes(state, link)]:
+    for link in [link for r, link in state.links.items() if r not in given and _vanishes(state, link)]:
         state.drop(link)
 
 
@@ -106,23 +109,31 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     rn, cn = state.reference.node(r), state.candidate.node(c)
     if rn is None or cn is None:
         return None
+    ops, inputs = ops_agree(rn, cn), state.inputs_agree(rn, cn)
     fits = state.fits(r, c)
     if not fits:
         return None
-    error, ops = fits[0].error, ops_agree(rn, cn)
+    error = fits[0].error
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
-    enclosed = reaches_pairs(state, state.reference, r) and reaches_pairs(state, state.candidate, c)
+    settled = partial(_settled, error=error)
+    enclosed = reaches_pairs(state, state.reference, r, settled) and reaches_pairs(state, state.candidate, c, settled)
     if enclosed and not (ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)):
         return None
     if ops < 0.4 and error > ENCLOSED_ERROR:
         return None
     closeness = max(0.0, 1.0 - error)
-    inputs = state.inputs_agree(rn, cn)
+    if not inputs and error > ENCLOSED_ERROR:
+        return None  # the same op on a tensor of the same size, and nothing else: no evidence
     return 0.20 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c), fits
 
 
-def reaches_pairs(state: State, side: Side, name: str) -> bool:
-    """True where something reads the tensor and every way down from it comes to a paired tensor (at any depth)."""
+def _settled(link: Link, error: float) -> bool:
+    """A pair downstream that shows the difference to be gone: one that agrees far better than `error`."""
+    return link.error < error / 3 or link.error <= STRICT
+
+
+def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], bool] = lambda link: True) -> bool:
+    """True where something reads the tensor and every way down from it comes to a paired tensor that `counts`."""
     outputs = set(side.graph.outputs)
     stack, seen = [name], {name}
     while stack:
@@ -132,7 +143,8 @@ def reaches_pairs(state: State, side: Side, name: str) -> bool:
             return False
         for node in readers:
             for o in node.outputs:
-                if not o or o in seen or state.link_of(side, o):
+                link = state.link_of(side, o) if o else None
+                if not o or o in seen or (link and counts(link)):
                     continue
                 if o not in side.consumers and o not in outputs:
                     continue  # an extra output that nothing reads
