@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aligndbg._version import __version__
 
 if TYPE_CHECKING:
-    from aligndbg._api import capture, diff, layers, open_model
+    from aligndbg._api import capture, diff, doctor, layers, open_model, print_layers
     from aligndbg._diff import Diff, DivergedError
     from aligndbg._errors import AligndbgError
     from aligndbg._types import Status, Verdict
@@ -29,14 +29,18 @@ __all__ = [
     "__version__",
     "capture",
     "diff",
+    "doctor",
     "layers",
     "open_model",
+    "print_layers",
 ]
 
 _HOMES = {
     "capture": "aligndbg._api",
     "diff": "aligndbg._api",
+    "doctor": "aligndbg._api",
     "layers": "aligndbg._api",
+    "print_layers": "aligndbg._api",
     "open_model": "aligndbg._api",
     "Diff": "aligndbg._diff",
     "DivergedError": "aligndbg._diff",

@@ -26,7 +26,7 @@ from aligndbg.store import Store, write_trace
 from aligndbg.tracing import capture as capture_trace
 from aligndbg.verdict import Judge, decide
 
-__all__ = ["capture", "diff", "layers", "open_model"]
+__all__ = ["capture", "diff", "doctor", "layers", "open_model", "print_layers"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 NOT_ASKED = "isolated error was not asked for"
@@ -103,6 +103,7 @@ def diff(
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
+    _check_limits(min_coverage, max_faults, max_memory, {"atol": atol, "rtol": rtol, "max_lsb": max_lsb})
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
@@ -127,15 +128,17 @@ def diff(
         isolation, why_not = _isolate(sides, matching, judge, new_store, clock) if isolate else (None, NOT_ASKED)
         matching = isolation.matching if isolation else matching
         measured = _measure(judge, matching.pairs, isolation, why_not, clock)
-        faults, truncated = make_faults(left.trace, right.trace, isolation, judge, max_faults) if isolation else ((), False)
+        faults, truncated = (
+            make_faults(left.trace, right.trace, isolation, judge, max_faults) if isolation else ((), False)
+        )
         verdict, why = decide(left.trace, right.trace, matching, measured, faults, judge, min_coverage)
         notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
         if verdict is Verdict.ALIGNED and drifting:
             notes.append(f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine")
         return Diff(
-            reference=left.trace.info,
-            candidate=right.trace.info,
+            reference=ref.info,
+            candidate=cand.info,
             verdict=verdict,
             verdict_reason=why,
             pairs=tuple(measured),
@@ -148,6 +151,20 @@ def diff(
             timing=clock.seconds,
             warnings=tuple(dict.fromkeys([*notes, *_check_warnings(found)])),
         )
+
+
+def _check_limits(
+    min_coverage: float, max_faults: int, max_memory: int | None, limits: Mapping[str, float | None]
+) -> None:
+    if not 0 <= min_coverage <= 1:
+        raise UsageError(f"min_coverage is {min_coverage}", hint="give a share, 0 to 1")
+    if max_faults < 1:
+        raise UsageError(f"max_faults is {max_faults}", hint="give 1 or more")
+    if max_memory is not None and max_memory < 0:
+        raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")
+    for name, value in limits.items():
+        if value is not None and not value >= 0:
+            raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
 def capture(
@@ -180,6 +197,27 @@ def layers(model: Any, *, timeout: float | None = None) -> Any:
     """The Graph of a model: its nodes in execution order."""
     with ExitStack() as stack:
         return _opened(model, timeout, stack).graph()
+
+
+def print_layers(model: Any, *, timeout: float | None = None) -> None:
+    """The table of a model's layers on stdout."""
+    from aligndbg.report.layers import render_layers
+    from aligndbg.report.terminal import stdout_console
+
+    graph = layers(model, timeout=timeout)
+    with stdout_console() as console:
+        render_layers(graph, console)
+
+
+def doctor() -> bool:
+    """Print which backends work here; False where one of the base install does not."""
+    from aligndbg.report.doctor import check_backends, render_doctor
+    from aligndbg.report.terminal import stdout_console
+
+    states = check_backends()
+    with stdout_console() as console:
+        render_doctor(states, console)
+    return not any(state.broken for state in states)
 
 
 def _opened(model: Any, timeout: float | None, stack: ExitStack) -> Backend:
@@ -351,9 +389,7 @@ def _isolate(
                 ours[0], theirs[0], ours[1], theirs[1], inputs=links, user=sides.user, keep=keep, reject=reject
             )
 
-    found = isolate_pairs(
-        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward
-    )
+    found = isolate_pairs(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)
     return found, "it could not be isolated"
 
 

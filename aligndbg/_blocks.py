@@ -43,19 +43,18 @@ _DISTINCT_CHUNK = 1 << 14
 def is_float_dtype(dtype: Any) -> bool:
     """True for numpy's and ml_dtypes' floating-point dtypes."""
     dtype = np.dtype(dtype)
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+    return bool(dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
 
 
 def stored_limits(dtype: Any) -> tuple[int, int]:
     """Least and greatest value an integer dtype stores, 4-bit ml_dtypes' included."""
     dtype = np.dtype(dtype)
     if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-    else:
-        import ml_dtypes
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    import ml_dtypes
 
-        info = ml_dtypes.iinfo(dtype)
-    return int(info.min), int(info.max)
+    limits: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    return int(limits.min), int(limits.max)
 
 
 class Tiling:

@@ -94,6 +94,13 @@ class Diff:
 
         return render_text(self, all_rows=all_rows, width=width)
 
+    def print(self, *, all_rows: bool = False) -> None:
+        """The terminal report on stdout, coloured and as wide as the terminal."""
+        from aligndbg.report.terminal import render, stdout_console
+
+        with stdout_console() as console:
+            render(self, console, all_rows=all_rows)
+
     def raise_if_diverged(self, *, allow_inconclusive: bool = False) -> None:
         """Raise DivergedError unless the verdict is aligned (or inconclusive, where allowed)."""
         fine = {Verdict.ALIGNED, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.ALIGNED}
@@ -115,4 +122,3 @@ def _over(m: Measurement) -> bool:
 
 def _badness(value: float) -> float:
     return float("inf") if value != value else value
-

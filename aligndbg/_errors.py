@@ -1,4 +1,4 @@
-"""Errors a user can act on: the fact, the context, one hint. Every one of them ends the command line with exit code 2."""
+"""Errors a user can act on: the fact, the context, one hint. Each ends the command line with exit code 2."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
         return float(np.finfo(dtype).eps)
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).eps)
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def _stored_range(stored: Array, quant: Quant | None) -> tuple[float, float] | None:

@@ -60,7 +60,8 @@ def numpy_dtype(name: str, tensor: str = "") -> np.dtype[Any]:
 
         if not hasattr(ml_dtypes, name):
             raise UsageError(f"the input {tensor!r} is of the kind {name!r}, which cannot be fed") from None
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
 
 
 def real_values(array: Array, quant: Quant | None) -> Array:

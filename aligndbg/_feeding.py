@@ -1,4 +1,4 @@
-"""Which feeds each side gets: from the user, from a trace, or at random; and whether both got the same logical input."""
+"""Which feeds each side gets: from the user, a trace, or at random; and whether both got the same logical input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class Feeding:
     findings: tuple[Any, ...] = field(default=())
 
 
-def feeds_for(graph: Graph, options: InputOptions, hints: Sequence[TensorInfo] = ()) -> tuple[dict[str, Array], list[str]]:
+def feeds_for(
+    graph: Graph, options: InputOptions, hints: Sequence[TensorInfo] = ()
+) -> tuple[dict[str, Array], list[str]]:
     """Feeds for one model, checked against its signature, and notes on what was chosen for the user."""
     infos = [graph.tensors.get(name, TensorInfo(name)) for name in graph.inputs]
     notes: list[str] = []
@@ -160,7 +162,9 @@ def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions) -> Feedin
     if options.inputs is not None:
         feeds, notes = feeds_for(rg, options)
         if not ct.feeds:
-            return Feeding(feeds, (FeedPlan({}, ()),), (*notes, "the trace does not say what it was fed; --input is trusted"))
+            return Feeding(
+                feeds, (FeedPlan({}, ()),), (*notes, "the trace does not say what it was fed; --input is trusted")
+            )
         recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate")
         plan = translate(feeds, rg, graph, options.input_map)[0]
         found = logical_difference(feeds, recorded, plan.links)
@@ -176,15 +180,21 @@ def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions) -> Feedin
     feeds = dict(translate(recorded, graph, rg, back)[0].feeds)
     missing = [n for n in rg.inputs if n not in feeds]
     if missing:
-        raise UsageError(f"the trace has no feed for the input {missing[0]!r}", context=ct.info.path, hint="--input x.npz")
+        raise UsageError(
+            f"the trace has no feed for the input {missing[0]!r}", context=ct.info.path, hint="--input x.npz"
+        )
     links = translate(feeds, rg, graph, options.input_map)[0].links
     return Feeding(feeds, (FeedPlan({}, links),), tuple(notes))
 
 
 def _from_reference_trace(rt: Trace, cg: Graph, options: InputOptions) -> Feeding:
     if rt.feeds and options.inputs is not None:
-        given, _ = feeds_for(Graph(tensors=_recorded_feeds(rt, (), "reference")[1].tensors, inputs=tuple(rt.feeds)), options)
-        if any(not np.array_equal(given[n], rt.feeds[n], equal_nan=True) for n in rt.feeds if given[n].dtype.kind == "f"):
+        given, _ = feeds_for(
+            Graph(tensors=_recorded_feeds(rt, (), "reference")[1].tensors, inputs=tuple(rt.feeds)), options
+        )
+        if any(
+            not np.array_equal(given[n], rt.feeds[n], equal_nan=True) for n in rt.feeds if given[n].dtype.kind == "f"
+        ):
             raise UsageError(
                 "--input conflicts with what the trace was recorded with",
                 context=rt.info.path,
@@ -209,7 +219,9 @@ def _both_recorded(rt: Trace, ct: Trace, options: InputOptions) -> Feeding:
     if options.inputs is not None:
         raise UsageError("both sides are traces: nothing is run", hint="leave --input out")
     if not rt.feeds or not ct.feeds:
-        return Feeding(None, (FeedPlan({}, ()),), ("not both traces say what they were fed; they are taken to be alike",))
+        return Feeding(
+            None, (FeedPlan({}, ()),), ("not both traces say what they were fed; they are taken to be alike",)
+        )
     recorded, graph = _recorded_feeds(rt, (), "reference")
     theirs, their_graph = _recorded_feeds(ct, (), "candidate")
     plan = translate(recorded, graph, their_graph, options.input_map)[0]

@@ -203,4 +203,5 @@ def _quantize(values: Array, info: TensorInfo, signature: _Signature) -> Array:
 def _bfloat16() -> np.dtype[np.generic]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
+    return found

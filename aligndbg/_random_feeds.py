@@ -164,7 +164,7 @@ def _complete(
     for axis, want in enumerate(info.shape):
         if isinstance(want, int):
             sizes.append(want)
-        elif want in symbols:
+        elif want is not None and want in symbols:
             sizes.append(symbols[want])
         elif hint is not None:
             sizes.append(hint[axis])

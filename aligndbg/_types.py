@@ -111,7 +111,8 @@ class Quant:
         limits = np.iinfo(dtype)
         steps = x.astype(np.float64) / scale.astype(np.float64)
         q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
-        return np.clip(q, limits.min, limits.max).astype(dtype)
+        stored: Array = np.clip(q, limits.min, limits.max).astype(dtype)
+        return stored
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,11 @@ class Backend(Protocol):
     UnsupportedError for one that cannot be tapped or overridden, ModelError when the runtime refuses the model.
     """
 
-    info: ModelInfo
-    capabilities: frozenset[str]
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]: ...
 
     def graph(self) -> Graph: ...
 
@@ -240,7 +244,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """One run of one model. `values` reads lazily; `order` is execution order; `missing` says why a tensor has no value.
+    """One run of one model. `values` reads lazily; `order` is execution order; `missing` says why one has no value.
 
     `graph` has no nodes where the file knows none. Values are stored as the runtime gave them: quantized tensors as
     integers, to be dequantized with `graph.tensors[name].quant`.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aligndbg._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.console import Console
 
 __all__ = ["main", "parser"]
 
@@ -25,9 +25,20 @@ MODEL_HELP = """a path (a.onnx, b.tflite, trace.npz, trace.safetensors) or backe
 a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line and a hint for a usage error, no abbreviated options, and `-1,1` is a value."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"aligndbg: error: {message}\n  hint: see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; the documentation is generated from it."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="aligndbg",
         description="Two builds of the same network disagree: where, and why?",
         epilog="exit codes: 0 aligned, 1 diverged, 2 usage error, bad file or missing dependency, 3 inconclusive",
@@ -76,7 +87,7 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
         metavar="RULE",
         help="op=Conv:atol=1e-3 or name=/head/*:min_cosine=0.9; later rules win",
     )
-    limits.add_argument("--min-coverage", type=float, default=0.5, help="share to compare, else inconclusive (0.5)")
+    limits.add_argument("--min-coverage", type=_share, default=0.5, help="share to compare, else inconclusive (0.5)")
     out = p.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the whole result")
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
@@ -85,8 +96,10 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
     p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
-    p.add_argument("--max-faults", type=int, default=20, help="stop after this many (20)")
-    p.add_argument("--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills")
+    p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
+    p.add_argument(
+        "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
+    )
     p.set_defaults(run=_diff)
 
 
@@ -110,9 +123,12 @@ def _input_options(p: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError("must be over 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, over 0")
     return value
 
 
@@ -127,7 +143,9 @@ def _two(text: str) -> tuple[int, int]:
     try:
         height, width = (int(t) for t in text.replace("x", ",").split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give H,W") from None
+        height = width = 0
+    if height < 1 or width < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give H,W")
     return height, width
 
 
@@ -135,36 +153,55 @@ def _size(text: str) -> int:
     units = {"K": 10, "M": 20, "G": 30}
     body = text.upper().removesuffix("B").removesuffix("I")
     try:
-        return int(float(body[:-1]) * (1 << units[body[-1]])) if body[-1:] in units else int(body)
+        size = int(float(body[:-1]) * (1 << units[body[-1]])) if body[-1:] in units else int(body)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write bytes, or 512M, or 2G")
+    return size
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write bytes, or 512M, or 2G") from None
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a share, 0 to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number, 1 or more")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name from a model may be more than the terminal can write
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = args.run
     from aligndbg._errors import AligndbgError
 
     try:
-        return _flushed(run(args))
+        return run(args)
     except AligndbgError as error:
-        print(f"aligndbg: error: {error}", file=sys.stderr)
+        print(f"aligndbg: error: {_printable(str(error))}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("aligndbg: interrupted; nothing was written", file=sys.stderr)
+        print("aligndbg: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
-def _flushed(code: int) -> int:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+def _printable(text: str) -> str:
+    """Names from a model may hold control characters; line breaks are ours."""
+    return "".join(ch if ch.isprintable() or ch == "\n" else f"\\x{ord(ch):02x}" for ch in text)
 
 
 def _pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
@@ -178,13 +215,16 @@ def _pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
             try:
                 with open(spec, encoding="utf-8") as stream:
                     lines = [line.strip() for line in stream if line.strip() and not line.startswith("#")]
-            except OSError as error:
-                raise UsageError(f"{option} {spec!r}: {error.strerror}", hint="write reference=candidate, or a file of such lines") from None
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "not a text file"
+                hint = "write reference=candidate, or a file of such lines"
+                raise UsageError(f"{option} {spec!r}: {why}", hint=hint) from None
         for line in lines:
             left, equals, right = line.partition("=")
             if not equals or not left or not right:
                 raise UsageError(f"{option} {line!r} is not reference=candidate")
-            out[left.strip()] = right.strip()
+            if out.setdefault(left.strip(), right.strip()) != right.strip():
+                raise UsageError(f"{option} gives {left.strip()!r} twice", hint="one counterpart for each tensor")
     return out or None
 
 
@@ -245,23 +285,8 @@ def _diff(args: argparse.Namespace) -> int:
         result.to_csv(args.csv)
     if args.html:
         result.to_html(args.html)
-    return _show(result, args.all_rows)
-
-
-def _show(result: Any, all_rows: bool) -> int:
-    from aligndbg.report.terminal import render
-
-    render(result, _console(), all_rows=all_rows)
+    result.print(all_rows=args.all_rows)
     return EXIT[result.verdict]
-
-
-def _console() -> Console:
-    """The terminal's width, or $COLUMNS, or 80 where stdout is no terminal: the text never depends on the machine."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=int(os.environ.get("COLUMNS") or 80))
 
 
 @contextmanager
@@ -273,7 +298,13 @@ def _progress(quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
@@ -287,9 +318,8 @@ def _progress(quiet: bool) -> Iterator[Any]:
 
 def _layers(args: argparse.Namespace) -> int:
     import aligndbg
-    from aligndbg.report.layers import render_layers
 
-    render_layers(aligndbg.layers(args.model, timeout=args.timeout), _console())
+    aligndbg.print_layers(args.model, timeout=args.timeout)
     return 0
 
 
@@ -299,7 +329,8 @@ def _capture(args: argparse.Namespace) -> int:
     arguments = _input_arguments(args)
     with _progress(False) as progress:
         trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
-    print(f"{args.output}: {len(trace.values)} tensors, {len(trace.missing)} could not be had")
+    lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
+    print(_printable(f"{args.output}: {len(trace.values)} tensors{lost}"))
     return 0
 
 
@@ -310,18 +341,17 @@ def _demo(args: argparse.Namespace) -> int:
 
     with as_file(files("aligndbg") / "demo") as folder:
         reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
-        print(f"$ aligndbg diff {reference} {candidate}\n")
         with _progress(False) as progress:
             result = aligndbg.diff(reference, candidate, progress=progress)
-        _show(result, args.all_rows)
-    print("\nThe demo's candidate holds a planted fault: a verdict of DIVERGED is what it should show.")
+    result.print(all_rows=args.all_rows)
+    print("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from aligndbg.report.doctor import render_doctor
+    import aligndbg
 
-    return render_doctor(_console())
+    return 0 if aligndbg.doctor() else USAGE
 
 
 if __name__ == "__main__":

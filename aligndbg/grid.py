@@ -93,7 +93,7 @@ def _quant(graph: Graph, name: str) -> Quant | None:
 
 
 def _layout(reference: Array, candidate: Array) -> Layout | None:
-    """How the candidate's weight is laid out: the best layout by value, scales of output channels left out of account."""
+    """How the candidate's weight is laid out: the best layout by value, if it is the same weight at all."""
     best: tuple[float, Layout] | None = None
     for layout in layouts(reference.shape, candidate.shape):
         error = sampled_error(reference.reshape(-1).astype(np.float64), layout.to_reference(candidate).reshape(-1))
@@ -102,7 +102,7 @@ def _layout(reference: Array, candidate: Array) -> Layout | None:
     return best[1] if best is not None and best[0] < LIKE else None
 
 
-def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:  # type: ignore[type-arg]
+def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:
     """Quantize with the scales that a converter would choose for these weights, and back."""
     moved = layout.to_candidate(value).astype(np.float64)
     per_tensor = quant.axis is None or quant.scale.size == 1

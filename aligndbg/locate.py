@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._types import Array, Fault, Graph, LayoutKind, Matching, Pair, Region, Trace
+from aligndbg.match._side import LAYOUT_OPS
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -21,7 +22,7 @@ __all__ = ["Isolation", "isolate", "make_faults"]
 
 MAX_ROUNDS = 8
 # Ops that round nothing by themselves.
-MOVING = frozenset("Transpose Reshape Squeeze Unsqueeze Flatten Identity Pad Slice Split Gather".split())
+MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
 
 Rerun = Callable[[Mapping[str, Array]], tuple[Trace, dict[str, Fingerprint]]]
@@ -30,7 +31,9 @@ Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozense
 
 @dataclass(frozen=True)
 class Isolation:
-    """`own` holds each pair's isolated metrics by reference name, `over` those over tolerance, `doubtful` why not confirmed."""
+    """`own` holds each pair's isolated metrics by reference name; `over` names those over tolerance.
+
+    `doubtful` says why a pair is not confirmed."""
 
     matching: Matching
     own: Mapping[str, Metrics] = field(default_factory=dict)
@@ -50,7 +53,7 @@ def isolate(
     forward: bool,
     overridable: Callable[[str], bool] = lambda name: True,
 ) -> Isolation:
-    """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror image.
+    """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror.
 
     `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values.
     """
@@ -94,9 +97,7 @@ def _settled(pairs: Iterable[Pair], over: frozenset[str], doubtful: Mapping[str,
     A pair found by structure that came out right is left to be found again, by its value now.
     """
     return tuple(
-        p
-        for p in pairs
-        if p.method in ("value", "user") or (p.reference in over and p.reference not in doubtful)
+        p for p in pairs if p.method in ("value", "user") or (p.reference in over and p.reference not in doubtful)
     )
 
 
@@ -217,7 +218,7 @@ def _next_pairs(consumers: Mapping[str, Any], by_name: Mapping[str, Pair], name:
 def make_faults(
     reference: Trace, candidate: Trace, isolation: Isolation, judge: Judge, limit: int
 ) -> tuple[tuple[Fault, ...], bool]:
-    """One Fault for each confirmed pair whose own error is over tolerance, in the reference's order; whether cut at `limit`."""
+    """One Fault a confirmed pair over tolerance on its own, in the reference's order; and whether cut at `limit`."""
     paired_r = {p.reference for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
     paired_c = {p.candidate for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
     out = []

@@ -178,9 +178,7 @@ def decide(
     return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
 
 
-def _output_pairs(
-    reference: Trace, candidate: Trace, by_reference: dict[str, Measurement]
-) -> list[Measurement]:
+def _output_pairs(reference: Trace, candidate: Trace, by_reference: dict[str, Measurement]) -> list[Measurement]:
     """Pairs that hold a model output of either side; of a trace without a graph, every last tensor counts as inner."""
     ours, theirs = set(reference.graph.outputs), set(candidate.graph.outputs)
     return [m for m in by_reference.values() if m.pair.reference in ours or m.pair.candidate in theirs]

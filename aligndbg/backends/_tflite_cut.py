@@ -169,7 +169,7 @@ def _padded(head: bytes, behind: list[tuple[Any, Array]]) -> Iterator[Any]:
     end = len(head)
     for buffer, data in behind:
         yield bytes(buffer.offset - end)
-        yield memoryview(data)
+        yield data.data
         end = buffer.offset + data.size
 
 

@@ -262,7 +262,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     try:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
     except (ImportError, AttributeError, TypeError) as error:
         raise UnsupportedError(f"no numpy type for TFLite's {name or 'unknown type'}") from error
 

@@ -32,7 +32,8 @@ def match(
     """Pair the float and quantized node outputs of two traces, one to one.
 
     `inputs` says which feeds are the same on both sides, and how they are laid out; `user` forces pairs (reference
-    name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. Raises UsageError for a name in `user` that does not exist or sizes that cannot fit.
+    name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. Raises UsageError for a
+    name in `user` that does not exist or sizes that cannot fit.
     """
     state = State(
         Side(reference, reference_prints, "reference"),

@@ -46,6 +46,7 @@ class Side:
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
+        self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
@@ -73,7 +74,7 @@ class Side:
             return self.trace.missing[name]
         if name not in self.prints:
             return "no value was captured"
-        dtype = str(self.trace.values[name].dtype)
+        dtype = self.dtype(name)
         if self.quant(name) is None and dtype not in FLOAT_DTYPES:
             return f"{dtype} values"
         if name in self.fixed:
@@ -92,10 +93,16 @@ class Side:
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._shapes:
-            self._shapes[name] = tuple(self._value(name).shape)
+            self._shapes[name] = tuple(self.value(name).shape)
         return self._shapes[name]
 
-    def _value(self, name: str) -> Array:
+    def dtype(self, name: str) -> str:
+        if name not in self._dtypes:
+            self._dtypes[name] = str(self.trace.values[name].dtype)
+        return self._dtypes[name]
+
+    def value(self, name: str) -> Array:
+        """The stored value, of a node output or a feed."""
         if name in self.inputs and self.trace.feeds and name in self.trace.feeds:
             return self.trace.feeds[name]
         return self.trace.values[name]
@@ -105,7 +112,7 @@ class Side:
 
     def read(self, name: str, flat: Array) -> Array:
         """The values at flat positions, dequantized, float64."""
-        value = self._value(name)
+        value = self.value(name)
         picked = value.reshape(-1)[flat]
         quant = self.quant(name)
         if quant is None or picked.dtype.kind == "f":

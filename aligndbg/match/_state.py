@@ -14,7 +14,8 @@ __all__ = ["Link", "State"]
 
 # Ops that converters fuse into the op before them.
 FINISHING = frozenset(
-    "Relu Clip LeakyRelu PRelu Tanh Sigmoid HardSwish HardSigmoid Elu Gelu Add Mul BatchNormalization".split()
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Gelu"}
+    | {"Add", "Mul", "BatchNormalization"}
 )
 REACH = 400  # tensors looked through on one side before a region counts as open
 
@@ -41,7 +42,7 @@ class State:
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
 
     def fits(self, r: str, c: str) -> list[Fit]:
-        """Every layout of `c` on `r` with its sampled error, best first; [] where the sizes do not fit, or it is refuted."""
+        """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted."""
         if (r, c) in self.reject:
             return []
         if (r, c) not in self._fits:
@@ -84,7 +85,7 @@ class State:
         return frozenset(found)
 
     def below(self, side: Side, roots: frozenset[str]) -> list[str]:
-        """Unpaired tensors reached from the paired `roots` (reference names) through unpaired ones only, nearest first."""
+        """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""
         if side is self.reference:
             start = [r for r in roots if r != "?"]
         else:
@@ -164,7 +165,7 @@ class State:
 
 
 def ops_agree(rn: Node, cn: Node) -> float:
-    """1 where both outputs hold the result of the same op, 0.5 where only the main op agrees or both only move values."""
+    """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
     if rn.tail == cn.tail:
         return 1.0
     if frozenset((rn.tail, cn.tail)) in _KIN:

@@ -10,12 +10,13 @@ from aligndbg.match._state import State
 from aligndbg.match.layouts import best_layouts
 from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.values import STRICT
+from aligndbg.metrics import Fingerprint, fingerprint
 
 __all__ = ["classify", "coverage"]
 
 
 def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
-    """Every comparable tensor of `side` that has no pair, with its class and reason. `equals`: value-equal tensors across."""
+    """Every comparable tensor of `side` without a pair, its class and reason. `equals`: those of the other side."""
     verified: set[str] = set()
     out = []
     for name in side.names:
@@ -53,7 +54,7 @@ def _same_values(side: Side, name: str, source: str) -> bool:
     """Whether a tensor holds its source's values in some order; within one step where one of them is quantized."""
     a, b = side.prints[name], _print_of(side, source)
     steps = [float(q.scale.max()) for q in (side.quant(name), side.quant(source)) if q is not None]
-    if b is None or a.count != b.count:
+    if a.count != b.count:
         return False
     if steps:
         return max(abs(x - y) for x, y in ((a.mean, b.mean), (a.mean_abs, b.mean_abs), (a.rms, b.rms))) <= max(steps)
@@ -64,18 +65,16 @@ def _same_values(side: Side, name: str, source: str) -> bool:
     return not fits or fits[0].error < STRICT or a.constant
 
 
-def _print_of(side: Side, name: str):  # type: ignore[no-untyped-def]
+def _print_of(side: Side, name: str) -> Fingerprint:
     if name in side.prints:
         return side.prints[name]
-    from aligndbg.metrics import fingerprint
-
-    return fingerprint(side._value(name), side.quant(name))
+    return fingerprint(side.value(name), side.quant(name))
 
 
 def _padded(side: Side, name: str, source: str) -> bool:
     """Zeros add nothing to a sum, a sum of magnitudes, nor a sum of squares."""
     a, b = side.prints[name], _print_of(side, source)
-    if b is None or a.count <= b.count:
+    if a.count <= b.count:
         return False
     scale = b.count * max(b.mean_abs, 1e-30)
     sums = (

@@ -7,7 +7,9 @@ from functools import lru_cache
 
 __all__ = ["similarity", "tokens"]
 
-_NOISE = frozenset({"output", "0", "statefulpartitionedcall", "partitionedcall", "model", "graph", "main", "onnx", "aten"})
+_NOISE = frozenset(
+    {"output", "0", "statefulpartitionedcall", "partitionedcall", "model", "graph", "main", "onnx", "aten"}
+)
 
 
 @lru_cache(maxsize=65536)

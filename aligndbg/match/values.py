@@ -27,12 +27,11 @@ def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
     """The error under which `r` and `c` pair by value; 0 where one is quantized (its grid hides small differences)."""
     if reference.quant(r) is not None or candidate.quant(c) is not None:
         return STRICT if reference.quant(r) is not None and candidate.quant(c) is not None else 0.0
-    kinds = {str(reference.trace.values[r].dtype), str(candidate.trace.values[c].dtype)}
-    return max([STRICT, *(PRECISION.get(k, 0.0) for k in kinds)])
+    return max(STRICT, *(PRECISION.get(side.dtype(n), 0.0) for side, n in ((reference, r), (candidate, c))))
 
 
 def near_pairs(reference: Side, candidate: Side, window: float) -> Iterator[tuple[str, str]]:
-    """Tensors of equal count whose fingerprints lie within `window` (in units of rms); near-linear by sorting on rms."""
+    """Tensors of equal count with fingerprints within `window` (in units of rms); near-linear by sorting on rms."""
     groups: dict[int, list[str]] = defaultdict(list)
     for c in candidate.names:
         fp = candidate.prints[c]
@@ -74,7 +73,9 @@ def match_values(state: State) -> dict[str, list[str]]:
     """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals."""
     reference, candidate = state.reference, state.candidate
     near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
-    for r, c in near_pairs(reference, candidate, 4 * max(STRICT, *PRECISION.values(), 0.0)):
+    stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
+    window = 4 * max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
+    for r, c in near_pairs(reference, candidate, window):
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate:
             continue

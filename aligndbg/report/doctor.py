@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -13,19 +15,35 @@ from aligndbg._registry import REGISTRY, Entry
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["render_doctor"]
+__all__ = ["BackendState", "check_backends", "render_doctor"]
 
 
-def render_doctor(console: Console) -> int:
-    """One line a backend; returns 0, or 2 where a backend of the base install does not work."""
+@dataclass(frozen=True)
+class BackendState:
+    """Whether one backend works here, and in words why or with what."""
+
+    entry: Entry
+    works: bool
+    text: str
+
+    @property
+    def broken(self) -> bool:
+        """True where the base install should have brought what is missing; an extra is the user's choice."""
+        return not self.works and not self.entry.extra
+
+
+def check_backends() -> list[BackendState]:
+    """The state of each registered backend."""
+    return [BackendState(entry, *_state(entry)) for entry in REGISTRY.values()]
+
+
+def render_doctor(states: Iterable[BackendState], console: Console) -> None:
+    """One line a backend."""
     from rich.text import Text
 
-    broken = False
-    for entry in REGISTRY.values():
-        fine, text = _state(entry)
-        broken |= not fine and not entry.extra
-        console.print(Text.assemble((f"{'ok  ' if fine else 'no  '}", "green" if fine else "red"), f"{entry.name:<10} {text}"))
-    return 2 if broken else 0
+    for state in states:
+        mark = ("ok  ", "green") if state.works else ("no  ", "red")
+        console.print(Text.assemble(mark, f"{state.entry.name:<10} {state.text}"))
 
 
 def _state(entry: Entry) -> tuple[bool, str]:
@@ -46,7 +64,10 @@ def _import_failure(names: tuple[str, ...]) -> str:
     if not names:
         return ""
     code = "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import " + ", ".join(names)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return "importing it takes over two minutes"
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines()

@@ -88,4 +88,4 @@ def to_frame(diff: Diff) -> pd.DataFrame:
     columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS)]
     frame = pd.DataFrame(rows, columns=columns)
     numbers = [c for c in columns if c not in COLUMNS]
-    return frame.astype({c: "float64" for c in numbers})
+    return frame.astype(dict.fromkeys(numbers, "float64"))

@@ -73,7 +73,9 @@ def write_text(path: str | Path, text: str) -> None:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(f"cannot write it: {reason}", context=str(path), hint="give a folder you may write to") from None
+        raise UsageError(
+            f"cannot write it: {reason}", context=str(path), hint="give a folder you may write to"
+        ) from None
 
 
 def _umask() -> int:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._types import Coverage, Measurement, ModelInfo, Status, Verdict
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
     from aligndbg._diff import Diff
 
-__all__ = ["clean", "number", "render", "render_text"]
+__all__ = ["clean", "number", "render", "render_text", "stdout_console"]
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
@@ -33,12 +37,33 @@ def clean(text: str, width: int | None = None) -> str:
 
 
 def number(value: Any) -> str:
-    """Three significant digits; `-` for undefined, counts as they are."""
+    """Two significant digits; `-` for undefined, counts as they are."""
     if value is None or value != value:
         return "-"
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e4 and value != 0 else f"{value:.2e}"
+    if isinstance(value, int) or value == 0:
+        return str(int(value))
+    return f"{value:.2g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+@contextmanager
+def stdout_console() -> Iterator[Console]:
+    """A console on stdout. A reader that goes away early (head, less) ends the text, and changes no result.
+
+    As wide as the terminal, or $COLUMNS, or 80 where stdout is no terminal: then the text is the same anywhere.
+    """
+    from rich.console import Console
+
+    class Quitting(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich calls this while it handles the error, and would exit with 1, our "diverged"
+
+    columns = os.environ.get("COLUMNS", "")
+    width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else 80
+    try:
+        yield Quitting(highlight=False, width=width)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100) -> str:
@@ -63,10 +88,10 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False) -> None:
         ("reference", diff.reference, diff.matching.coverage_reference),
         ("candidate", diff.candidate, diff.matching.coverage_candidate),
     ):
-        line((f"{label}  ", "bold"), (_model(info), ""))
+        line((f"{label}  ", "bold"), (_model(info, console.width - 11, all_rows), ""))
         line(("           " + _coverage(coverage), "dim"))
     for text in _checks(diff):
-        line((text, "dim"))
+        line(("checks     " + text, "dim"))
     for warning in diff.warnings:
         line(("warning: ", "yellow"), (clean(warning), ""))
     _render_faults(diff, console)
@@ -84,9 +109,12 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False) -> None:
         _render_unmatched(diff, console)
 
 
-def _model(info: ModelInfo) -> str:
-    options = "".join(f" {k}={v}" for k, v in info.options.items())
-    return clean(f"{info.path}  ({info.backend}, {info.version}{options})")
+def _model(info: ModelInfo, width: int, options: bool) -> str:
+    version = clean(info.version)
+    if options:
+        version += "".join(f", {clean(k)}={clean(v)}" for k, v in info.options.items())
+        return f"{clean(info.path)}  ({version})"
+    return f"{clean(info.path, max(20, width - len(version) - 4))}  ({version})"
 
 
 def _coverage(c: Coverage) -> str:
@@ -97,24 +125,22 @@ def _coverage(c: Coverage) -> str:
 
 
 def _checks(diff: Diff) -> list[str]:
-    lines = []
+    """One line where all is well; else one for each finding."""
+    said: dict[str, list[str]] = {}
     for key, good, bad in (
-        ("deterministic", "runs repeat bit for bit", "NOT deterministic"),
-        ("observer_effect", "tapping changes no output", "tapping CHANGES outputs"),
+        ("deterministic", "runs repeat bit for bit", "runs do NOT repeat"),
+        ("observer_effect", "tapping changes no output", "tapping CHANGES the outputs"),
     ):
-        states = diff.checks.get(key)
-        if not isinstance(states, dict):
-            continue
-        said = []
-        for side, state in states.items():
+        for side, state in (diff.checks.get(key) or {}).items():
             fine = state is True or state == 0
-            said.append(f"{side}: {'not checked' if state is None else good if fine else f'{bad} ({state})'}")
-        lines.append("check      " + "; ".join(said))
-    return lines
+            text = f"not checked: {key}" if state is None else good if fine else bad
+            said.setdefault(text, []).append(side)
+    return ["; ".join(t if len(sides) == 2 else f"{t} ({sides[0]})" for t, sides in said.items())] if said else []
 
 
 def _where(m: Measurement) -> str:
-    return f"{clean(m.pair.reference, 60)} ({m.reference_op}) against {clean(m.pair.candidate, 60)} ({m.candidate_op})"
+    ours = f"{clean(m.pair.reference, 60)} ({clean(m.reference_op)})"
+    return f"{ours} against {clean(m.pair.candidate, 60)} ({clean(m.candidate_op)})"
 
 
 def _render_faults(diff: Diff, console: Console) -> None:
@@ -122,7 +148,7 @@ def _render_faults(diff: Diff, console: Console) -> None:
 
     for i, fault in enumerate(diff.faults, 1):
         unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
-        head = f"fault {i}: {fault.reference_op or '-'} against {fault.candidate_op or '-'}"
+        head = f"fault {i}: {clean(fault.reference_op or '-')} against {clean(fault.candidate_op or '-')}"
         console.print(Text.assemble((head, "bold red"), f"  own error {number(fault.isolated_error)} {unit}"))
         for label, name, region in (
             ("reference", fault.reference, fault.region_reference),
@@ -152,33 +178,39 @@ def _table(rows: list[Measurement], title: str, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    quantized = any(m.metrics.lsb_max is not None for m in rows)
-    isolated = any(m.isolated is not None for m in rows)
-    numbers = ["rel L2", "own"] if isolated else ["rel L2"]
-    numbers += ["max abs", "cosine", *(["LSB"] if quantized else [])]
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_style="bold")
-    for name in ("status", "reference", "op"):
+    wide = width >= 120
+    columns = _columns(rows, wide)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, title_style="bold")
+    for name in ("status", "reference", *(["candidate"] if wide else []), "op"):
         table.add_column(name, no_wrap=True)
-    for name in numbers:
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    ops = max((len(_ops(m)) for m in rows), default=0)
-    op_width = min(ops, max(12, width // 5))
-    name_width = max(12, width - 9 - op_width - 10 * len(numbers) - 4)
+    op_width = min(max((len(_ops(m)) for m in rows), default=2), 28 if wide else 14)
+    left = width - 2 - 8 - (op_width + 1) - 8 * (len(columns) - 1) - 9 - 1
+    name_width = max(10, left // 2 - 1 if wide else left)
     for m in rows:
-        own = m.isolated
-        cells = [number(m.metrics.rel_l2)]
-        if isolated:
-            cells.append("-" if own is None else number(own.lsb_max if own.lsb_max is not None else own.rel_l2))
-        cells += [number(m.metrics.max_abs), _cosine(m.metrics.cosine)]
-        if quantized:
-            cells.append("-" if m.metrics.lsb_max is None else f"{m.metrics.lsb_max:.1f}")
+        names = [m.pair.reference, *([m.pair.candidate] if wide else [])]
         table.add_row(
             Text(str(m.status), STATUS_STYLE[m.status]),
-            Text(clean(m.pair.reference, name_width)),
+            *(Text(clean(n, name_width)) for n in names),
             Text(clean(_ops(m), op_width)),
-            *cells,
+            *(show(m) for show in columns.values()),
         )
     return table
+
+
+def _columns(rows: list[Measurement], wide: bool) -> dict[str, Callable[[Measurement], str]]:
+    """The numbers shown: accumulated and own error, in quantization steps where the candidate has them."""
+    quantized = any(m.metrics.lsb_max is not None for m in rows)
+    out: dict[str, Callable[[Measurement], str]] = {"rel L2": lambda m: number(m.metrics.rel_l2)}
+    if any(m.isolated is not None for m in rows) and (wide or not quantized):
+        out["own"] = lambda m: number(m.isolated.rel_l2 if m.isolated is not None else None)
+    if quantized:
+        out["LSB"] = lambda m: number(m.metrics.lsb_max)
+        out["own LSB"] = lambda m: number(m.isolated.lsb_max if m.isolated is not None else None)
+    if wide or not quantized:
+        out["max abs"] = lambda m: number(m.metrics.max_abs)
+    return out | {"cosine": lambda m: _cosine(m.metrics.cosine)}
 
 
 def _ops(m: Measurement) -> str:
@@ -198,7 +230,7 @@ def _render_unmatched(diff: Diff, console: Console) -> None:
     ):
         lost = [u for u in items if u.kind == "unmatched"]
         for u in lost[:3]:
-            console.print(Text(f"unmatched on the {side}: {clean(u.name, 60)} ({u.op}): {clean(u.reason)}"))
+            console.print(Text(f"unmatched on the {side}: {clean(u.name, 60)} ({clean(u.op)}): {clean(u.reason)}"))
         if len(lost) > 3:
             console.print(Text(f"  and {len(lost) - 3} more (--all lists them)"))
 
@@ -211,6 +243,6 @@ def _render_rest(diff: Diff, console: Console) -> None:
         ("candidate", diff.matching.unmatched_candidate, diff.matching.skipped_candidate),
     ):
         for u in items:
-            console.print(Text(f"{side} {u.kind}: {clean(u.name)} ({u.op}): {clean(u.reason)}"))
+            console.print(Text(f"{side} {u.kind}: {clean(u.name)} ({clean(u.op)}): {clean(u.reason)}"))
         if skipped:
             console.print(Text(f"{side} skipped: {len(skipped)} (constants, integers, ...; listed in --json)", "dim"))
