@@ -358,6 +358,7 @@ class Measurement:
     isolated: Any = None
     reference_op: str = ""
     candidate_op: str = ""
+    samples: Mapping[str, Any] | None = None  # statistics over several inputs; this is then the worst one
 
 
 @dataclass(frozen=True)

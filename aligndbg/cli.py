@@ -95,6 +95,7 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
+    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
     p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
     p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
     p.add_argument(
@@ -194,6 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AligndbgError as error:
         print(f"aligndbg: error: {_printable(str(error))}", file=sys.stderr)
         return USAGE
+    except BrokenPipeError:  # the reader has gone, after the result was made
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("aligndbg: interrupted", file=sys.stderr)
         return 130
@@ -275,6 +279,7 @@ def _diff(args: argparse.Namespace) -> int:
             max_memory=args.max_memory,
             checks=not args.no_checks,
             isolate=not args.no_isolate,
+            samples=args.samples,
             max_faults=args.max_faults,
             progress=progress,
             **arguments,

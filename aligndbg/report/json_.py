@@ -109,7 +109,7 @@ def _pair(m: Measurement, output: bool) -> dict[str, Any]:
         "output": output,
         "metrics": metrics_dict(m.metrics),
         "isolated": metrics_dict(m.isolated) if m.isolated is not None else None,
-    }
+    } | ({"samples": m.samples} if m.samples is not None else {})
 
 
 def metrics_dict(metrics: Any) -> dict[str, Any]:

@@ -1,0 +1,357 @@
+"""One run of both sides through the stages: capture, match, check, isolate, measure, decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aligndbg._diff import Diff
+from aligndbg._errors import UsageError
+from aligndbg._feeding import Feeding, InputOptions, plan_feeds
+from aligndbg._types import (
+    FLOAT_DTYPES,
+    Array,
+    Backend,
+    Layout,
+    LayoutKind,
+    Matching,
+    Measurement,
+    Pair,
+    Status,
+    Trace,
+    Verdict,
+)
+from aligndbg.feeds import FeedPlan
+from aligndbg.grid import grid_feeds, grid_weights
+from aligndbg.locate import Isolation, make_faults
+from aligndbg.locate import isolate as isolate_pairs
+from aligndbg.match import match
+from aligndbg.metrics import Fingerprint, ToleranceRules, fingerprint
+from aligndbg.store import Store
+from aligndbg.tracing import capture as capture_trace
+from aligndbg.verdict import Judge, decide
+
+__all__ = ["Clock", "Progress", "Settings", "capture", "diff_once"]
+
+MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+NOT_ASKED = "isolated error was not asked for"
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map."""
+
+    rules: ToleranceRules
+    user: Mapping[str, str] | None = None
+    min_coverage: float = 0.5
+    max_faults: int = 20
+    checks: bool = True
+    isolate: bool = True
+    budget: int | None = None
+
+
+@dataclass
+class Clock:
+    """Seconds by stage, and the progress shown while a stage runs."""
+
+    progress: Progress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if self.progress:
+                self.progress(name, done, total)
+
+        start = time.perf_counter()
+        if self.progress:
+            self.progress(name, 0, total)
+        try:
+            yield step
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class _Captured:
+    trace: Trace
+    prints: dict[str, Fingerprint]
+
+
+def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
+    """Both sides on one input, compared."""
+    with ExitStack() as stack:
+        with clock.stage("load"):
+            feeding = plan_feeds(ref, cand, options)
+        budget = settings.budget if settings.budget is not None else _default_memory()
+
+        def new_store() -> Store:
+            return stack.enter_context(_closing(Store(budget // 2)))
+
+        left = capture(ref, feeding.reference, new_store(), clock, "run reference")
+        right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user)
+        sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user)
+        judge = Judge(left.trace, right.trace, settings.rules)
+        _refuse_unused(settings.rules, left.trace, right.trace)
+        found = _checks(sides, clock) if settings.checks else {}
+        isolation, why_not = (
+            _isolate(sides, matching, judge, new_store, clock) if settings.isolate else (None, NOT_ASKED)
+        )
+        matching = isolation.matching if isolation else matching
+        found |= {"isolation_runs": isolation.runs if isolation else None} | _blind_spots(left, matching)
+        measured = _measure(judge, matching.pairs, isolation, why_not, clock)
+        faults, truncated = (
+            make_faults(left.trace, right.trace, isolation, judge, settings.max_faults) if isolation else ((), False)
+        )
+        verdict, why = decide(left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage)
+        notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
+        drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
+        if verdict is Verdict.ALIGNED and drifting:
+            notes.append(f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine")
+        return Diff(
+            reference=ref.info,
+            candidate=cand.info,
+            verdict=verdict,
+            verdict_reason=why,
+            pairs=tuple(measured),
+            matching=matching,
+            faults=faults,
+            truncated=truncated,
+            outputs=_outputs(left.trace, right.trace, matching.pairs),
+            inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
+            checks=found,
+            timing=dict(clock.seconds),
+            warnings=tuple(dict.fromkeys([*notes, *_check_warnings(found)])),
+        )
+
+
+def _blind_spots(left: _Captured, matching: Matching) -> dict[str, Any]:
+    """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
+    feeds = left.trace.feeds or {}
+    constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
+    dead = [n for n, fp in left.prints.items() if fp.count > 1 and fp.constant and n not in feeds]
+    ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
+    return {"constant_feeds": constant, "constant_tensors": dead, "ambiguous_layouts": ambiguous}
+
+
+@contextmanager
+def _closing(store: Store) -> Iterator[Store]:
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _default_memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available * 0.4)
+
+
+def capture(
+    backend: Backend,
+    feeds: Mapping[str, Array] | None,
+    store: Store,
+    clock: Clock,
+    stage: str,
+    prints: bool = True,
+    overrides: Mapping[str, Array] | None = None,
+) -> _Captured:
+    """One run with everything fetched; fingerprints are made as values stream by."""
+    graph = backend.graph()
+    made: dict[str, Fingerprint] = {}
+    with clock.stage(stage, len(graph.tappable()) or None) as step:
+
+        def observe(name: str, value: Array) -> None:
+            info = graph.tensors.get(name)
+            quant = info.quant if info else None
+            if prints and (quant is not None or str(value.dtype) in FLOAT_DTYPES):
+                made[name] = fingerprint(value, quant)
+            step()
+
+        trace = capture_trace(backend, feeds, store=store, observe=observe, overrides=overrides)
+    return _Captured(trace, made)
+
+
+def _capture_and_match(
+    backend: Backend,
+    feeding: Feeding,
+    left: _Captured,
+    new_store: Callable[[], Store],
+    clock: Clock,
+    user: Mapping[str, str] | None,
+) -> tuple[_Captured, FeedPlan, Matching, list[str]]:
+    """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
+    best: tuple[_Captured, FeedPlan, Matching] | None = None
+    for plan in feeding.plans[:MAX_PLANS]:
+        right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
+        links = [(link.reference, link.candidate, link.layout) for link in plan.links]
+        with clock.stage("match"):
+            matching = match(left.trace, right.trace, left.prints, right.prints, inputs=links, user=user)
+        if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
+            best = (right, plan, matching)
+        if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
+            break
+    assert best is not None
+    notes = []
+    if best[1] is not feeding.plans[0]:
+        how = "; ".join(f"{link.candidate}: {link.how}" for link in best[1].links)
+        notes.append(f"the candidate's layers agree only when it is fed so: {how}")
+    return (*best, notes)
+
+
+def _checks(sides: _Sides, clock: Clock) -> dict[str, Any]:
+    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference)."""
+    repeats: dict[str, bool | None] = {}
+    effect: dict[str, float | None] = {}
+    with clock.stage("checks"):
+        for side, backend, feeds, trace in (
+            ("reference", sides.reference, sides.feeds, sides.left.trace),
+            ("candidate", sides.candidate, sides.plan.feeds, sides.right.trace),
+        ):
+            outputs = [o for o in trace.graph.outputs if o in trace.values]
+            if "run" not in backend.capabilities or not outputs:
+                repeats[side] = effect[side] = None
+                continue
+            plain = dict(backend.run(feeds or {}, outputs))
+            again = dict(backend.run(feeds or {}, outputs))
+            repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
+            effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
+    return {"deterministic": repeats, "observer_effect": effect}
+
+
+def _apart(a: Array, b: Array) -> float:
+    """0.0 where bit-equal (NaN equals NaN), else the largest absolute difference."""
+    if a.shape != b.shape:
+        return float("inf")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if same.all():
+        return 0.0
+    worst = float(np.max(np.abs(x - y)[~same]))
+    return worst if worst == worst else float("inf")
+
+
+def _check_warnings(found: Mapping[str, Any]) -> list[str]:
+    out = []
+    for side, state in (found.get("deterministic") or {}).items():
+        if state is False:
+            out.append(f"the {side} gives other values when run again: a difference may be its own noise")
+    for side, state in (found.get("observer_effect") or {}).items():
+        if state:
+            out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
+    for name in found.get("constant_feeds", ()):
+        out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
+    dead = found.get("constant_tensors", ())
+    if dead:
+        out.append(
+            f"{len(dead)} of the reference's tensors are constant on this input (dead ReLUs?), such as {dead[0]}"
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Both sides as they were run and captured, for the stages that run one of them again."""
+
+    reference: Backend
+    candidate: Backend
+    feeds: Mapping[str, Array] | None
+    plan: FeedPlan
+    left: _Captured
+    right: _Captured
+    user: Mapping[str, str] | None
+
+
+def _isolate(
+    sides: _Sides, matching: Matching, judge: Judge, new_store: Callable[[], Store], clock: Clock
+) -> tuple[Isolation | None, str]:
+    """Isolated errors, by overriding the side that can be overridden; or the reason why there are none."""
+    forward = "override" in sides.candidate.capabilities and not _quantized(sides.right.trace)
+    backend = sides.candidate if forward else sides.reference
+    if "override" not in backend.capabilities:
+        return None, "neither side can be run with overrides"
+    if not forward and not sides.feeds:
+        return None, "the reference has no feeds to be run with"
+    links = [(link.reference, link.candidate, link.layout) for link in sides.plan.links]
+    feeds: Mapping[str, Array] = sides.plan.feeds if forward else sides.feeds or {}
+    weights: dict[str, Array] = {}
+    if _quantized(sides.right.trace):
+        with clock.stage("isolate"):
+            feeds, weights = _on_grid(sides, matching, feeds, links)
+
+    def rerun(overrides: Mapping[str, Array]) -> tuple[Trace, dict[str, Fingerprint]]:
+        made = capture(backend, feeds, new_store(), clock, "isolate", overrides={**weights, **overrides})
+        return made.trace, made.prints
+
+    def rematch(
+        trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
+    ) -> Matching:
+        ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
+        theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
+        with clock.stage("match"):
+            return match(
+                ours[0], theirs[0], ours[1], theirs[1], inputs=links, user=sides.user, keep=keep, reject=reject
+            )
+
+    found = isolate_pairs(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)
+    return found, "it could not be isolated"
+
+
+def _on_grid(
+    sides: _Sides, matching: Matching, feeds: Mapping[str, Array], links: Sequence[tuple[str, str, Layout]]
+) -> tuple[Mapping[str, Array], dict[str, Array]]:
+    """The reference's feeds and weights on the grids of a quantized candidate."""
+    candidate = sides.right.trace.graph
+    fed = sides.plan.feeds or sides.right.trace.feeds or {}
+    feeds = grid_feeds(feeds, fed, [k for k in links if k[1] in fed], candidate)
+    if "run" not in sides.candidate.capabilities:
+        return feeds, {}  # a trace keeps no weights: judged by the weaker rule
+    return feeds, grid_weights(
+        matching,
+        sides.left.trace.graph,
+        candidate,
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+    )
+
+
+def _quantized(trace: Trace) -> bool:
+    tensors = trace.graph.tensors
+    return any(n in tensors and tensors[n].quant is not None for n in trace.values)
+
+
+def _measure(
+    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock
+) -> list[Measurement]:
+    with clock.stage("compare", len(pairs)) as step:
+        out = []
+        for pair in pairs:
+            own = isolation.own.get(pair.reference) if isolation else None
+            doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
+            out.append(judge.measure(pair, own, doubt, why_not))
+            step()
+    return out
+
+
+def _refuse_unused(rules: ToleranceRules, left: Trace, right: Trace) -> None:
+    ops = {n.op_type for t in (left, right) for n in t.graph.nodes}
+    names = {n for t in (left, right) for n in t.values}
+    unused = rules.unused(ops, names)
+    if unused:
+        raise UsageError(f"the tolerance {unused[0]!r} matches no operator and no tensor", hint="see `aligndbg layers`")
+
+
+def _outputs(left: Trace, right: Trace, pairs: Sequence[Pair]) -> frozenset[str]:
+    ours, theirs = set(left.graph.outputs), set(right.graph.outputs)
+    return frozenset(p.reference for p in pairs if p.reference in ours or p.candidate in theirs)
