@@ -72,7 +72,7 @@ class RuntimeCrashError(AligndbgError):
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """`did you mean a, b?` for a hint, or the first names there are when nothing is near."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.6)
     if close:
         return "did you mean " + ", ".join(close) + "?"
     shown = ", ".join(names[: 2 * count])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aligndbg._errors import UsageError
+from aligndbg._errors import FeedError, UsageError, nearest
 from aligndbg._types import Array, Backend, Graph, TensorInfo, Trace
 from aligndbg.feeds import (
+    FeedFinding,
     FeedLink,
     FeedPlan,
     ImageOptions,
@@ -47,13 +48,15 @@ class InputOptions:
 class Feeding:
     """The reference's feeds and the ways to feed the candidate, the most plausible first.
 
-    `findings` tell what differs where the user fed the candidate apart; a side that is a trace has no plan to run.
+    `findings` tell what differs where the user fed the candidate apart, and `translated` is then what the reference's
+    feeds would be there: what a layer's own error is judged with. A side that is a trace has no plan to run.
     """
 
     reference: Mapping[str, Array] | None
     plans: tuple[FeedPlan, ...]
     notes: tuple[str, ...] = ()
-    findings: tuple[Any, ...] = field(default=())
+    findings: tuple[FeedFinding, ...] = ()
+    translated: Mapping[str, Array] | None = None
 
 
 def feeds_for(
@@ -75,6 +78,9 @@ def feeds_for(
             notes=notes,
         )
         return made, notes
+    for option, value in (("val_range", options.val_range), ("shapes", options.shapes)):
+        if value:
+            raise UsageError(f"{option} is for random inputs, and inputs are given", hint="leave one of the two out")
     return _given(options.inputs, infos, options, notes), notes
 
 
@@ -96,8 +102,6 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
     known = {info.name: info for info in infos}
     for name in arrays:
         if name not in known:
-            from aligndbg._errors import nearest
-
             raise UsageError(f"the model has no input {name!r}", hint=nearest(name, known))
     missing = [name for name in known if name not in arrays]
     if missing:
@@ -108,30 +112,51 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
 def _array(value: Any) -> Array:
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
         value = value.detach().cpu()
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # ragged lists
+        raise FeedError(f"an input is no array: {error}", hint="pass numpy arrays") from None
 
 
 def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) -> Feeding:
     """How both sides are fed. Raises UsageError where a trace without feeds needs them, or where feeds conflict."""
     rg, cg = reference.graph(), candidate.graph()
     rt, ct = _trace(reference), _trace(candidate)
+    if ct is not None and options.candidate_inputs is not None:
+        raise UsageError(
+            "the candidate is a trace: nothing is fed to it",
+            context=candidate.info.path,
+            hint="leave --candidate-input out: a trace brings its own feeds",
+        )
     if rt is not None and ct is not None:
         return _both_recorded(rt, ct, options)
     if rt is not None:
-        return _from_reference_trace(rt, cg, options)
+        return _from_reference_trace(rt, cg, options, reference.info.path)
     if ct is not None:
-        return _from_candidate_trace(rg, ct, options)
+        return _from_candidate_trace(rg, ct, options, candidate.info.path)
     hints = [cg.tensors[name] for name in cg.inputs if name in cg.tensors]
     feeds, notes = feeds_for(rg, options, hints)
-    plans = translate(feeds, rg, cg, options.input_map)
+    return _to_be_run(feeds, rg, cg, options, notes)
+
+
+def _to_be_run(feeds: Mapping[str, Array], rg: Graph, cg: Graph, options: InputOptions, notes: list[str]) -> Feeding:
+    """A candidate that is run: fed what is worked out from the reference's feeds, or what the user gives."""
     if options.candidate_inputs is None:
+        plans = translate(feeds, rg, cg, options.input_map)
         return Feeding(feeds, tuple(plans), tuple(notes), _verify(feeds, plans[0], rg, cg))
     own = _given(options.candidate_inputs, [cg.tensors.get(n, TensorInfo(n)) for n in cg.inputs], options, notes)
-    plan = replace(plans[0], feeds=own)
-    return Feeding(feeds, (plan,), tuple(notes), _verify(feeds, plan, rg, cg))
+    try:
+        plan = translate(feeds, rg, cg, options.input_map)[0]
+    except UsageError as error:
+        if options.input_map:
+            raise
+        note = f"whether both sides are fed alike was not checked: {error.fact}"
+        return Feeding(feeds, (FeedPlan(own, ()),), (*notes, note))
+    given = replace(plan, feeds=own)
+    return Feeding(feeds, (given,), tuple(notes), _verify(feeds, given, rg, cg), plan.feeds)
 
 
-def _verify(feeds: Mapping[str, Array], plan: FeedPlan, rg: Graph, cg: Graph) -> tuple[Any, ...]:
+def _verify(feeds: Mapping[str, Array], plan: FeedPlan, rg: Graph, cg: Graph) -> tuple[FeedFinding, ...]:
     quants_r = {name: info.quant for name, info in rg.tensors.items()}
     quants_c = {name: info.quant for name, info in cg.tensors.items()}
     return tuple(logical_difference(feeds, plan.feeds, plan.links, quants_r, quants_c))
@@ -144,20 +169,20 @@ def _trace(backend: Backend) -> Trace | None:
     return trace
 
 
-def _recorded_feeds(trace: Trace, names: Sequence[str], whose: str) -> tuple[dict[str, Array], Graph]:
+def _recorded_feeds(trace: Trace, names: Sequence[str], whose: str, path: str) -> tuple[dict[str, Array], Graph]:
     """A trace's feeds; of a trace made by others, the entries called like the other side's inputs."""
     feeds = dict(trace.feeds) if trace.feeds else {n: trace.values[n] for n in names if n in trace.values}
     if not feeds:
         raise UsageError(
             f"the {whose} is a trace without feeds",
-            context=trace.info.path,
+            context=path,
             hint="say what it was recorded with: --input x.npz (arrays by input name)",
         )
     tensors = {n: trace.graph.tensors.get(n) or TensorInfo(n, a.shape, str(a.dtype)) for n, a in feeds.items()}
     return feeds, Graph(tensors=tensors, inputs=tuple(feeds))
 
 
-def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions) -> Feeding:
+def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions, path: str) -> Feeding:
     notes: list[str] = []
     if options.inputs is not None:
         feeds, notes = feeds_for(rg, options)
@@ -165,49 +190,40 @@ def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions) -> Feedin
             return Feeding(
                 feeds, (FeedPlan({}, ()),), (*notes, "the trace does not say what it was fed; --input is trusted")
             )
-        recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate")
-        plan = translate(feeds, rg, graph, options.input_map)[0]
-        found = logical_difference(feeds, recorded, plan.links)
-        if found:
-            raise UsageError(
-                f"--input conflicts with what the trace was recorded with: {found[0].what}",
-                context=ct.info.path,
-                hint="leave --input out: the trace brings its own feeds",
-            )
+        recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate", path)
+        plan = replace(translate(feeds, rg, graph, options.input_map)[0], feeds=recorded)
+        _refuse_conflict(_verify(feeds, plan, rg, graph), path)
         return Feeding(feeds, (replace(plan, feeds={}),), tuple(notes))
-    recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate")
+    recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate", path)
     back = None if options.input_map is None else {c: r for r, c in options.input_map.items()}
     feeds = dict(translate(recorded, graph, rg, back)[0].feeds)
     missing = [n for n in rg.inputs if n not in feeds]
     if missing:
-        raise UsageError(
-            f"the trace has no feed for the input {missing[0]!r}", context=ct.info.path, hint="--input x.npz"
-        )
+        raise UsageError(f"the trace has no feed for the input {missing[0]!r}", context=path, hint="--input x.npz")
     links = translate(feeds, rg, graph, options.input_map)[0].links
     return Feeding(feeds, (FeedPlan({}, links),), tuple(notes))
 
 
-def _from_reference_trace(rt: Trace, cg: Graph, options: InputOptions) -> Feeding:
-    if rt.feeds and options.inputs is not None:
-        given, _ = feeds_for(
-            Graph(tensors=_recorded_feeds(rt, (), "reference")[1].tensors, inputs=tuple(rt.feeds)), options
+def _refuse_conflict(found: Sequence[FeedFinding], path: str) -> None:
+    if found:
+        raise UsageError(
+            f"--input conflicts with what the trace was recorded with: {found[0].what}",
+            context=path,
+            hint="leave --input out: the trace brings its own feeds",
         )
-        if any(
-            not np.array_equal(given[n], rt.feeds[n], equal_nan=True) for n in rt.feeds if given[n].dtype.kind == "f"
-        ):
-            raise UsageError(
-                "--input conflicts with what the trace was recorded with",
-                context=rt.info.path,
-                hint="leave --input out: the trace brings its own feeds",
-            )
+
+
+def _from_reference_trace(rt: Trace, cg: Graph, options: InputOptions, path: str) -> Feeding:
     if not rt.feeds and options.inputs is not None:
         feeds, notes = feeds_for(cg, options)
-        links = tuple(link for link in translate(feeds, cg, cg)[0].links)
         note = "the trace does not say what it was fed; --input is trusted"
-        return Feeding(None, (FeedPlan(feeds, _unlinked(links, rt)),), (*notes, note))
-    recorded, graph = _recorded_feeds(rt, cg.inputs, "reference")
-    plans = translate(recorded, graph, cg, options.input_map)
-    return Feeding(recorded, tuple(plans), (), _verify(recorded, plans[0], graph, cg))
+        return Feeding(None, (FeedPlan(feeds, _unlinked(translate(feeds, cg, cg)[0].links, rt)),), (*notes, note))
+    recorded, graph = _recorded_feeds(rt, cg.inputs, "reference", path)
+    notes = []
+    if options.inputs is not None:
+        given, notes = feeds_for(graph, options)
+        _refuse_conflict(_verify(recorded, translate(given, graph, graph)[0], graph, graph), path)
+    return _to_be_run(recorded, graph, cg, options, notes)
 
 
 def _unlinked(links: tuple[FeedLink, ...], trace: Trace) -> tuple[FeedLink, ...]:
@@ -222,8 +238,7 @@ def _both_recorded(rt: Trace, ct: Trace, options: InputOptions) -> Feeding:
         return Feeding(
             None, (FeedPlan({}, ()),), ("not both traces say what they were fed; they are taken to be alike",)
         )
-    recorded, graph = _recorded_feeds(rt, (), "reference")
-    theirs, their_graph = _recorded_feeds(ct, (), "candidate")
-    plan = translate(recorded, graph, their_graph, options.input_map)[0]
-    found = logical_difference(recorded, theirs, plan.links)
-    return Feeding(recorded, (replace(plan, feeds=theirs),), (), tuple(found))
+    recorded, graph = _recorded_feeds(rt, (), "reference", rt.info.path)
+    theirs, their_graph = _recorded_feeds(ct, (), "candidate", ct.info.path)
+    plan = replace(translate(recorded, graph, their_graph, options.input_map)[0], feeds=theirs)
+    return Feeding(recorded, (plan,), (), _verify(recorded, plan, graph, their_graph))

@@ -100,7 +100,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
 
         left = capture(ref, feeding.reference, new_store(), clock, "run reference")
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user)
-        sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user)
+        sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated)
         judge = Judge(left.trace, right.trace, settings.rules)
         _refuse_unused(settings.rules, left.trace, right.trace)
         found = _checks(sides, clock) if settings.checks else {}
@@ -271,6 +271,7 @@ class _Sides:
     left: _Captured
     right: _Captured
     user: Mapping[str, str] | None
+    translated: Mapping[str, Array] | None
 
 
 def _isolate(
@@ -284,14 +285,20 @@ def _isolate(
     if not forward and not sides.feeds:
         return None, "the reference has no feeds to be run with"
     links = [(link.reference, link.candidate, link.layout) for link in sides.plan.links]
-    feeds: Mapping[str, Array] = sides.plan.feeds if forward else sides.feeds or {}
+    # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
+    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
     weights: dict[str, Array] = {}
     if _quantized(sides.right.trace):
         with clock.stage("isolate"):
             feeds, weights = _on_grid(sides, matching, feeds, links)
 
+    last: list[Store] = []  # a round is read before the next one is run
+
     def rerun(overrides: Mapping[str, Array]) -> tuple[Trace, dict[str, Fingerprint]]:
-        made = capture(backend, feeds, new_store(), clock, "isolate", overrides={**weights, **overrides})
+        while last:
+            last.pop().close()
+        last.append(new_store())
+        made = capture(backend, feeds, last[0], clock, "isolate", overrides={**weights, **overrides})
         return made.trace, made.prints
 
     def rematch(

@@ -203,6 +203,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _say(text: str) -> None:
+    """One line on stdout; whether anyone reads it changes no result."""
+    try:
+        print(_printable(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _printable(text: str) -> str:
     """Names from a model may hold control characters; line breaks are ours."""
     return "".join(ch if ch.isprintable() or ch == "\n" else f"\\x{ord(ch):02x}" for ch in text)
@@ -226,7 +234,7 @@ def _pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
         for line in lines:
             left, equals, right = line.partition("=")
             if not equals or not left or not right:
-                raise UsageError(f"{option} {line!r} is not reference=candidate")
+                raise UsageError(f"{option} {line!r} is not reference=candidate", hint="both are tensor names")
             if out.setdefault(left.strip(), right.strip()) != right.strip():
                 raise UsageError(f"{option} gives {left.strip()!r} twice", hint="one counterpart for each tensor")
     return out or None
@@ -335,7 +343,7 @@ def _capture(args: argparse.Namespace) -> int:
     with _progress(False) as progress:
         trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
-    print(_printable(f"{args.output}: {len(trace.values)} tensors{lost}"))
+    _say(f"{args.output}: {len(trace.values)} tensors{lost}")
     return 0
 
 
@@ -349,7 +357,7 @@ def _demo(args: argparse.Namespace) -> int:
         with _progress(False) as progress:
             result = aligndbg.diff(reference, candidate, progress=progress)
     result.print(all_rows=args.all_rows)
-    print("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
+    _say("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1
 
 

@@ -7,7 +7,7 @@ own value, from perfect inputs, is near; what fails both is set aside and the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,10 +68,10 @@ def isolate(
         judge.inner = inner_steps(candidate.graph, matching.pairs)
         own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
         doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
-        refuted = [p for p in matching.pairs if p.reference in doubtful]
+        refuted = _refuted(graph, matching.pairs, doubtful, forward)
         aside |= {p.reference for p in refuted if p.method == "user"}
         rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
-        again = rematch(trace, prints, _settled(matching.pairs, over, doubtful), frozenset(rejected))
+        again = rematch(trace, prints, _settled(matching.pairs, over, refuted), frozenset(rejected))
         state = _state(again, aside)
         # The same pairs, some of them proved by value now.
         known = again if state[0] == seen[-1][0] else matching
@@ -87,18 +87,29 @@ def isolate(
     return replace(best, runs=len(seen))
 
 
+def _refuted(graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], forward: bool) -> list[Pair]:
+    """Of the doubtful pairs, those with no doubtful one right below: a wrong pair robs the one before of its proof."""
+    by_name = {(p.candidate if forward else p.reference): p for p in pairs}
+    consumers = graph.consumers()
+    return [
+        p
+        for name, p in by_name.items()
+        if p.reference in doubtful
+        and not any(q.reference in doubtful for q in _next_pairs(consumers, by_name, name) if q is not p)
+    ]
+
+
 def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
     return frozenset((p.reference, p.candidate) for p in matching.pairs), aside
 
 
-def _settled(pairs: Iterable[Pair], over: frozenset[str], doubtful: Mapping[str, str]) -> tuple[Pair, ...]:
-    """What is not paired anew: proved by value, given by the user, or a fault that what follows it confirms.
+def _settled(pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair]) -> tuple[Pair, ...]:
+    """What is not paired anew: proved by value, given by the user, or over tolerance and not refuted.
 
     A pair found by structure that came out right is left to be found again, by its value now.
     """
-    return tuple(
-        p for p in pairs if p.method in ("value", "user") or (p.reference in over and p.reference not in doubtful)
-    )
+    gone = {p.reference for p in refuted if p.method != "user"}
+    return tuple(p for p in pairs if p.reference not in gone and (p.method in ("value", "user") or p.reference in over))
 
 
 def _safe(pair: Pair) -> bool:
@@ -218,29 +229,69 @@ def _next_pairs(consumers: Mapping[str, Any], by_name: Mapping[str, Pair], name:
 def make_faults(
     reference: Trace, candidate: Trace, isolation: Isolation, judge: Judge, limit: int
 ) -> tuple[tuple[Fault, ...], bool]:
-    """One Fault a confirmed pair over tolerance on its own, in the reference's order; and whether cut at `limit`."""
-    paired_r = {p.reference for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
-    paired_c = {p.candidate for p in isolation.matching.pairs if p.reference not in isolation.doubtful}
+    """One Fault a confirmed pair over tolerance on its own, in the reference's order; and whether cut at `limit`.
+
+    Where an unpaired tensor lies in the regions of several, and all that is computed from it is over, it is the one
+    fault: an op that only one side has.
+    """
+    pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    faulty = [p for p in pairs if p.reference in isolation.over]
+    out: list[tuple[int, Fault]] = []
+    sides = (
+        (reference.graph, {p.reference: p for p in pairs}),
+        (candidate.graph, {p.candidate: p for p in pairs}),
+    )
+    order = {p.reference: k for k, p in enumerate(pairs)}
+    merged: set[str] = set()
+    for k, (graph, by_name) in enumerate(sides):
+        for name, below in _shared(graph, by_name, {p.reference for p in faulty} - merged):
+            if any(p.reference in merged for p in below):
+                continue
+            merged |= {p.reference for p in below}
+            found = _fault(name if k == 0 else None, name if k == 1 else None, below, sides, isolation)
+            out.append((min(order[p.reference] for p in below), found))
+    for p in faulty:
+        if p.reference not in merged:
+            out.append((order[p.reference], _fault(p.reference, p.candidate, [p], sides, isolation)))
+    ordered = [f for _, f in sorted(out, key=lambda item: item[0])]
+    return tuple(ordered[:limit]), len(ordered) > limit
+
+
+def _shared(graph: Graph, by_name: Mapping[str, Pair], faulty: set[str]) -> list[tuple[str, list[Pair]]]:
+    """Unpaired tensors from which two or more pairs, all of them faulty, are computed; the last such ones first."""
+    consumers = graph.consumers()
     out = []
-    for p in isolation.matching.pairs:
-        metrics = isolation.own.get(p.reference)
-        if metrics is None or p.reference in isolation.doubtful or judge.own_within(p, metrics):
-            continue
-        rop, cop = judge.ops(p)
-        lsb = metrics.lsb_max is not None
-        out.append(
-            Fault(
-                reference=p.reference,
-                candidate=p.candidate,
-                reference_op=rop,
-                candidate_op=cop,
-                isolated_error=float(metrics.lsb_max if lsb else metrics.rel_l2),  # type: ignore[arg-type]
-                isolated_unit="lsb" if lsb else "rel_l2",
-                region_reference=region(reference.graph, p.reference, paired_r),
-                region_candidate=region(candidate.graph, p.candidate, paired_c),
-            )
-        )
-    return tuple(out[:limit]), len(out) > limit
+    for node in reversed(graph.nodes):
+        for o in node.outputs:
+            if o and o not in by_name and o not in graph.constants:
+                below = _next_pairs(consumers, by_name, o)
+                if len(below) > 1 and all(p.reference in faulty for p in below):
+                    out.append((o, below))
+    return out
+
+
+def _fault(
+    r: str | None,
+    c: str | None,
+    pairs: Sequence[Pair],
+    sides: tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]],
+    isolation: Isolation,
+) -> Fault:
+    """The fault at `r` and `c`; the one that is None has no such op. The error is the largest of `pairs`."""
+    metrics = [isolation.own[p.reference] for p in pairs]
+    lsb = [m.lsb_max for m in metrics if m.lsb_max is not None]
+    (left, paired_r), (right, paired_c) = sides
+    nodes_r, nodes_c = left.producers(), right.producers()
+    return Fault(
+        reference=r,
+        candidate=c,
+        reference_op=nodes_r[r].op_type if r in nodes_r else "",
+        candidate_op=nodes_c[c].op_type if c in nodes_c else "",
+        isolated_error=max(lsb) if lsb else max(m.rel_l2 for m in metrics),
+        isolated_unit="lsb" if lsb else "rel_l2",
+        region_reference=region(left, r, set(paired_r)) if r else Region(),
+        region_candidate=region(right, c, set(paired_c)) if c else Region(),
+    )
 
 
 def region(graph: Graph, output: str, paired: set[str]) -> Region:

@@ -67,6 +67,9 @@ class Judge:
         return self._compare(pair, left, right, self.tolerance(pair, isolated=True), on_grid=True)
 
     def own_within(self, pair: Pair, metrics: Metrics) -> bool:
+        """False where the pair's own error is over tolerance; equal tensors that prove nothing are no fault."""
+        if degenerate(metrics) and not metrics.nonfinite_mismatch:
+            return True
         return judge(metrics, self.tolerance(pair, isolated=True))[0]
 
     def _compare(self, pair: Pair, left: Trace, right: Trace, limits: Tolerance, on_grid: bool = False) -> Metrics:
@@ -157,7 +160,12 @@ def decide(
         return Verdict.DIVERGED, f"{len(found)} fault{'s' if len(found) > 1 else ''}"
     by_reference = {m.pair.reference: m for m in measurements}
     outputs = _output_pairs(reference, candidate, by_reference)
-    over = [m for m in outputs if not judge(m.metrics, judge_.tolerance(m.pair))[0] and m.metrics.count]
+    over = [
+        m
+        for m in outputs
+        if not judge(m.metrics, judge_.tolerance(m.pair))[0]
+        and (m.metrics.nonfinite_mismatch or not degenerate(m.metrics))
+    ]
     if over:
         why = judge(over[0].metrics, judge_.tolerance(over[0].pair))[1]
         return Verdict.DIVERGED, f"output {over[0].pair.reference}: {why}"

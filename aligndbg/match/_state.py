@@ -121,17 +121,31 @@ class State:
     def inputs_agree(self, rn: Node, cn: Node) -> float:
         """Share of two nodes' inputs that are paired with each other, one-sided helpers looked through; 0..1.
 
-        Of a chain that the other side has as one op (Conv, BatchNormalization, Relu), the chain's inputs count.
+        Of a chain that the other side has as one op (Conv, BatchNormalization, Relu), the chain's inputs count. Inputs
+        that agree only when an unpaired finishing op is looked through (one side has a ReLU more) count a little less.
         """
+        strict = self._agreeing(rn, cn, lenient=False)
+        if strict[1] or not strict[0]:
+            return len(strict[1]) / strict[0] if strict[0] else 1.0
+        loose = self._agreeing(rn, cn, lenient=True)
+        return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
+
+    def inputs_layouts(self, r: str, c: str) -> list[Layout]:
+        """The settled layouts of the inputs that two tensors' nodes have in common."""
+        rn, cn = self.reference.node(r), self.candidate.node(c)
+        if rn is None or cn is None:
+            return []
+        return [link.layout for link in self._agreeing(rn, cn, lenient=True)[1] if not link.layout.alternatives]
+
+    def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
+        """The larger number of inputs, and those that are paired with each other."""
         alike = ops_agree(rn, cn) >= 0.9
         head_r = self._head(self.reference, rn, cn.canonical) if alike else rn
         head_c = self._head(self.candidate, cn, rn.canonical) if alike else cn
-        ours = [self._source(self.reference, i) for i in self.reference.data_inputs(head_r)]
-        theirs = {self._source(self.candidate, i) for i in self.candidate.data_inputs(head_c)}
-        if not ours or not theirs:
-            return float(not ours and not theirs)
-        links = [self.links.get(i) for i in ours]
-        return sum(1 for link in links if link and link.candidate in theirs) / max(len(ours), len(theirs))
+        ours = [self._source(self.reference, i, lenient) for i in self.reference.data_inputs(head_r)]
+        theirs = {self._source(self.candidate, i, lenient) for i in self.candidate.data_inputs(head_c)}
+        links = [link for i in ours if (link := self.links.get(i)) and link.candidate in theirs]
+        return max(len(ours), len(theirs)), links
 
     def _head(self, side: Side, node: Node, canonical: str) -> Node:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
@@ -148,14 +162,15 @@ class State:
             at = above
         return node
 
-    def _source(self, side: Side, name: str) -> str:
+    def _source(self, side: Side, name: str, lenient: bool) -> str:
         """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""
+        through = PASSIVE_OPS | {"Pad"} | (FINISHING if lenient else frozenset())
         at = name
         for _ in range(8):
             if self.link_of(side, at):
                 return at
             node = side.producer.get(at)
-            if node is None or (node.canonical not in PASSIVE_OPS and node.canonical != "Pad"):
+            if node is None or node.canonical not in through:
                 break
             inputs = side.data_inputs(node)
             if len(inputs) != 1:

@@ -24,6 +24,7 @@ class Fit:
 
     layout: Layout
     error: float
+    rank: int = 0  # place among the layouts that fit the shapes; 0 is the most conventional
 
 
 @lru_cache(maxsize=65536)
@@ -159,32 +160,25 @@ def sampled_error(reference: Array, candidate: Array) -> float:
     return difference / spread
 
 
-def best_layouts(
-    reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = (), enough: float | None = None
-) -> list[Fit]:
-    """Every layout of `c` on `r` with its sampled error, best first (ties keep the conventional order).
-
-    With `enough`, layouts are only tried while none reached that error, and then the rest is tried too:
-    an early exit would hide an ambiguity.
-    """
+def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = ()) -> list[Fit]:
+    """Every layout of `c` on `r` with its sampled error, best first (ties keep the conventional order)."""
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
     count = reference.count(r)
     wanted = reference.sample(r)
     fits = []
-    for layout in options:
+    for rank, layout in enumerate(options):
         positions = _positions_for(layout.from_shape, layout.permutation, count)
-        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, positions))))
+        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, positions)), rank))
     fits.sort(key=lambda f: f.error)
     return fits
 
 
-def with_alternatives(fits: list[Fit], slack: float) -> Fit:
-    """The best fit, marked ambiguous with its alternatives where others fit as well within `slack`."""
-    best = fits[0]
-    rivals = [f.layout for f in fits[1:] if f.error <= slack]
-    if not rivals:
-        return best
-    others = tuple(r.permutation for r in rivals)
-    return Fit(replace(best.layout, kind=LayoutKind.AMBIGUOUS, alternatives=others), best.error)
+def with_alternatives(rivals: list[Fit]) -> Fit:
+    """The most conventional of layouts that fit alike, marked ambiguous with the others where there are any."""
+    first, *others = sorted(rivals, key=lambda f: f.rank)
+    if not others:
+        return first
+    alternatives = tuple(f.layout.permutation for f in others)
+    return replace(first, layout=replace(first.layout, kind=LayoutKind.AMBIGUOUS, alternatives=alternatives))

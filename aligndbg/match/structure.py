@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from aligndbg.match._side import Side
+from aligndbg.match._side import PASSIVE_OPS, Side
 from aligndbg.match._state import Link, State, ops_agree
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
@@ -60,6 +60,8 @@ def _vanishes(state: State, link: Link) -> bool:
     quantized = state.reference.quant(link.reference) is not None or state.candidate.quant(link.candidate) is not None
     if link.error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR):
         return False
+    if _read_alike(state, link.reference, link.candidate):
+        return False  # what reads them hides a fault (Softmax a common offset, pooling a pixel)
     lower, seen, stack = [], {link.reference}, [link.reference]
     while stack:
         for node in state.reference.consumers.get(stack.pop(), ()):
@@ -117,7 +119,8 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
     settled = partial(_settled, error=error)
     enclosed = reaches_pairs(state, state.reference, r, settled) and reaches_pairs(state, state.candidate, c, settled)
-    if enclosed and not (ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)):
+    near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
+    if enclosed and not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)):
         return None
     if ops < 0.4 and error > ENCLOSED_ERROR:
         return None
@@ -125,6 +128,15 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if not inputs and error > ENCLOSED_ERROR:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
     return 0.20 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c), fits
+
+
+def _read_alike(state: State, r: str, c: str) -> bool:
+    """Whether the same ops read two tensors."""
+    ours, theirs = (
+        {n.canonical for n in side.consumers.get(name, ()) if n.canonical not in PASSIVE_OPS}
+        for side, name in ((state.reference, r), (state.candidate, c))
+    )
+    return bool(ours) and ours == theirs
 
 
 def _settled(link: Link, error: float) -> bool:

@@ -139,26 +139,11 @@ def _assign(state: State, members: list[str], equals: dict[str, list[tuple[float
 
 
 def settle_layout(state: State, r: str, c: str, fits: list[Fit], slack: float) -> Fit:
-    """The best layout; where several fit as well, the one that the neighbours' layouts continue, else ambiguous."""
-    rivals = [f for f in fits if f.error <= slack]
+    """The best layout; of several within `slack`, the one that the inputs' layouts continue, else ambiguous."""
+    rivals = [f for f in fits if f.error <= slack] or fits[:1]
     if len(rivals) > 1:
-        flowing = [f for f in rivals if _continues(state, r, c, f)]
-        if len(flowing) == 1:
-            return flowing[0]
+        above = state.inputs_layouts(r, c)
+        flowing = [f for f in rivals if any(f.layout.permutation == a.permutation for a in above)]
         if flowing:
-            return with_alternatives(flowing, slack)
-    return with_alternatives(fits, slack)
-
-
-def _continues(state: State, r: str, c: str, fit: Fit) -> bool:
-    """Whether a paired input of `r` and `c`, of the same rank, is laid out alike."""
-    rn, cn = state.reference.node(r), state.candidate.node(c)
-    if rn is None or cn is None:
-        return False
-    theirs = set(state.candidate.data_inputs(cn))
-    for i in state.reference.data_inputs(rn):
-        link = state.links.get(i)
-        settled = link and link.candidate in theirs and not link.layout.alternatives
-        if link and settled and link.layout.permutation == fit.layout.permutation:
-            return True
-    return False
+            return with_alternatives(flowing)
+    return with_alternatives(rivals)

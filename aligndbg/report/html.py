@@ -1,11 +1,11 @@
-"""Diff -> HTML: a fragment for notebooks, and one self-contained page. Every name from a model is escaped by jinja2."""
+"""Diff -> HTML: a fragment for notebooks, and one self-contained page. Every name from a model is escaped."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aligndbg.report.terminal import number
+from aligndbg.report.terminal import clean, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,9 +21,16 @@ NOTEBOOK_ROWS = 60
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(loader=PackageLoader("aligndbg.report"), autoescape=True, undefined=StrictUndefined)
+    made = Environment(
+        loader=PackageLoader("aligndbg.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
+    )
     made.filters["number"] = number
     return made
+
+
+def _visible(value: Any) -> Any:
+    """Control characters in names shown; markup is escaped after this."""
+    return clean(value) if isinstance(value, str) else value
 
 
 def fragment(diff: Diff, rows: int = NOTEBOOK_ROWS) -> str:

@@ -55,7 +55,7 @@ def as_dict(diff: Diff) -> dict[str, Any]:
 
 
 def to_json(diff: Diff) -> str:
-    return json.dumps(as_dict(diff), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(as_dict(diff), indent=1, allow_nan=False) + "\n"
 
 
 def write_text(path: str | Path, text: str) -> None:
