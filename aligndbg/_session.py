@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ from aligndbg.feeds import FeedPlan
 from aligndbg.grid import grid_feeds, grid_weights
 from aligndbg.locate import Isolation, make_faults
 from aligndbg.locate import isolate as isolate_pairs
-from aligndbg.match import match
+from aligndbg.match import Weights, match
+from aligndbg.match.weights import WeightPrint, weight_print
 from aligndbg.metrics import Fingerprint, ToleranceRules, fingerprint
 from aligndbg.store import Store
 from aligndbg.tracing import capture as capture_trace
@@ -39,6 +42,7 @@ from aligndbg.verdict import Judge, decide
 __all__ = ["Clock", "Progress", "Settings", "capture", "diff_once"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+SMALLEST_WEIGHT = 16  # elements; fewer have no fingerprint worth the name
 NOT_ASKED = "isolated error was not asked for"
 Progress = Callable[[str, int, int | None], None]
 
@@ -99,8 +103,9 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             return stack.enter_context(_closing(Store(budget // 2)))
 
         left = capture(ref, feeding.reference, new_store(), clock, "run reference")
-        right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user)
-        sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated)
+        weights = _weights(ref, cand)
+        right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
+        sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules)
         _refuse_unused(settings.rules, left.trace, right.trace)
         found = _checks(sides, clock) if settings.checks else {}
@@ -190,6 +195,7 @@ def _capture_and_match(
     new_store: Callable[[], Store],
     clock: Clock,
     user: Mapping[str, str] | None,
+    weights: Weights,
 ) -> tuple[_Captured, FeedPlan, Matching, list[str]]:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
     best: tuple[_Captured, FeedPlan, Matching] | None = None
@@ -197,7 +203,9 @@ def _capture_and_match(
         right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
         links = [(link.reference, link.candidate, link.layout) for link in plan.links]
         with clock.stage("match"):
-            matching = match(left.trace, right.trace, left.prints, right.prints, inputs=links, user=user)
+            matching = match(
+                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights
+            )
         if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
             best = (right, plan, matching)
         if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
@@ -228,6 +236,35 @@ def _checks(sides: _Sides, clock: Clock) -> dict[str, Any]:
             repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
             effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
     return {"deterministic": repeats, "observer_effect": effect}
+
+
+def _weights(reference: Backend, candidate: Backend) -> Weights:
+    """Prints of both sides' weights, read only if structure has to pair something."""
+
+    @lru_cache(maxsize=1)
+    def read() -> tuple[dict[str, WeightPrint], dict[str, WeightPrint]]:
+        return _weight_prints(reference), _weight_prints(candidate)
+
+    return read
+
+
+def _weight_prints(backend: Backend) -> dict[str, WeightPrint]:
+    if "run" not in backend.capabilities:
+        return {}  # a trace keeps no weights
+    tensors = backend.graph().tensors
+    wanted = []
+    for name in sorted({i for node in backend.graph().nodes for i in node.inputs} & backend.graph().constants):
+        info = tensors.get(name)
+        shape = info.static_shape if info else None
+        if info is None or shape is None or len(shape) < 2 or math.prod(shape) < SMALLEST_WEIGHT:
+            continue
+        if info.dtype in FLOAT_DTYPES or info.quant is not None:
+            wanted.append(name)
+    out = {}
+    for name, value in backend.run({}, wanted) if wanted else ():
+        quant = tensors[name].quant
+        out[name] = weight_print(quant.dequantize(value) if quant else value, quant is not None)
+    return out
 
 
 def _apart(a: Array, b: Array) -> float:
@@ -272,6 +309,7 @@ class _Sides:
     right: _Captured
     user: Mapping[str, str] | None
     translated: Mapping[str, Array] | None
+    weights: Weights
 
 
 def _isolate(
@@ -308,7 +346,15 @@ def _isolate(
         theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
         with clock.stage("match"):
             return match(
-                ours[0], theirs[0], ours[1], theirs[1], inputs=links, user=sides.user, keep=keep, reject=reject
+                ours[0],
+                theirs[0],
+                ours[1],
+                theirs[1],
+                inputs=links,
+                user=sides.user,
+                keep=keep,
+                reject=reject,
+                weights=sides.weights,
             )
 
     found = isolate_pairs(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)

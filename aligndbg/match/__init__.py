@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from aligndbg._errors import UsageError, nearest
 from aligndbg._types import Layout, Matching, Pair, Trace
 from aligndbg.match._side import Side
-from aligndbg.match._state import Link, State
+from aligndbg.match._state import Link, State, Weights
 from aligndbg.match.classify import classify, coverage
 from aligndbg.match.structure import match_names, match_outputs, match_structure
 from aligndbg.match.values import match_values
 from aligndbg.metrics import Fingerprint
 
-__all__ = ["match"]
+__all__ = ["Weights", "match"]
 
 CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
 
@@ -28,6 +28,7 @@ def match(
     user: Mapping[str, str] | None = None,
     keep: Iterable[Pair] = (),
     reject: frozenset[tuple[str, str]] = frozenset(),
+    weights: Weights | None = None,
 ) -> Matching:
     """Pair the float and quantized node outputs of two traces, one to one.
 
@@ -39,15 +40,20 @@ def match(
         Side(reference, reference_prints, "reference"),
         Side(candidate, candidate_prints, "candidate"),
         reject=reject,
+        weights=weights,
     )
     for r, c, layout in inputs:
         state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))
     for r, c in (user or {}).items():
         state.add(_forced(state, r, c))
-    for pair in keep:
-        if pair.reference not in state.links:
+    settled = tuple(keep)
+    for pair in settled:
+        if not pair.provisional and pair.reference not in state.links:
             state.add(_kept(state, pair))
     equals = match_values(state)
+    for pair in settled:  # a value that agrees contests a pair that only structure found
+        if pair.provisional and pair.reference not in state.links and pair.candidate not in state.by_candidate:
+            state.add(_kept(state, pair))
     match_structure(state)
     match_names(state)
     match_outputs(state)

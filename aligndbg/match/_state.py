@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
 from aligndbg.match._side import PASSIVE_OPS, Side
 from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
+from aligndbg.match.weights import WeightPrint
 
-__all__ = ["Link", "State"]
+__all__ = ["Link", "State", "Weights"]
+
+# The prints of both sides' weights by constant name, read when they are first asked for.
+Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
+WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 # Ops that converters fuse into the op before them.
 FINISHING = frozenset(
@@ -39,6 +45,7 @@ class State:
     links: dict[str, Link] = field(default_factory=dict)  # by reference name
     by_candidate: dict[str, Link] = field(default_factory=dict)
     reject: frozenset[tuple[str, str]] = frozenset()
+    weights: Weights | None = None
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
 
     def fits(self, r: str, c: str) -> list[Fit]:
@@ -114,6 +121,7 @@ class State:
         score += 0.40 * self.inputs_agree(rn, cn)
         score += 0.25 * ops_agree(rn, cn)
         score += 0.10 * (output_index(rn, r) == output_index(cn, c))
+        score += 0.10 * (self.finished(self.reference, r) == self.finished(self.candidate, c))
         depth_r = ref.position[r] / max(1, len(ref.names))
         depth_c = cand.position[c] / max(1, len(cand.names))
         return score + 0.10 * (1 - abs(depth_r - depth_c))
@@ -136,6 +144,33 @@ class State:
         if rn is None or cn is None:
             return []
         return [link.layout for link in self._agreeing(rn, cn, lenient=True)[1] if not link.layout.alternatives]
+
+    def weights_agree(self, rn: Node, cn: Node) -> float:
+        """1 where two nodes hold the same weight, up to layout and scales per channel; -1 where not; 0: not known."""
+        if self.weights is None:
+            return 0.0
+        ours, theirs = self.weights()
+        left = _weight(self._head(self.reference, rn, cn.canonical), ours)
+        right = _weight(self._head(self.candidate, cn, rn.canonical), theirs)
+        return left.agreement(right) if left and right else 0.0
+
+    def ends_alike(self, r: str, c: str) -> bool:
+        """False where one of two weighted ops still has its bias or scale to come and the other has it inside.
+
+        Such a pair must be made at the end of the group, even where a missing bias makes the values before it agree.
+        """
+        rn, cn = self.reference.node(r), self.candidate.node(c)
+        if rn is None or cn is None or not {rn.canonical, cn.canonical} <= WEIGHT_OPS:
+            return True
+        return self.finished(self.reference, r) == self.finished(self.candidate, c)
+
+    def finished(self, side: Side, name: str) -> bool:
+        """False where the only reader of a tensor adds a bias to it or scales it: a converter makes that one op."""
+        readers = side.consumers.get(name, ())
+        if len(readers) != 1 or name in side.graph.outputs:
+            return True
+        linear = readers[0].canonical in ("BatchNormalization", "Add", "Mul", "Sub", "Div")
+        return not (linear and len(side.data_inputs(readers[0])) == 1)
 
     def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs, and those that are paired with each other."""
@@ -177,6 +212,11 @@ class State:
                 break
             at = inputs[0]
         return name
+
+
+def _weight(node: Node, prints: Mapping[str, WeightPrint]) -> WeightPrint | None:
+    found = [prints[n] for n in node.inputs if n in prints]
+    return max(found, key=lambda w: w.count, default=None)
 
 
 def ops_agree(rn: Node, cn: Node) -> float:

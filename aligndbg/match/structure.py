@@ -111,6 +111,8 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     rn, cn = state.reference.node(r), state.candidate.node(c)
     if rn is None or cn is None:
         return None
+    if not state.ends_alike(r, c):
+        return None
     ops, inputs = ops_agree(rn, cn), state.inputs_agree(rn, cn)
     fits = state.fits(r, c)
     if not fits:
@@ -125,9 +127,12 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if ops < 0.4 and error > ENCLOSED_ERROR:
         return None
     closeness = max(0.0, 1.0 - error)
-    if not inputs and error > ENCLOSED_ERROR:
+    weights = state.weights_agree(rn, cn)
+    if not inputs and error > ENCLOSED_ERROR and weights <= 0:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
-    return 0.20 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c), fits
+    whole = state.finished(state.reference, r) == state.finished(state.candidate, c)
+    score = 0.10 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c)
+    return score + 0.10 * whole + 0.20 * weights, fits
 
 
 def _read_alike(state: State, r: str, c: str) -> bool:

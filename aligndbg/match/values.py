@@ -79,7 +79,7 @@ def match_values(state: State) -> dict[str, list[str]]:
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate:
             continue
-        fits = state.fits(r, c)
+        fits = state.fits(r, c) if state.ends_alike(r, c) else []
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
     best_c: dict[str, float] = {}

@@ -64,7 +64,7 @@ def write_text(path: str | Path, text: str) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass") as stream:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(text)
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, target)
@@ -169,5 +169,5 @@ def plain_value(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain_value(getattr(value, f.name)) for f in fields(value)}
     if hasattr(value, "items"):
-        return {str(k): plain_value(v) for k, v in value.items()}
+        return {plain_value(str(k)): plain_value(v) for k, v in value.items()}
     return [plain_value(v) for v in value]

@@ -30,11 +30,11 @@ def render_layers(graph: Graph, console: Console) -> None:
             info = graph.tensors.get(output, TensorInfo(output))
             note = f"  ({graph.untapped[output]})" if output in graph.untapped else ""
             kind = info.dtype + (" quantized" if info.quant is not None else "")
-            table.add_row(str(i), clean(node.op_type), Text(clean(output + note)), _shape(info), kind)
+            table.add_row(str(i), *(Text(clean(cell)) for cell in (node.op_type, output + note, _shape(info), kind)))
             rows += 1
     if not graph.nodes:  # a trace without a graph
         for i, (name, info) in enumerate(graph.tensors.items()):
-            table.add_row(str(i), "", Text(clean(name)), _shape(info), info.dtype)
+            table.add_row(str(i), "", *(Text(clean(cell)) for cell in (name, _shape(info), info.dtype)))
             rows += 1
     console.print(table)
     console.print(Text(f"{len(graph.nodes)} nodes, {rows} tensors; inputs: " + ", ".join(map(clean, graph.inputs))))

@@ -1,0 +1,225 @@
+"""Reads trace files, our own and anyone's files of arrays by name. Lazily, and never unpickling."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aligndbg._arrays import dtype_of, plain_dtype
+from aligndbg._errors import ModelError, UsageError
+from aligndbg._trace_format import (
+    KINDS,
+    METADATA_KEY,
+    METADATA_MEMBER,
+    SCHEMA,
+    WORDS,
+    from_integers,
+    from_json,
+    graph_from_json,
+)
+from aligndbg._types import Array, Graph, ModelInfo, TensorInfo, Trace
+
+__all__ = ["read_trace"]
+
+_DTYPES = {word: name for name, word in WORDS.items()}
+
+Loader = Callable[[], Array]
+
+
+def read_trace(path: str | os.PathLike[str]) -> Trace:
+    """A Trace of any .safetensors or .npz file; values are read when they are asked for.
+
+    A file without our metadata gives a graph without nodes, no feeds and the file's own order. Raises ModelError for
+    a file that is missing, damaged, or holds Python objects; UsageError for another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    opener = {".safetensors": _open_safetensors, ".npz": _open_npz}.get(suffix)
+    if opener is None:
+        raise UsageError(f"cannot tell the kind of trace from {suffix!r}", context=str(path), hint=KINDS)
+    try:
+        found = opener(os.fspath(path))
+    except FileNotFoundError:
+        raise ModelError("no such file", context=str(path)) from None
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror or error}", context=str(path)) from error
+    return _own(path, found) if found.metadata is not None else _foreign(path, suffix, found)
+
+
+class _Found:
+    """What a file holds: key -> (shape, dtype name, loader), keys it has but cannot give, and our metadata."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, tuple[tuple[int, ...], str, Loader]] = {}
+        self.refused: dict[str, str] = {}
+        self.metadata: str | None = None
+
+
+class _Values(Mapping[str, Array]):
+    """Reads each array when it is asked for."""
+
+    def __init__(self, loaders: Mapping[str, Loader]) -> None:
+        self._loaders = loaders
+
+    def __getitem__(self, name: str) -> Array:
+        return self._loaders[name]()
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the array
+        return name in self._loaders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+
+def _foreign(path: str | os.PathLike[str], suffix: str, found: _Found) -> Trace:
+    tensors = {key: TensorInfo(key, shape, dtype) for key, (shape, dtype, _) in found.entries.items()}
+    return Trace(
+        info=ModelInfo(os.fspath(path), "recorded", suffix.lstrip(".")),
+        graph=Graph(tensors=tensors),
+        values=_Values({key: load for key, (_, _, load) in found.entries.items()}),
+        feeds=None,
+        order=tuple(found.entries),
+        missing=found.refused,
+    )
+
+
+def _own(path: str | os.PathLike[str], found: _Found) -> Trace:
+    assert found.metadata is not None
+    with _damage(path, "its aligndbg metadata is damaged"):
+        data = json.loads(found.metadata, object_hook=from_json)
+        schema = str(data["schema"])
+        if schema != SCHEMA:
+            hint = f"this version reads {SCHEMA}"
+            raise ModelError(f"the trace was written in another version ({schema})", context=str(path), hint=hint)
+        dtypes: dict[str, str] = data["dtypes"]
+
+        def loader(key: str) -> Loader:
+            load = found.entries[key][2]
+            if key not in dtypes:
+                return load
+            dtype_of(dtypes[key])  # an unknown one is damage now, not at first use
+            return lambda: from_integers(load(), dtypes[key])
+
+        keys = {name: data["keys"].get(name, name) for name in data["order"]}
+        return Trace(
+            info=ModelInfo(**data["info"]),
+            graph=graph_from_json(data["graph"]),
+            values=_Values({name: loader(key) for name, key in keys.items()}),
+            feeds=None if data["feeds"] is None else _Values({n: loader(key) for n, key in data["feeds"].items()}),
+            order=tuple(keys),
+            missing=dict(data["missing"]),
+        )
+
+
+@contextmanager
+def _damage(path: str | os.PathLike[str], fact: str) -> Iterator[None]:
+    """Turns what damaged bytes make a parser raise into a ModelError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, EOFError, MemoryError) as error:
+        raise ModelError(fact, context=str(path), hint="capture it again, or copy the file again") from error
+
+
+def _open_safetensors(path: str) -> _Found:
+    from safetensors import SafetensorError, safe_open
+
+    found = _Found()
+    try:
+        with safe_open(path, framework="numpy") as file:  # checks the header: sizes, offsets, dtypes
+            found.metadata = (file.metadata() or {}).get(METADATA_KEY)
+    except SafetensorError as error:
+        raise ModelError(f"not a valid safetensors file ({error})", context=path) from error
+    with open(path, "rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(size))
+        header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.empty(0, np.uint8)
+    for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, word = tuple(entry["shape"]), entry["dtype"]
+        if word not in _DTYPES:
+            found.refused[key] = f"values of type {word} are not read"
+            continue
+        start, end = (8 + size + offset for offset in entry["data_offsets"])
+        dtype = dtype_of(_DTYPES[word])
+        found.entries[key] = (shape, dtype.name, _Slice(data, start, end, dtype, shape))
+    return found
+
+
+class _Slice:
+    """Loads one array of a mapped file: a read-only view where it is aligned, else a copy."""
+
+    def __init__(self, data: Array, start: int, end: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._raw, self._dtype, self._shape = data[start:end].view(np.ndarray), dtype, shape
+
+    def __call__(self) -> Array:
+        array = self._raw.view(self._dtype).reshape(self._shape)
+        return array if array.flags.aligned else array.copy()
+
+
+def _open_npz(path: str) -> _Found:
+    found = _Found()
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ModelError(f"not a valid npz file ({error})", context=path, hint="is it truncated?") from error
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy"):
+            found.refused[member.filename] = "not an array"
+            continue
+        key = member.filename.removesuffix(".npy")
+        if key in found.entries or key in found.refused:
+            raise ModelError(f"holds {key!r} twice", context=path)
+        load = _Member(archive, member, path)
+        shape, dtype = load.header()
+        if dtype.hasobject:
+            hint = "save it again as a plain array of numbers"
+            raise ModelError(f"{key!r} holds Python objects, which are not read", context=path, hint=hint)
+        if key == METADATA_MEMBER:
+            found.metadata = load().tobytes().decode("utf-8", "replace")
+        elif not plain_dtype(dtype):
+            found.refused[key] = f"values of type {dtype} are not read"
+        else:
+            found.entries[key] = (shape, dtype.name, load)
+    return found
+
+
+class _Member:
+    """Loads one .npy member of a zip."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str) -> None:
+        self._archive, self._member, self._path = archive, member, path
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        fact = f"{self._member.filename!r} is damaged"
+        try:
+            with _damage(self._path, fact), self._archive.open(self._member) as file:
+                yield file
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise ModelError(f"{fact} ({error})", context=self._path) from error
+
+    def header(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """(shape, dtype), checked against the member's size before anything is allocated for it."""
+        with self._opened() as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            if not dtype.hasobject and file.tell() + math.prod(shape) * dtype.itemsize > self._member.file_size:
+                raise ModelError(f"{self._member.filename!r} is cut short", context=self._path)
+            return shape, dtype
+
+    def __call__(self) -> Array:
+        with self._opened() as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            return array

@@ -1,0 +1,385 @@
+"""Runs a file-based backend in a child process that may crash or hang without taking the caller along."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+
+from aligndbg._channel import Channel
+from aligndbg._errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
+from aligndbg._registry import Entry
+from aligndbg._types import Array, Graph, ModelInfo
+
+__all__ = ["WorkerBackend"]
+
+WINDOW_COUNT, WINDOW_BYTES = 8, 64 << 20  # values the child may send ahead of the consumer
+ACK_COUNT, ACK_BYTES = 4, 1 << 20  # the parent acknowledges in batches, each well inside the window
+
+# The child imports from exactly where the parent does: neither `-m` (which puts the current folder first) nor
+# PYTHONPATH (which puts it before the standard library) gives that.
+_BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from aligndbg._worker import main; main()"
+
+
+# ---- the child
+
+
+def main() -> None:
+    """The child's whole life. Exits by os._exit: a runtime's own teardown is slow, and may crash."""
+    channel = Channel(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), "up")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)  # what a runtime prints must not reach the protocol
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    target, model, options, channel.folders = channel.receive()
+    tempfile.tempdir = os.environ["TMPDIR"] = channel.folders[-1]  # temporary files go with the session's folder
+    threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
+    status = 0
+    try:
+        _serve(channel, inbox, target, model, options)
+    except BrokenPipeError:  # the parent is gone
+        status = 1
+    finally:
+        sys.stderr.flush()
+        _leave(channel, status)
+
+
+def _listen(channel: Channel, inbox: queue.SimpleQueue[Any]) -> None:
+    """Moves requests to the inbox. A parent that closes, or dies, ends the child even in the middle of a run."""
+    while True:
+        try:
+            inbox.put(channel.receive())
+        except EOFError:
+            break
+        except Exception as error:  # a message that cannot be read here: the request fails, not the worker
+            inbox.put(("unreadable", error))
+    inbox.put(("close",))
+    time.sleep(0.5)  # for the main thread to leave by itself
+    _leave(channel, 1)
+
+
+def _leave(channel: Channel, status: int) -> None:
+    for folder in channel.folders:  # the parent does the same, if it still lives
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(status)
+
+
+def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: str, options: dict[str, str]) -> None:
+    try:
+        backend = load_class(target)(model, options)
+        channel.send("ready", backend.info, backend.capabilities)
+    except Exception as error:
+        channel.send("error", _portable(error))
+        return
+    while True:
+        request = inbox.get()
+        if request[0] == "close":
+            break
+        try:
+            if request[0] == "graph":
+                channel.send("graph", backend.graph())
+            elif request[0] == "run":
+                _stream(channel, inbox, backend.run(*request[1:]))
+                channel.send("end")
+            elif request[0] == "unreadable":
+                raise request[1]
+            # "ack" and "stop" that arrive after the last value was sent need no answer
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            channel.send("error", _portable(error))
+        del request  # with the feeds and overrides in it
+    backend.close()
+
+
+def _stream(channel: Channel, inbox: queue.SimpleQueue[Any], values: Iterator[tuple[str, Array]]) -> None:
+    """Sends values while the window allows; returns early when the parent says stop."""
+    ahead: deque[int] = deque()
+    for name, value in values:
+        while not inbox.empty() or len(ahead) >= WINDOW_COUNT or sum(ahead) >= WINDOW_BYTES:
+            verb, *rest = inbox.get()
+            if verb != "ack":
+                if verb == "close":
+                    inbox.put((verb,))
+                return
+            for _ in range(rest[0]):
+                ahead.popleft()
+        channel.send("value", name, value)
+        ahead.append(value.nbytes)
+
+
+def _portable(error: Exception) -> AligndbgError:
+    """An error that can cross the pipe; one that was not raised on purpose says where it came from."""
+    if isinstance(error, AligndbgError):
+        return error
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = (str(error).strip().splitlines() or [""])[0]
+    return ModelError(
+        f"unexpected {type(error).__name__}: {text}",
+        context=f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}",
+    )
+
+
+def load_class(target: str) -> Any:
+    """ "module:Class" -> the class."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# ---- the parent
+
+
+class _Child:
+    """One child process, its pipes, its folders and the end of what it wrote to stderr."""
+
+    def __init__(self, target: str, model: str, options: Mapping[str, str], cwd: str) -> None:
+        self.expired = False
+        self._owner = os.getpid()
+        shm = ["/dev/shm"] if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else []
+        parents = [*shm, tempfile.gettempdir()]
+        self.folders = tuple(tempfile.mkdtemp(prefix="aligndbg-", dir=parent) for parent in parents)
+        paths = "\n".join(os.path.abspath(path) for path in sys.path)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, paths],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                start_new_session=True,  # a signal to the caller's group must not take the child before it cleans up
+            )
+        except OSError as error:
+            self._remove_folders()
+            raise RuntimeCrashError(f"cannot start a worker process: {error}", context=model) from error
+        self._stderr = b""
+        self._drain = threading.Thread(target=self._keep_tail, args=(self.process.stderr,), daemon=True)
+        self._drain.start()
+        reader, writer = cast(BinaryIO, self.process.stdout), cast(BinaryIO, self.process.stdin)
+        self.channel = Channel(reader, writer, "down")
+        self.channel.folders = self.folders
+        self.channel.send(target, model, dict(options), self.folders)
+
+    def _keep_tail(self, pipe: IO[bytes]) -> None:
+        while chunk := os.read(pipe.fileno(), 1 << 16):
+            self._stderr = (self._stderr + chunk)[-(8 << 10) :]
+
+    def expire(self) -> None:
+        self.expired = True
+        self.process.kill()
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Ends the child, politely for `grace` seconds, and removes its folders."""
+        if os.getpid() != self._owner:  # a fork of the parent inherits this object but does not own the child
+            return
+        with contextlib.suppress(OSError):
+            self.channel._writer.close()
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._drain.join(1.0)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None and not self._drain.is_alive():  # a grandchild may hold stderr open
+                pipe.close()
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def obituary(self, timeout: float | None) -> tuple[str, str]:
+        """(fact, hint) of a child that is gone."""
+        self.stop(grace=5.0)
+        if self.expired:
+            return f"ran past {timeout:g} s and was stopped", "raise the time limit, or feed a smaller input"
+        code = self.process.returncode
+        how = f"exit code {code}"
+        if code < 0:
+            how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        lines = [line.strip() for line in self._stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        said = f"; its last words: {lines[-1][:300]}" if lines else ""
+        hint = "the runtime itself failed, not this process: the next call starts a fresh one"
+        if how == "SIGKILL":
+            hint = "something outside killed it, most often for lack of memory; the next call starts a fresh one"
+        return f"the runtime's process died ({how}){said}", hint
+
+
+class WorkerBackend:
+    """A registered backend in a child process, with the same interface.
+
+    The constructor returns at once, so that several workers start side by side; errors of opening surface at first
+    use, or in `ready()`. `timeout` bounds the seconds that one request may keep the caller waiting. When the child
+    dies or is stopped the call raises RuntimeCrashError, and the next one starts a fresh child. One run at a
+    time: a new request ends a run that was not read to its end.
+    """
+
+    def __init__(self, entry: Entry, target: str, options: Mapping[str, str], timeout: float | None = None) -> None:
+        self._args = (entry.target, target, dict(options), os.getcwd())
+        self._path, self._timeout = target, timeout
+        self._left = timeout or 0.0
+        self._failure: AligndbgError | None = None
+        self._about: tuple[ModelInfo, frozenset[str]] | None = None
+        self._graph: Graph | None = None
+        self._run: object | None = None  # the run whose end has not been received
+        self._leftover = False  # a stopped run's last values are still in the pipe
+        self._closed = False
+        self._child: _Child | None = None
+        self._start()
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._ready()[0]
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._ready()[1]
+
+    def ready(self) -> None:
+        """Waits until the child has opened the model. Raises what its opening raised."""
+        self._ready()
+
+    def graph(self) -> Graph:
+        if self._graph is None:
+            self._request("graph")
+            self._graph = self._receive()[1]
+        return self._graph
+
+    def run(
+        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        """As Backend.run. The child starts computing at once, and stays at most a few values ahead of the reader."""
+        arrays = [{name: np.asarray(value) for name, value in given.items()} for given in (feeds, overrides or {})]
+        self._request("run", arrays[0], tuple(fetch), None if overrides is None else arrays[1])
+        self._run = token = object()
+        return self._values(token)
+
+    def close(self) -> None:
+        self._closed, self._run = True, None
+        if self._child is not None:
+            self._finalizer.detach()
+            self._child.stop(grace=0.5)
+            self._child = None
+
+    def _start(self) -> _Child:
+        self._about = self._graph = self._run = None
+        self._leftover = False
+        self._child = _Child(*self._args)
+        self._finalizer = weakref.finalize(self, self._child.stop)
+        return self._child
+
+    def _ready(self) -> tuple[ModelInfo, frozenset[str]]:
+        if self._closed:
+            raise UsageError("the model is closed", context=self._path)
+        if self._failure is not None:
+            raise self._failure
+        if self._child is None:
+            self._start()
+        if self._about is None:
+            self._left = self._timeout or 0.0
+            try:
+                _, info, capabilities = self._receive()
+            except RuntimeCrashError:
+                raise
+            except AligndbgError as error:
+                self._failure = error
+                self._drop()
+                raise
+            self._about = (info, capabilities)
+        return self._about
+
+    def _request(self, *message: Any) -> None:
+        self._ready()
+        if self._run is not None:
+            self._stop_run()
+        while self._leftover:
+            self._leftover = self._receive(raises=False)[0] not in ("end", "error")
+        self._left = self._timeout or 0.0
+        self._send(*message)
+
+    def _stop_run(self) -> None:
+        self._run, self._leftover = None, True
+        self._send("stop")
+
+    def _values(self, token: object) -> Iterator[tuple[str, Array]]:
+        count = size = 0
+        try:
+            while True:
+                if self._run is not token:
+                    fact = "the model is closed" if self._closed else "this run was ended by a later request"
+                    raise UsageError(fact, context=self._path)
+                kind, *rest = self._receive()
+                if kind == "end":
+                    self._run = None
+                    return
+                name, value = rest
+                count, size = count + 1, size + value.nbytes
+                yield name, value
+                del value, rest  # the reader may drop it while we wait for the next
+                if (count >= ACK_COUNT or size >= ACK_BYTES) and self._run is token:
+                    self._send("ack", count)
+                    count = size = 0
+        finally:
+            if self._run is token:
+                with contextlib.suppress(RuntimeCrashError):  # nobody waits for this run: the next call starts afresh
+                    self._stop_run()
+
+    def _send(self, *message: Any) -> None:
+        self._exchange(lambda child: child.channel.send(*message))
+
+    def _receive(self, raises: bool = True) -> tuple[Any, ...]:
+        message: tuple[Any, ...] = self._exchange(lambda child: child.channel.receive())
+        if message[0] == "error" and raises:
+            self._run = None
+            raise message[1].with_context(self._path)
+        return message
+
+    def _exchange(self, action: Any) -> Any:
+        """One blocking step with the child, under the time limit; a child that fails it is taken down."""
+        child = self._child
+        assert child is not None
+        started = time.monotonic()
+        timer = None
+        if self._timeout is not None:
+            timer = threading.Timer(max(self._left, 0.0), child.expire)
+            timer.daemon = True
+            timer.start()
+        try:
+            return action(child)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            fact, hint = child.obituary(self._timeout)
+            self._drop()
+            raise RuntimeCrashError(fact, context=self._path, hint=hint) from None
+        except AligndbgError:  # an array that could not be sent: nothing has been written yet
+            raise
+        except BaseException:  # interrupted in the middle of a message: the stream is of no more use
+            self._drop()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+                self._left -= time.monotonic() - started
+
+    def _drop(self) -> None:
+        """Forgets the child, dead or alive; the next call starts another."""
+        child, self._child = self._child, None
+        self._run, self._leftover = None, False
+        if child is not None:
+            self._finalizer.detach()
+            child.stop()

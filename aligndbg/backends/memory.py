@@ -1,0 +1,194 @@
+"""A network of Python functions, in process: for tests, for experiments, for a runtime without a backend of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg._types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
+
+__all__ = ["MemoryBackend", "MemoryNode"]
+
+Shape = tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class MemoryNode:
+    """One operator: `fn` takes one array for each of `inputs` (None for "") and gives an array, or one for each output.
+
+    The arrays that `fn` is given are read-only.
+    """
+
+    op_type: str
+    fn: Callable[..., Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    canonical: str = ""
+    scope: str = ""
+
+
+class MemoryBackend:
+    """A model of MemoryNodes in execution order, with every capability.
+
+    `inputs` gives each input's shape (float32), or a TensorInfo for another dtype; a dimension of None or a symbol is
+    free. `tensors` may say the same of any other tensor; shapes and dtypes not said are known after the first run.
+    `untapped` names tensors that `run` then refuses, with the reason. Raises UsageError for a graph that is not one.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Shape | TensorInfo],
+        nodes: Sequence[MemoryNode],
+        outputs: Sequence[str],
+        constants: Mapping[str, Array] | None = None,
+        tensors: Mapping[str, Shape | TensorInfo] | None = None,
+        quant: Mapping[str, Quant] | None = None,
+        untapped: Mapping[str, str] | None = None,
+        name: str = "memory",
+    ) -> None:
+        self.info = ModelInfo(name, "memory", f"numpy {np.__version__}")
+        self.capabilities = frozenset({"graph", "run", "override"})
+        self._functions = [node.fn for node in nodes]
+        self._constants = {key: np.array(value) for key, value in (constants or {}).items()}
+        self._quant = dict(quant or {})
+        self._inputs, self._outputs, self._untapped = tuple(inputs), tuple(outputs), dict(untapped or {})
+        self._nodes = tuple(
+            Node(
+                node.op_type,
+                node.name or f"{node.op_type}_{position}",
+                tuple(node.inputs),
+                tuple(node.outputs),
+                dict(node.attributes),
+                node.scope,
+                node.canonical,
+            )
+            for position, node in enumerate(nodes)
+        )
+        self._tensors: dict[str, TensorInfo] = {}
+        for key, value in {**(tensors or {}), **inputs}.items():
+            info = value if isinstance(value, TensorInfo) else TensorInfo(key, tuple(value), "float32")
+            self._tensors[key] = TensorInfo(key, info.shape, info.dtype, self._quant.get(key, info.quant))
+        for key, constant in self._constants.items():
+            self._tensors[key] = TensorInfo(key, constant.shape, constant.dtype.name, self._quant.get(key))
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        names = [node.name for node in self._nodes]
+        if len(set(names)) < len(names):
+            raise UsageError("two nodes have the same name", context=self.info.path)
+        known = {*self._inputs, *self._constants}
+        for node in self._nodes:
+            for name in node.inputs:
+                if name and name not in known:
+                    hint = nearest(name, known)
+                    raise UsageError(f"{node.name!r} reads {name!r}, not known before it", hint=hint)
+            for name in filter(None, node.outputs):
+                if name in known:
+                    raise UsageError(f"{node.name!r} writes {name!r}, which exists already")
+                known.add(name)
+                self._tensors.setdefault(name, TensorInfo(name, quant=self._quant.get(name)))
+        for name in (*self._outputs, *self._untapped, *self._quant):
+            if name not in known:
+                raise UsageError(f"there is no tensor {name!r}", context=self.info.path, hint=nearest(name, known))
+
+    def graph(self) -> Graph:
+        return Graph(
+            self._nodes,
+            dict(self._tensors),
+            self._inputs,
+            self._outputs,
+            frozenset(self._constants),
+            dict(self._untapped),
+        )
+
+    def run(
+        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        """As Backend.run; arguments are checked at once, the nodes run as the values are read."""
+        wanted = dict.fromkeys(fetch)
+        changed = {name: np.asarray(value) for name, value in (overrides or {}).items()}
+        for name in wanted:
+            self._check_name(name, UsageError)
+        for name, array in changed.items():
+            self._check_name(name, FeedError)
+            self._check_array("override", name, array)
+        given = {name: np.asarray(array) for name, array in feeds.items()}
+        if not given and wanted.keys() <= self._constants.keys():
+            return iter([(name, self._constants[name].copy()) for name in wanted])
+        for name in self._inputs:
+            if name not in given:
+                raise FeedError(f"no feed for the input {name!r}", hint=f"inputs: {', '.join(self._inputs)}")
+        for name, array in given.items():
+            if name not in self._inputs:
+                raise FeedError(f"no input is named {name!r}", hint=nearest(name, self._inputs))
+            self._check_array("feed", name, array)
+        return self._run(given, wanted, changed)
+
+    def _check_name(self, name: str, error: type[UsageError]) -> None:
+        if name not in self._tensors:
+            raise error(f"there is no tensor {name!r}", context=self.info.path, hint=nearest(name, self._tensors))
+        if name in self._untapped:
+            raise UnsupportedError(f"{name!r} cannot be read or overridden: {self._untapped[name]}")
+
+    def _check_array(self, what: str, name: str, array: Array) -> None:
+        info = self._tensors[name]
+        if info.dtype and array.dtype.name != info.dtype:
+            raise FeedError(f"the {what} {name!r} is {array.dtype.name}, the tensor {info.dtype}")
+        if info.shape is not None and not _fits(array.shape, info.shape):
+            raise FeedError(f"the {what} {name!r} has shape {list(array.shape)}, the tensor {list(info.shape)}")
+
+    def _run(
+        self, feeds: Mapping[str, Array], wanted: Mapping[str, None], overrides: Mapping[str, Array]
+    ) -> Iterator[tuple[str, Array]]:
+        seen: dict[str, Array] = {}  # what consumers read
+
+        def settle(name: str, own: Array) -> Iterator[tuple[str, Array]]:
+            override = overrides.get(name, own)
+            if override.shape != own.shape or override.dtype != own.dtype:
+                fact = f"the override {name!r} is {override.dtype}{list(override.shape)}"
+                raise FeedError(f"{fact}, the tensor {own.dtype}{list(own.shape)}")
+            seen[name] = override.view()
+            seen[name].flags.writeable = False
+            if name in wanted:
+                yield name, own.copy()
+
+        for name, own in (self._constants | dict(feeds)).items():
+            yield from settle(name, own)
+        for node, function in zip(self._nodes, self._functions, strict=True):
+            values = self._call(node, function, [seen[name] if name else None for name in node.inputs])
+            for name, own in zip(node.outputs, values, strict=True):
+                if name:
+                    self._learn(name, own)
+                    yield from settle(name, own)
+
+    def _call(self, node: Node, function: Callable[..., Any], arguments: list[Array | None]) -> list[Array]:
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            raise ModelError(f"{type(error).__name__}: {error}", context=f"{self.info.path}: {node.name}") from error
+        values = [np.asarray(value) for value in (result if isinstance(result, tuple | list) else (result,))]
+        if len(values) != len(node.outputs):
+            fact = f"gave {len(values)} values for {len(node.outputs)} outputs"
+            raise ModelError(fact, context=f"{self.info.path}: {node.name}")
+        return values
+
+    def _learn(self, name: str, value: Array) -> None:
+        info = self._tensors[name]
+        self._tensors[name] = TensorInfo(
+            name, value.shape if info.shape is None else info.shape, info.dtype or value.dtype.name, info.quant
+        )
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _fits(actual: tuple[int, ...], declared: Shape) -> bool:
+    pairs = zip(actual, declared, strict=False)
+    return len(actual) == len(declared) and all(not isinstance(d, int) or a == d for a, d in pairs)

@@ -1,0 +1,60 @@
+"""Telling weights apart without their layout, and without the per-channel scale that a folded normalization leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aligndbg._types import Array
+
+__all__ = ["WeightPrint", "weight_print"]
+
+EXACT, GRID, UNLIKE = (
+    2e-3,
+    4e-2,
+    0.2,
+)  # relative difference of the statistics: the same, the same on int8, another weight
+
+
+@dataclass(frozen=True)
+class WeightPrint:
+    """Statistics of |w|, each channel divided by its root mean square, with channels along one axis.
+
+    Which axis holds the output channels differs between formats, so both ends are kept: `first` and `last`, each the
+    mean, the cubic mean and the largest. Signs are left out: a folded scale may be negative.
+    """
+
+    count: int
+    first: tuple[float, float, float]
+    last: tuple[float, float, float]
+    quantized: bool = False
+
+    def agreement(self, other: WeightPrint) -> float:
+        """1 for the same weight up to layout and a scale per channel, -1 for another one, 0 where it cannot be told."""
+        if self.count != other.count:
+            return 0.0
+        apart = min(_apart(a, b) for a in (self.first, self.last) for b in (other.first, other.last))
+        if apart <= (GRID if self.quantized or other.quantized else EXACT):
+            return 1.0
+        return -1.0 if apart > UNLIKE else 0.0
+
+
+def _apart(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+    return max(abs(x - y) / max(abs(x), abs(y), 1e-30) for x, y in zip(a, b, strict=True))
+
+
+def weight_print(weight: Array, quantized: bool = False) -> WeightPrint:
+    """The print of a weight of any shape and float dtype (dequantized by the caller)."""
+    w = np.abs(weight.astype(np.float32))
+    axes = [d for d in range(w.ndim) if w.shape[d] != 1] or [0]
+    w = w.reshape([w.shape[d] for d in axes] if w.ndim else [1])
+    return WeightPrint(int(w.size), _statistics(w, 0), _statistics(w, w.ndim - 1), quantized)
+
+
+def _statistics(w: Array, axis: int) -> tuple[float, float, float]:
+    others = tuple(d for d in range(w.ndim) if d != axis)
+    rms = np.sqrt(np.mean(np.square(w), axis=others, keepdims=True)) if others else np.sqrt(np.mean(np.square(w)))
+    scaled = w / np.where(rms > 0, rms, 1.0)
+    cube = float(np.cbrt(np.mean(scaled * scaled * scaled, dtype=np.float64)))
+    return float(scaled.mean(dtype=np.float64)), cube, float(scaled.max(initial=0.0))
