@@ -32,14 +32,14 @@ def open_model(
     Raises UsageError for an unknown kind, backend or option, ModelError for a path that is no readable file,
     MissingDependencyError where the backend's package is not installed.
     """
+    if timeout is not None and not timeout > 0:
+        raise UsageError(f"timeout must be over 0 seconds, not {timeout}", hint="leave it out for no limit")
     if not isinstance(model, str | os.PathLike):
         if isinstance(model, WorkerBackend):  # asking it for more would wait for its child
             return cast(Backend, model)
         if isinstance(model, Backend):
             return model
         raise UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
-    if timeout is not None and not timeout > 0:
-        raise UsageError(f"timeout must be over 0 seconds, not {timeout}")
     entry, target, options = _parse(model)
     _check_needs(entry)
     cls = load_class(entry.target)  # light: a backend imports its runtime when it is made
@@ -71,9 +71,9 @@ def _parse_options(query: str, text: str) -> dict[str, str]:
     for part in query.split("&") if query else ():
         key, equals, value = (unquote(piece) for piece in part.partition("="))
         if not equals or not key:
-            raise UsageError(f"the option {part!r} is not name=value", context=text)
+            raise UsageError(f"the option {part!r} is not name=value", context=text, hint="as in a.onnx?threads=1&x=y")
         if key in options:
-            raise UsageError(f"the option {key!r} is given twice", context=text)
+            raise UsageError(f"the option {key!r} is given twice", context=text, hint="keep one of them")
         options[key] = value
     return options
 
@@ -97,7 +97,7 @@ def _kinds() -> str:
 
 def _existing(path: str) -> str:
     if os.path.isdir(path):
-        raise ModelError("a folder, not a model file", context=path)
+        raise ModelError("a folder, not a model file", context=path, hint="give the model file inside it")
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
@@ -105,7 +105,7 @@ def _existing(path: str) -> str:
         files = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
         raise ModelError("no such file", context=path, hint=nearest(os.path.basename(path), files))
     if not os.access(path, os.R_OK):
-        raise ModelError("no permission to read it", context=path)
+        raise ModelError("no permission to read it", context=path, hint="change its mode, or copy it")
     return path
 
 
@@ -122,7 +122,8 @@ def _check_needs(entry: Entry) -> None:
 def _check_options(entry: Entry, cls: Any, options: Mapping[str, str], target: str) -> None:
     known: Mapping[str, str] | None = getattr(cls, "OPTIONS", None)
     if known is None:
-        raise UsageError(f"a {entry.name} model is made in Python and passed as an object", context=target)
+        hint = "call aligndbg from Python, with the object in place of the path"
+        raise UsageError(f"a {entry.name} model is made in Python and passed as an object", context=target, hint=hint)
     for name in options:
         if name not in known:
             hint = nearest(name, known) if known else "it takes none"

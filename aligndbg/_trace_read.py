@@ -32,6 +32,8 @@ __all__ = ["read_trace"]
 
 _DTYPES = {word: name for name, word in WORDS.items()}
 
+_COPY_AGAIN = "is it truncated, or of another kind? write or copy it again"
+
 Loader = Callable[[], Array]
 
 
@@ -128,7 +130,7 @@ def _damage(path: str | os.PathLike[str], fact: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, EOFError, MemoryError) as error:
-        raise ModelError(fact, context=str(path), hint="capture it again, or copy the file again") from error
+        raise ModelError(fact, context=str(path), hint=_COPY_AGAIN) from error
 
 
 def _open_safetensors(path: str) -> _Found:
@@ -139,7 +141,7 @@ def _open_safetensors(path: str) -> _Found:
         with safe_open(path, framework="numpy") as file:  # checks the header: sizes, offsets, dtypes
             found.metadata = (file.metadata() or {}).get(METADATA_KEY)
     except SafetensorError as error:
-        raise ModelError(f"not a valid safetensors file ({error})", context=path) from error
+        raise ModelError(f"not a valid safetensors file ({error})", context=path, hint=_COPY_AGAIN) from error
     with open(path, "rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(size))
@@ -172,15 +174,17 @@ def _open_npz(path: str) -> _Found:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ModelError(f"not a valid npz file ({error})", context=path, hint="is it truncated?") from error
+        raise ModelError(f"not a valid npz file ({error})", context=path, hint=_COPY_AGAIN) from error
     for member in archive.infolist():
-        if not member.filename.endswith(".npy"):
-            found.refused[member.filename] = "not an array"
-            continue
         key = member.filename.removesuffix(".npy")
         if key in found.entries or key in found.refused:
-            raise ModelError(f"holds {key!r} twice", context=path)
+            raise ModelError(
+                f"holds {key!r} twice", context=path, hint="which one is meant cannot be told: write it again"
+            )
         load = _Member(archive, member, path)
+        if key == member.filename and not load.is_array():  # TPU-MLIR writes arrays without the suffix
+            found.refused[key] = "not an array"
+            continue
         shape, dtype = load.header()
         if dtype.hasobject:
             hint = "save it again as a plain array of numbers"
@@ -207,7 +211,11 @@ class _Member:
             with _damage(self._path, fact), self._archive.open(self._member) as file:
                 yield file
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise ModelError(f"{fact} ({error})", context=self._path) from error
+            raise ModelError(f"{fact} ({error})", context=self._path, hint=_COPY_AGAIN) from error
+
+    def is_array(self) -> bool:
+        with self._opened() as file:
+            return bool(file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX)
 
     def header(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """(shape, dtype), checked against the member's size before anything is allocated for it."""
@@ -216,7 +224,7 @@ class _Member:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
             if not dtype.hasobject and file.tell() + math.prod(shape) * dtype.itemsize > self._member.file_size:
-                raise ModelError(f"{self._member.filename!r} is cut short", context=self._path)
+                raise ModelError(f"{self._member.filename!r} is cut short", context=self._path, hint=_COPY_AGAIN)
             return shape, dtype
 
     def __call__(self) -> Array:

@@ -55,7 +55,8 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> None:
             write(file, members, json.dumps(metadata, default=to_json))
         os.replace(part, target)
     except OSError as error:
-        raise UsageError(f"cannot write: {error.strerror or error}", context=str(path)) from error
+        hint = "choose a folder that exists, with room and permission to write"
+        raise UsageError(f"cannot write: {error.strerror or error}", context=str(path), hint=hint) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -62,7 +62,8 @@ def capture(
         keep(name, array)
     missing = dict(graph.untapped) if fetch is None else {}
     missing |= {name: "the run gave no value" for name in wanted if name not in values and name not in missing}
-    return Trace(backend.info, graph, values, feeds, tuple(values), missing)
+    known = backend.graph()  # asked again: some backends learn shapes and dtypes by running
+    return Trace(backend.info, known, values, feeds, tuple(values), missing)
 
 
 def _own(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -50,7 +50,8 @@ def match(
     for pair in settled:
         if not pair.provisional and pair.reference not in state.links:
             state.add(_kept(state, pair))
-    equals = match_values(state)
+    # What a re-run computes from an overridden tensor by moving it holds the reference's value, and proves nothing.
+    equals = match_values(state, held={p.reference: p.candidate for p in settled if p.provisional})
     for pair in settled:  # a value that agrees contests a pair that only structure found
         if pair.provisional and pair.reference not in state.links and pair.candidate not in state.by_candidate:
             state.add(_kept(state, pair))

@@ -186,7 +186,7 @@ class State:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
         at = node
         for _ in range(3):
-            if _same_op(at.canonical, canonical):
+            if at.canonical == canonical or {at.canonical, canonical} <= WEIGHT_OPS:
                 return at
             inputs = side.data_inputs(at)
             if at.canonical not in FINISHING or len(inputs) != 1 or self.link_of(side, inputs[0]):
@@ -230,7 +230,7 @@ def ops_agree(rn: Node, cn: Node) -> float:
     return 0.4 if rn.canonical == cn.canonical else 0.0
 
 
-# The same computation under two names; which one a converter writes says nothing.
+# The same result under two names; which one a converter writes says nothing.
 _KIN = frozenset(
     frozenset(p)
     for p in (
@@ -249,12 +249,15 @@ _KIN = frozenset(
         ("BatchNormalization", "Gemm"),
         ("Add", "Conv"),
         ("HardSigmoid", "Clip"),
+        # one op against the last of those it is written out as
+        ("HardSwish", "Mul"),
+        ("Gelu", "Mul"),
+        ("LayerNormalization", "Add"),
+        ("InstanceNormalization", "Add"),
+        ("InstanceNormalization", "Mul"),
+        ("Softmax", "Div"),
     )
 )
-
-
-def _same_op(a: str, b: str) -> bool:
-    return a == b or frozenset((a, b)) in _KIN
 
 
 def output_index(node: Node, name: str) -> int:

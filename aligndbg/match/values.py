@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -69,15 +69,20 @@ class _Table:
         return [self.names[low + i] for i in np.flatnonzero(apart <= window * scale)]
 
 
-def match_values(state: State) -> dict[str, list[str]]:
-    """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals."""
+def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+    """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals.
+
+    `held` (reference name -> candidate name) are pairs that another reference tensor may contest by its value, not
+    another candidate tensor.
+    """
+    held = held or {}
     reference, candidate = state.reference, state.candidate
     near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
     window = 4 * max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
     for r, c in near_pairs(reference, candidate, window):
         limit = strict_error(reference, r, candidate, c)
-        if not limit or r in state.links or c in state.by_candidate:
+        if not limit or r in state.links or c in state.by_candidate or held.get(r, c) != c:
             continue
         fits = state.fits(r, c) if state.ends_alike(r, c) else []
         if fits and fits[0].error <= limit:
