@@ -13,7 +13,7 @@ from aligndbg._errors import UsageError
 from aligndbg._feeding import InputOptions, feeds_for
 from aligndbg._open import open_model
 from aligndbg._samples import merge_samples
-from aligndbg._session import Clock, Progress, Settings, diff_once
+from aligndbg._session import Clock, Progress, Settings, diff_once, one_blas_thread
 from aligndbg._session import capture as run_capture
 from aligndbg._types import Backend, Trace
 from aligndbg.feeds import ImageOptions
@@ -65,7 +65,9 @@ def diff(
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
-    _check_limits(min_coverage, max_faults, samples, max_memory, {"atol": atol, "rtol": rtol, "max_lsb": max_lsb})
+    limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
+    limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
+    _check_limits(min_coverage, max_faults, samples, max_memory, limits)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
@@ -73,7 +75,7 @@ def diff(
     )
     settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
     clock = Clock(progress)
-    with ExitStack() as stack:
+    with ExitStack() as stack, one_blas_thread():
         ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))
         if samples == 1:
             return diff_once(ref, cand, options, settings, clock)
@@ -97,7 +99,7 @@ def _check_limits(
     if max_memory is not None and max_memory < 0:
         raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")
     for name, value in limits.items():
-        if value is not None and not value >= 0:
+        if value is not None and (value != value or (value < 0 and not name.startswith("min_"))):
             raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
@@ -118,7 +120,7 @@ def capture(
     """Run one model on one input and keep every tensor; with `output` (.safetensors or .npz) write the trace."""
     options = InputOptions(inputs, None, seed, distribution, val_range, shapes, None, image, allow_nonfinite)
     clock = Clock(progress)
-    with ExitStack() as stack:
+    with ExitStack() as stack, one_blas_thread():
         backend = _opened(model, timeout, stack)
         feeds = feeds_for(backend.graph(), options)[0] if "run" in backend.capabilities else None
         trace = run_capture(backend, feeds, Store(None), clock, "run", prints=False).trace

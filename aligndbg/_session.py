@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -39,12 +39,21 @@ from aligndbg.store import Store
 from aligndbg.tracing import capture as capture_trace
 from aligndbg.verdict import Judge, decide
 
-__all__ = ["Clock", "Progress", "Settings", "capture", "diff_once"]
+__all__ = ["Clock", "Progress", "Settings", "capture", "diff_once", "one_blas_thread"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 SMALLEST_WEIGHT = 16  # elements; fewer have no fingerprint worth the name
 NOT_ASKED = "isolated error was not asked for"
 Progress = Callable[[str, int, int | None], None]
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Our dot products are short: a second BLAS thread only spins, and takes its core from the runtimes (10 times slower
+    on a busy machine of two cores)."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 @dataclass(frozen=True)
@@ -367,7 +376,7 @@ def _on_grid(
     """The reference's feeds and weights on the grids of a quantized candidate."""
     candidate = sides.right.trace.graph
     fed = sides.plan.feeds or sides.right.trace.feeds or {}
-    feeds = grid_feeds(feeds, fed, [k for k in links if k[1] in fed], candidate)
+    feeds = grid_feeds(feeds, fed, [k for k in links if k[1] in fed], sides.left.trace.graph, candidate)
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
     return feeds, grid_weights(

@@ -24,12 +24,15 @@ def grid_feeds(
     feeds: Mapping[str, Array],
     candidate_feeds: Mapping[str, Array],
     links: Iterable[tuple[str, str, Layout]],
+    reference: Graph,
     candidate: Graph,
 ) -> dict[str, Array]:
     """The reference's feeds as the candidate's quantized inputs hold them."""
     out = dict(feeds)
     for r, c, layout in links:
-        info = candidate.tensors.get(c)
+        info, own = candidate.tensors.get(c), reference.tensors.get(r)
+        if own is not None and own.quant is not None:
+            continue  # both sides hold integers: they were fed alike already
         if r in out and info is not None and info.quant is not None:
             real = layout.to_reference(info.quant.dequantize(candidate_feeds[c]))
             out[r] = np.ascontiguousarray(real.astype(out[r].dtype))

@@ -131,12 +131,14 @@ def _overrides(
         name = p.candidate if forward else p.reference
         if name not in read or not overridable(name):
             continue
-        value = source.values[p.reference if forward else p.candidate]
-        quant = source.quant(p.reference if forward else p.candidate)
+        other = p.reference if forward else p.candidate
+        value, quant = source.values[other], source.quant(other)
         if quant is not None:
             value = quant.dequantize(value)
         moved = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
-        out[name] = np.ascontiguousarray(moved.astype(target.values[name].dtype, copy=False))
+        grid, dtype = target.quant(name), target.values[name].dtype
+        stored = grid.quantize(moved, dtype) if grid is not None else moved.astype(dtype, copy=False)
+        out[name] = np.ascontiguousarray(stored)
     return out
 
 

@@ -74,7 +74,7 @@ PACKAGES = {
     "worker": {"psutil"},
     "evaluate": {"onnx", "onnxruntime"},
     "report": {"pandas", "matplotlib", "jinja2", "rich"},
-    "api": {"psutil"},
+    "api": {"psutil", "threadpoolctl"},
     "testing": {"pytest"},
     "entry": {"pytest", "rich"},
 }

@@ -72,7 +72,7 @@ class Side:
             return "constant"
         if name in self.trace.missing:
             return self.trace.missing[name]
-        if name not in self.prints:
+        if name not in self.trace.values:
             return "no value was captured"
         dtype = self.dtype(name)
         if self.quant(name) is None and dtype not in FLOAT_DTYPES:

@@ -12,7 +12,7 @@ from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.weights import WeightPrint
 
-__all__ = ["Link", "State", "Weights"]
+__all__ = ["WEIGHT_OPS", "Link", "State", "Weights", "ops_agree", "written_out"]
 
 # The prints of both sides' weights by constant name, read when they are first asked for.
 Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
@@ -223,7 +223,7 @@ def ops_agree(rn: Node, cn: Node) -> float:
     """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
     if rn.tail == cn.tail:
         return 1.0
-    if frozenset((rn.tail, cn.tail)) in _KIN:
+    if frozenset((rn.tail, cn.tail)) in _KIN or written_out(rn, cn):
         return 0.9
     if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
         return 0.9
@@ -249,15 +249,26 @@ _KIN = frozenset(
         ("BatchNormalization", "Gemm"),
         ("Add", "Conv"),
         ("HardSigmoid", "Clip"),
-        # one op against the last of those it is written out as
+    )
+)
+# One op against the last of those it is written out as.
+_WRITTEN_OUT = frozenset(
+    frozenset(p)
+    for p in (
         ("HardSwish", "Mul"),
         ("Gelu", "Mul"),
         ("LayerNormalization", "Add"),
         ("InstanceNormalization", "Add"),
         ("InstanceNormalization", "Mul"),
+        ("GroupNormalization", "Add"),
         ("Softmax", "Div"),
     )
 )
+
+
+def written_out(rn: Node, cn: Node) -> bool:
+    """Whether one side may have as a single op what the other ends there after several."""
+    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT
 
 
 def output_index(node: Node, name: str) -> int:

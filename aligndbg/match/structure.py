@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from aligndbg.match._side import PASSIVE_OPS, Side
-from aligndbg.match._state import Link, State, ops_agree
+from aligndbg.match._state import WEIGHT_OPS, Link, State, ops_agree, written_out
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
 from aligndbg.match.values import NOISE, STRICT, settle_layout
@@ -128,6 +128,8 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None
     closeness = max(0.0, 1.0 - error)
     weights = state.weights_agree(rn, cn)
+    if not inputs and written_out(rn, cn) and _read_alike(state, r, c):
+        inputs = 0.6  # inside the written-out op the inputs have no counterpart
     if not inputs and error > ENCLOSED_ERROR and weights <= 0:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
     whole = state.finished(state.reference, r) == state.finished(state.candidate, c)
@@ -138,7 +140,11 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
 def _read_alike(state: State, r: str, c: str) -> bool:
     """Whether the same ops read two tensors."""
     ours, theirs = (
-        {n.canonical for n in side.consumers.get(name, ()) if n.canonical not in PASSIVE_OPS}
+        {
+            "weighted" if n.canonical in WEIGHT_OPS else n.canonical
+            for n in side.consumers.get(name, ())
+            if n.canonical not in PASSIVE_OPS
+        }
         for side, name in ((state.reference, r), (state.candidate, c))
     )
     return bool(ours) and ours == theirs

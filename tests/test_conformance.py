@@ -1,0 +1,258 @@
+"""Every registered backend against the suite that is shipped for new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from aligndbg._open import open_model
+from aligndbg._registry import REGISTRY
+from aligndbg._types import Backend
+from aligndbg.backends.memory import MemoryBackend, MemoryNode
+from aligndbg.store import write_trace
+from aligndbg.testing import BackendConformance
+from aligndbg.tracing import capture
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+
+def small_onnx(path: Path) -> Path:
+    """Two inputs, a convolution, a branch that is joined again, a Shape that reads no values, an integer output."""
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["conv"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"], name="relu1"),
+        helper.make_node("Add", ["relu", "y"], ["sum"], name="add1"),
+        helper.make_node("Sigmoid", ["conv"], ["gate"], name="gate1"),
+        helper.make_node("Mul", ["sum", "gate"], ["mul"], name="mul1"),
+        helper.make_node("Shape", ["mul"], ["shape"], name="shape1"),
+        helper.make_node("Reshape", ["mul", "shape"], ["out"], name="reshape1"),
+        helper.make_node("ArgMax", ["mul"], ["best"], name="argmax1", axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("y", [1, 4, 1, 1]))],
+        [
+            helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, 8, 8]),
+            helper.make_tensor_value_info("best", TensorProto.INT64, [1, 1, 8, 8]),
+        ],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def small_memory() -> MemoryBackend:
+    weight = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    return MemoryBackend(
+        inputs={"x": ("batch", 3), "y": (1, 4)},
+        nodes=[
+            MemoryNode("MatMul", np.matmul, ("x", "w"), ("mm",)),
+            MemoryNode("Relu", lambda a: np.maximum(a, 0), ("mm",), ("relu",)),
+            MemoryNode("Add", np.add, ("relu", "y"), ("sum",)),
+            MemoryNode("Split", lambda a: np.split(a, 2, axis=1), ("sum",), ("left", "right")),
+            MemoryNode("Shape", lambda a: np.array(a.shape), ("left",), ("shape",)),
+            MemoryNode("Reshape", lambda a, s: a.reshape(s), ("right", "shape"), ("out",)),
+        ],
+        outputs=("out", "left"),
+        constants={"w": weight},
+    )
+
+
+def onnx_feeds() -> Feeds:
+    rng = np.random.default_rng(2)
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in (("x", (1, 3, 8, 8)), ("y", (1, 4, 1, 1)))}
+
+
+def memory_feeds() -> Feeds:
+    rng = np.random.default_rng(3)
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in (("x", (2, 3)), ("y", (1, 4)))}
+
+
+def tflite_feeds(backend: Backend) -> Feeds:
+    graph, rng = backend.graph(), np.random.default_rng(4)
+    feeds: Feeds = {}
+    for name in graph.inputs:
+        info = graph.tensors[name]
+        assert info.static_shape is not None
+        value = rng.standard_normal(info.static_shape).astype(np.float32)
+        feeds[name] = info.quant.quantize(value, info.dtype) if info.quant else value
+    return feeds
+
+
+class Shared(BackendConformance):
+    """One backend for all the tests of a class: a worker takes a third of a second to start."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls) -> Callable[[], Backend]:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, opener: Callable[[], Backend]) -> Iterator[Backend]:  # type: ignore[override]
+        backend = opener()
+        yield backend
+        backend.close()
+
+    @pytest.fixture
+    def disposable_backend(self, opener: Callable[[], Backend]) -> Backend:  # type: ignore[override]
+        return opener()
+
+
+class TestMemory(Shared):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls) -> Callable[[], Backend]:
+        return small_memory
+
+    @pytest.fixture
+    def feeds(self) -> Feeds:
+        return memory_feeds()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"], scope="class")
+@pytest.mark.parametrize("with_graph", [True, False], scope="class")
+class TestRecorded(Shared):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, tmp_path_factory: pytest.TempPathFactory, suffix: str, with_graph: bool) -> Callable[[], Backend]:
+        path = tmp_path_factory.mktemp("recorded") / f"trace{suffix}"
+        trace = capture(small_memory(), memory_feeds())
+        if with_graph:
+            write_trace(path, trace)
+        elif suffix == ".npz":
+            np.savez(path, **trace.values)
+        else:
+            from safetensors.numpy import save_file
+
+            save_file({name: value.copy() for name, value in trace.values.items()}, path)
+        return lambda: open_model(path)
+
+    @pytest.fixture
+    def feeds(self) -> Feeds:
+        return {}
+
+
+@pytest.mark.parametrize("in_process", [True, False], ids=["in_process", "worker"], scope="class")
+class TestOnnx(Shared):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, tmp_path_factory: pytest.TempPathFactory, in_process: bool) -> Callable[[], Backend]:
+        path = small_onnx(tmp_path_factory.mktemp("onnx") / "small.onnx")
+        return lambda: open_model(path, in_process=in_process)
+
+    @pytest.fixture
+    def feeds(self) -> Feeds:
+        return onnx_feeds()
+
+
+@pytest.mark.parametrize("model", ["cnn.tflite", "cnn_int8.tflite", "attention.tflite"], scope="class")
+@pytest.mark.parametrize("in_process", [True, False], ids=["in_process", "worker"], scope="class")
+class TestTflite(Shared):
+    max_overrides = 8
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, fixtures: Path, model: str, in_process: bool) -> Callable[[], Backend]:
+        return lambda: open_model(fixtures / model, in_process=in_process)
+
+    @pytest.fixture
+    def feeds(self, backend: Backend) -> Feeds:  # type: ignore[override]
+        return tflite_feeds(backend)
+
+
+def test_every_registered_backend_is_tested_here() -> None:
+    tested = {name.removeprefix("Test").lower() for name in globals() if name.startswith("Test")}
+    assert tested == set(REGISTRY)
+
+
+# ---- the suite itself: a backend that breaks one promise fails the test of that promise
+
+
+class Broken(MemoryBackend):
+    """The small model with a wrapped `run`; `defect` changes what one run yields."""
+
+    def __init__(self, defect: Callable[..., Any]) -> None:
+        good = small_memory()
+        vars(self).update(vars(good))
+        self._good, self._defect = good, defect
+        self.runs = 0
+
+    def run(self, feeds: Any, fetch: Any, overrides: Any = None) -> Iterator[tuple[str, Any]]:
+        self.runs += 1
+        return iter(self._defect(self, self._good.run, feeds, fetch, overrides))
+
+
+def _drifts(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return [(n, v + np.float32(self.runs) if n == "relu" else v) for n, v in run(feeds, fetch, overrides)]
+
+
+def _observed(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return [(n, v * 2 if n == "out" and "mm" in fetch else v) for n, v in run(feeds, fetch, overrides)]
+
+
+def _reuses_memory(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    arena = vars(self).setdefault("arena", {})
+    for name, value in run(feeds, fetch, overrides):
+        if arena.setdefault(name, value) is not value:
+            arena[name][...] = value
+        yield name, arena[name]
+
+
+def _ignores_overrides(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    list(run(feeds, [], overrides))  # still refuses bad ones
+    return run(feeds, fetch)
+
+
+def _yields_the_override(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return [(n, (overrides or {}).get(n, v)) for n, v in run(feeds, fetch, overrides)]
+
+
+def _casts_feeds(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return run({name: value.astype(np.float32) for name, value in feeds.items()}, fetch, overrides)
+
+
+def _backwards(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return list(run(feeds, fetch, overrides))[::-1]
+
+
+def _skips_unknown(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return run(feeds, [name for name in fetch if name != "no_such_tensor"], overrides)
+
+
+@pytest.mark.parametrize(
+    ("defect", "test"),
+    [
+        (_drifts, "test_two_runs_are_equal"),
+        (_observed, "test_taps_do_not_change_the_outputs"),
+        (_reuses_memory, "test_arrays_outlive_the_next_run"),
+        (_ignores_overrides, "test_consumers_and_nothing_else_see_other_values"),
+        (_ignores_overrides, "test_all_overridden_at_once_are_all_seen"),
+        (_yields_the_override, "test_consumers_and_nothing_else_see_other_values"),
+        (_backwards, "test_every_tensor_comes_once_in_execution_order"),
+    ],
+)
+def test_the_suite_catches_a_broken_promise(defect: Callable[..., Any], test: str) -> None:
+    with pytest.raises(AssertionError):
+        getattr(BackendConformance(), test)(Broken(defect), memory_feeds())
+    getattr(BackendConformance(), test)(small_memory(), memory_feeds())
+
+
+@pytest.mark.parametrize(
+    ("defect", "test", "arguments"),
+    [(_casts_feeds, "test_misshapen_feed", ("dtype",)), (_skips_unknown, "test_unknown_fetch", ())],
+)
+def test_the_suite_catches_what_is_not_refused(
+    defect: Callable[..., Any], test: str, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        getattr(BackendConformance(), test)(Broken(defect), memory_feeds(), *arguments)

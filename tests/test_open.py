@@ -1,0 +1,180 @@
+"""From what a user writes to an open backend, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from aligndbg import _open
+from aligndbg._errors import AligndbgError, MissingDependencyError, ModelError, UsageError
+from aligndbg._open import open_model
+from aligndbg._registry import REGISTRY, Entry
+from aligndbg._types import Backend
+from aligndbg._worker import WorkerBackend
+from aligndbg.backends.memory import MemoryBackend
+from aligndbg.backends.onnx_ import OnnxBackend
+from aligndbg.backends.recorded import RecordedBackend
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with relu.onnx, dump.npz and some of odd names."""
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    for name in ("relu.onnx", "a?b=c.onnx", "Upper.ONNX", "onnx:odd.onnx", "c+d e.onnx"):
+        onnx.save(model, tmp_path / name)
+    np.savez(tmp_path / "dump.npz", x=np.zeros(1))
+    (tmp_path / "sub.onnx").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def opened(model: str | os.PathLike[str], **options: bool) -> Backend:
+    return open_model(model, in_process=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("relu.onnx", "relu.onnx"),
+        ("Upper.ONNX", "Upper.ONNX"),
+        ("onnx:relu.onnx", "relu.onnx"),
+        ("a?b=c.onnx", "a?b=c.onnx"),
+        (Path("a?b=c.onnx"), "a?b=c.onnx"),
+        ("onnx:odd.onnx", "onnx:odd.onnx"),
+        ("c+d e.onnx", "c+d e.onnx"),
+    ],
+)
+def test_paths_and_prefixes(folder: Path, model: str | Path, path: str) -> None:
+    backend = opened(model)
+    assert isinstance(backend, OnnxBackend)
+    assert backend.info.path == path
+
+
+def test_options_as_a_query(folder: Path) -> None:
+    assert opened("relu.onnx?graph_optimization=basic&threads=%31").info.options["graph_optimization"] == "basic"
+    assert opened("onnx:relu.onnx?threads=%31").info.options["threads"] == "1"
+    assert opened("relu.onnx?").info.path == "relu.onnx"
+
+
+def test_a_worker_unless_in_process(folder: Path) -> None:
+    backend = open_model("relu.onnx", timeout=60)
+    assert isinstance(backend, WorkerBackend)
+    values = dict(backend.run({"x": np.array([-1, 1], np.float32)}, ["y"]))
+    assert values["y"].tolist() == [0, 1]
+    assert backend.info.backend == "onnx"
+    backend.close()
+    assert isinstance(open_model("dump.npz"), RecordedBackend)
+
+
+def test_a_relative_path_survives_a_change_of_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_model("relu.onnx")
+    assert isinstance(backend, WorkerBackend)
+    backend.ready()
+    backend._drop()  # as after a crash: the next call starts another child
+    monkeypatch.chdir("/")
+    assert backend.graph().outputs == ("y",)
+    backend.close()
+
+
+def test_a_backend_passes_through(folder: Path) -> None:
+    memory = MemoryBackend(inputs={"x": (1,)}, nodes=[], outputs=["x"])
+    assert open_model(memory) is memory
+    worker = open_model("relu.onnx")
+    assert open_model(worker) is worker
+    worker.close()
+
+
+REFUSED: list[tuple[str, type[AligndbgError], str, str]] = [
+    ("relu.onx", ModelError, "no such file", "relu.onnx"),
+    ("model.pb", ModelError, "no such file", ""),
+    ("there/relu.onnx", ModelError, "no such file", "no folder there"),
+    ("sub.onnx", ModelError, "a folder", ""),
+    ("sub.onnx/", ModelError, "a folder", ""),
+    ("onnx:rel.onnx", ModelError, "no such file", "relu.onnx"),
+    ("onx:relu.onnx", UsageError, "unknown backend 'onx'", "onnx"),
+    ("relu.onnx?graph_optimisation=all", UsageError, "no option 'graph_optimisation'", "graph_optimization"),
+    ("relu.onnx?threads", UsageError, "'threads' is not name=value", ""),
+    ("relu.onnx?threads=1&threads=2", UsageError, "'threads' is given twice", ""),
+    ("dump.npz?x=1", UsageError, "no option 'x'", "it takes none"),
+    ("recorded:thing", UsageError, "kind of trace", ".npz"),
+    ("memory:thing", UsageError, "made in Python", ""),
+    ("C:\\models\\net.onnx", ModelError, "no such file", ""),
+    ("http://host/net.onnx", ModelError, "no such file", ""),
+    ("", ModelError, "no such file", ""),
+]
+
+
+@pytest.mark.parametrize(("model", "kind", "fact", "hint"), REFUSED, ids=[case[0] or "nothing" for case in REFUSED])
+def test_refusals(folder: Path, model: str, kind: type[AligndbgError], fact: str, hint: str) -> None:
+    with pytest.raises(kind) as caught:
+        opened(model)
+    assert fact in caught.value.fact
+    assert caught.value.hint
+    assert hint in caught.value.hint
+
+
+def test_an_unknown_kind_lists_the_known_ones(folder: Path) -> None:
+    Path("net.caffemodel").touch()
+    Path("net").touch()
+    for name, fact in (("net.caffemodel", "'.caffemodel'"), ("net", "does not say")):
+        with pytest.raises(UsageError, match=fact) as caught:
+            opened(name)
+        assert all(suffix in caught.value.hint for entry in REGISTRY.values() for suffix in entry.suffixes)
+    with pytest.raises(UsageError, match="cannot open a int"):
+        open_model(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_bad_timeout(folder: Path, timeout: float) -> None:
+    with pytest.raises(UsageError, match="timeout"):
+        open_model("relu.onnx", timeout=timeout)
+    with pytest.raises(UsageError, match="timeout"):
+        open_model(MemoryBackend(inputs={"x": (1,)}, nodes=[], outputs=["x"]), timeout=timeout)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(folder: Path) -> None:
+    Path("relu.onnx").chmod(0)
+    with pytest.raises(ModelError, match="no permission"):
+        opened("relu.onnx")
+
+
+@pytest.mark.parametrize(("extra", "command"), [("", '"aligndbg"'), ("caffe", '"aligndbg[caffe]"')])
+def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, extra: str, command: str) -> None:
+    entry = replace(REGISTRY["onnx"], extra=extra, needs=("onnx", "no_such_package"))
+    monkeypatch.setitem(REGISTRY, "onnx", entry)
+    with pytest.raises(MissingDependencyError, match="no_such_package") as caught:
+        opened("relu.onnx")
+    assert caught.value.hint == f"pip install {command}"
+
+
+def test_the_longest_suffix_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+
+    def choose(entry: Entry, *_: object) -> None:
+        chosen.append(entry.name)
+
+    monkeypatch.setattr(_open, "_check_options", choose)
+    monkeypatch.setitem(REGISTRY, "short", Entry("short", REGISTRY["onnx"].target, (".pt",)))
+    monkeypatch.setitem(REGISTRY, "long", Entry("long", REGISTRY["onnx"].target, (".script.pt",)))
+    for name in ("a.pt", "a.script.pt"):
+        Path("relu.onnx").rename(name)
+        opened(name)
+        Path(name).rename("relu.onnx")
+    assert chosen == ["short", "long"]
+
+
+@pytest.mark.parametrize("make", [open_model, opened])
+def test_a_file_that_is_no_model(folder: Path, make: Callable[[str], Backend]) -> None:
+    Path("bad.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError):
+        make("bad.onnx").graph()
