@@ -129,7 +129,10 @@ def _learn(info: TensorInfo, shape: tuple[int, ...], symbols: dict[str, int]) ->
     if info.shape is None:
         return
     if len(shape) != len(info.shape):
-        raise UsageError(f"--shape gives {len(shape)} dimensions, the input {info.name!r} has {len(info.shape)}")
+        raise UsageError(
+            f"--shape gives {len(shape)} dimensions, the input {info.name!r} has {len(info.shape)}",
+            hint="give every dimension, the batch too",
+        )
     for want, size in zip(info.shape, shape, strict=True):
         known = want if isinstance(want, int) else symbols.setdefault(want, size) if want else size
         if known != size:

@@ -68,7 +68,7 @@ def isolate(
         judge.inner = inner_steps(candidate.graph, matching.pairs)
         own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
         doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
-        refuted = _refuted(graph, matching.pairs, doubtful, forward)
+        refuted = _refuted(graph, matching.pairs, doubtful, forward, aside)
         aside |= {p.reference for p in refuted if p.method == "user"}
         rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
         again = rematch(trace, prints, _settled(matching.pairs, over, refuted), frozenset(rejected))
@@ -87,9 +87,11 @@ def isolate(
     return replace(best, runs=len(seen))
 
 
-def _refuted(graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], forward: bool) -> list[Pair]:
+def _refuted(
+    graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], forward: bool, aside: frozenset[str]
+) -> list[Pair]:
     """Of the doubtful pairs, those with no doubtful one right below: a wrong pair robs the one before of its proof."""
-    by_name = {(p.candidate if forward else p.reference): p for p in pairs}
+    by_name = {(p.candidate if forward else p.reference): p for p in pairs if p.reference not in aside}
     consumers = graph.consumers()
     return [
         p
@@ -99,8 +101,8 @@ def _refuted(graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], f
     ]
 
 
-def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
-    return frozenset((p.reference, p.candidate) for p in matching.pairs), aside
+def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[Any], frozenset[str]]:
+    return frozenset((p.reference, p.candidate, p.layout.permutation) for p in matching.pairs), aside
 
 
 def _settled(pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair]) -> tuple[Pair, ...]:
@@ -186,22 +188,20 @@ def _unconfirmed(
     aside: frozenset[str],
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
-    by_name = {(p.candidate if forward else p.reference): p for p in pairs}
+    # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
+    by_name = {(p.candidate if forward else p.reference): p for p in pairs if p.reference not in aside}
     consumers = graph.consumers()
-    out: dict[str, str] = {}
+    out = dict.fromkeys(aside, "given by --map, and what is computed from it disagrees")
     for name, p in by_name.items():
-        if p.reference in aside:
-            out[p.reference] = "given by --map, and what is computed from it disagrees"
-            continue
-        if p.reference not in over or not (p.provisional or p.method == "user"):
-            continue
+        if p.reference not in over:
+            continue  # values that agree by chance (x - y for y - x twice over) come out here too
         metrics = own[p.reference]
-        if p.method != "user" and _spread_error(metrics) <= NEAR:
+        if p.provisional and _spread_error(metrics) <= NEAR:
             continue
         below = _next_pairs(consumers, by_name, name)
         if any(d.reference in own and d.reference not in over for d in below):
             continue
-        if not below and p.method != "user":
+        if not below and p.provisional:
             continue  # nothing is computed from it: there is nothing that could confirm it, nor be poisoned by it
         out[p.reference] = "nothing computed from it comes out right once it is overridden"
     return out

@@ -45,6 +45,7 @@ class Store(Mapping[str, Array]):
         """Keeps `array`, which belongs to the store from now on. Raises UsageError for a name already there."""
         if name in self._order:
             raise UsageError(f"{name!r} is in the store already")
+        array = np.asarray(array)  # a numpy scalar has no view
         over = self._budget is not None and self.resident_bytes + array.nbytes > self._budget
         if over and array.nbytes and plain_dtype(array.dtype):
             self._spill(name, array)

@@ -15,6 +15,7 @@ from aligndbg.metrics import Fingerprint
 
 __all__ = ["Weights", "match"]
 
+NEAR_LAYOUT = 0.1  # sampled error at which values settle a layout that was guessed while they had diverged
 CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
 
 
@@ -45,6 +46,8 @@ def match(
     for r, c, layout in inputs:
         state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))
     for r, c in (user or {}).items():
+        if c in state.by_candidate:
+            raise UsageError(f"--map gives {c!r} twice", hint="one counterpart for each tensor")
         state.add(_forced(state, r, c))
     settled = tuple(keep)
     for pair in settled:
@@ -79,8 +82,12 @@ def _forced(state: State, r: str, c: str) -> Link:
 
 
 def _kept(state: State, pair: Pair) -> Link:
-    errors = [f.error for f in state.fits(pair.reference, pair.candidate) if f.layout == pair.layout]
-    error = errors[0] if errors else 0.0
+    """A pair as it was; one that only a guessed layout kept from agreeing gets the layout that its values show now."""
+    fits = state.fits(pair.reference, pair.candidate)
+    error = next((f.error for f in fits if f.layout.permutation == pair.layout.permutation), float("inf"))
+    if pair.provisional and fits and fits[0].error <= NEAR_LAYOUT and fits[0].error < error / 3:
+        evidence = f"{pair.evidence}; layout from its values once what comes before was corrected"
+        return Link(pair.reference, pair.candidate, fits[0].layout, pair.method, fits[0].error, evidence)
     return Link(pair.reference, pair.candidate, pair.layout, pair.method, error, pair.evidence)
 
 

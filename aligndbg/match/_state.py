@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +22,12 @@ WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FINISHING = frozenset(
     {"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Gelu"}
     | {"Add", "Mul", "BatchNormalization"}
+)
+# Ops that take each other's place by a mistake: a pair of them is a fault rather than no pair.
+FAMILIES = (
+    frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"}),
+    frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Gelu"}),
+    frozenset({"Add", "Sub", "Mul", "Div"}),
 )
 REACH = 400  # tensors looked through on one side before a region counts as open
 
@@ -159,18 +165,40 @@ class State:
 
         Such a pair must be made at the end of the group, even where a missing bias makes the values before it agree.
         """
-        rn, cn = self.reference.node(r), self.candidate.node(c)
+        rn, cn = self._core(self.reference, r), self._core(self.candidate, c)
         if rn is None or cn is None or not {rn.canonical, cn.canonical} <= WEIGHT_OPS:
             return True
         return self.finished(self.reference, r) == self.finished(self.candidate, c)
 
+    def _core(self, side: Side, name: str) -> Node | None:
+        """The node that computed a value, up through those that only move it."""
+        node = side.producer.get(name)
+        while node is not None and node.canonical in PASSIVE_OPS:
+            inputs = side.data_inputs(node)
+            if len(inputs) != 1 or inputs[0] not in side.producer:
+                return node
+            node = side.producer[inputs[0]]
+        return node
+
     def finished(self, side: Side, name: str) -> bool:
-        """False where the only reader of a tensor adds a bias to it or scales it: a converter makes that one op."""
+        """False where all that reads a tensor adds a bias to it or scales it: a converter makes that one op."""
         readers = side.consumers.get(name, ())
+        while len(readers) == 1 and readers[0].canonical in PASSIVE_OPS and name not in side.graph.outputs:
+            name = readers[0].outputs[0]
+            readers = side.consumers.get(name, ())
         if len(readers) != 1 or name in side.graph.outputs:
             return True
         linear = readers[0].canonical in ("BatchNormalization", "Add", "Mul", "Sub", "Div")
         return not (linear and len(side.data_inputs(readers[0])) == 1)
+
+    def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
+        """How most tensors of this rank, whose values agree, are laid out."""
+        seen = Counter(
+            link.layout.permutation
+            for link in self.links.values()
+            if link.method == "value" and len(link.layout.permutation) == rank and not link.layout.alternatives
+        )
+        return seen.most_common(1)[0][0] if seen else None
 
     def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs, and those that are paired with each other."""
@@ -227,6 +255,8 @@ def ops_agree(rn: Node, cn: Node) -> float:
         return 0.9
     if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
         return 0.9
+    if any(rn.tail in family and cn.tail in family for family in FAMILIES):
+        return 0.6
     return 0.4 if rn.canonical == cn.canonical else 0.0
 
 

@@ -14,7 +14,7 @@ from aligndbg.match._side import Side, sample_positions, squeezed
 
 __all__ = ["Fit", "best_layouts", "layouts", "sampled_error"]
 
-MAX_LAYOUTS = 96
+MAX_LAYOUTS = 128  # five equal axes have 120 orders
 Shape = tuple[int, ...]
 
 
@@ -109,10 +109,13 @@ def _reshaped(reference: Shape, candidate: Shape, hints: tuple[Shape, ...]) -> I
             continue
         identity = tuple(range(len(hint)))
         for perm in permutations(identity):
-            if perm != identity:  # the candidate holds the hint's axes, in another order
-                source = tuple(hint[p] for p in perm)
-                back = tuple(int(i) for i in np.argsort(perm))
-                yield Layout(LayoutKind.RESHAPE, source, back, reference, candidate)
+            if perm == identity:
+                continue
+            # The candidate holds the hint's axes in another order, or in this one and the reference in another.
+            source = tuple(hint[p] for p in perm)
+            back = tuple(int(i) for i in np.argsort(perm))
+            yield Layout(LayoutKind.RESHAPE, source, back, reference, candidate)
+            yield Layout(LayoutKind.RESHAPE, hint, perm, reference, candidate)
 
 
 def _source_positions(layout: Layout, flat: Array) -> Array:

@@ -21,6 +21,7 @@ PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}
 # Errors this close to the best one are a tie: rounding, not values, tells them apart.
 TIE = 8.0
 NOISE = 2e-6
+DIVERGED = 0.6  # sampled error past which values no longer tell one layout from another
 
 
 def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
@@ -144,11 +145,17 @@ def _assign(state: State, members: list[str], equals: dict[str, list[tuple[float
 
 
 def settle_layout(state: State, r: str, c: str, fits: list[Fit], slack: float) -> Fit:
-    """The best layout; of several within `slack`, the one that the inputs' layouts continue, else ambiguous."""
-    rivals = [f for f in fits if f.error <= slack] or fits[:1]
+    """The best layout; of several, the one that the inputs continue, else the usual one, else ambiguous.
+
+    Several fit when their errors lie within `slack`, or, where values have diverged, all are large.
+    """
+    best = fits[0].error
+    rivals = [f for f in fits if f.error <= max(slack, 3 * best if best > DIVERGED else 0.0)] or fits[:1]
     if len(rivals) > 1:
-        above = state.inputs_layouts(r, c)
-        flowing = [f for f in rivals if any(f.layout.permutation == a.permutation for a in above)]
-        if flowing:
-            return with_alternatives(flowing)
+        above = {layout.permutation for layout in state.inputs_layouts(r, c)}
+        flowing = [f for f in rivals if f.layout.permutation in above]
+        usual = state.usual_permutation(len(rivals[0].layout.permutation))
+        narrowed = flowing or [f for f in rivals if f.layout.permutation == usual]
+        if narrowed:
+            return with_alternatives(narrowed)
     return with_alternatives(rivals)

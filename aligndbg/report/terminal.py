@@ -158,7 +158,7 @@ def _render_faults(diff: Diff, console: Console) -> None:
             more = f", ... ({len(region.nodes)})" if len(region.nodes) > 4 else ""
             console.print(Text(f"  {label}  {clean(name or '-', 60)}  [{nodes}{more}]"))
         if fault.cause is not None:
-            console.print(Text(f"  {fault.cause.kind}: {fault.cause.summary}"))
+            console.print(Text(f"  {clean(fault.cause.kind)}: {clean(fault.cause.summary)}"))
     if diff.truncated:
         console.print(Text("more faults may follow: the search stopped at --max-faults", style="yellow"))
 
