@@ -15,6 +15,7 @@ import numpy as np
 
 from aligndbg._types import Array, Fault, Graph, LayoutKind, Matching, Pair, Region, Trace
 from aligndbg.match._side import LAYOUT_OPS
+from aligndbg.match._state import FAMILIES
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -22,6 +23,7 @@ __all__ = ["Isolation", "isolate", "make_faults"]
 
 MAX_ROUNDS = 8
 # Ops that round nothing by themselves.
+ACTIVATIONS = FAMILIES[1]
 MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
 
@@ -246,7 +248,10 @@ def make_faults(
     order = {p.reference: k for k, p in enumerate(pairs)}
     merged: set[str] = set()
     for k, (graph, by_name) in enumerate(sides):
+        values = (reference, candidate)[k].values
         for name, below in _shared(graph, by_name, {p.reference for p in faulty} - merged):
+            if name not in values or (values[name].dtype.kind in "iub" and graph.tensors[name].quant is None):
+                continue  # shape arithmetic
             if any(p.reference in merged for p in below):
                 continue
             merged |= {p.reference for p in below}
@@ -254,8 +259,14 @@ def make_faults(
             out.append((min(order[p.reference] for p in below), found))
     for p in faulty:
         if p.reference not in merged:
-            out.append((order[p.reference], _fault(p.reference, p.candidate, [p], sides, isolation)))
-    ordered = [f for _, f in sorted(out, key=lambda item: item[0])]
+            found = _fault(p.reference, p.candidate, [p], sides, isolation)
+            out.append((order[p.reference], _one_sided_activation(found, sides) or found))
+    by_place: dict[tuple[str | None, str | None], Fault] = {}
+    for _, f in sorted(out, key=lambda item: item[0]):
+        place = (f.reference, f.candidate)
+        if place not in by_place or by_place[place].isolated_error < f.isolated_error:
+            by_place[place] = f
+    ordered = list(by_place.values())
     return tuple(ordered[:limit]), len(ordered) > limit
 
 
@@ -265,18 +276,61 @@ def _shared(graph: Graph, by_name: Mapping[str, Pair], faulty: set[str]) -> list
     out = []
     for node in reversed(graph.nodes):
         for o in node.outputs:
-            if o and o not in by_name and o not in graph.constants:
+            if o and o not in by_name and o not in graph.constants and node.canonical not in MOVING:
                 below = _next_pairs(consumers, by_name, o)
                 if len(below) > 1 and all(p.reference in faulty for p in below):
                     out.append((o, below))
     return out
 
 
+Sides = tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]]
+
+
+def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
+    """The fault moved to an activation that only one side's region has, right after a paired tensor.
+
+    Without it, or with one too many, an op agrees with the other side's value before the activation, and what comes
+    after the activation would be blamed.
+    """
+    regions = (fault.region_reference, fault.region_candidate)
+    by_node = [{n.name: n for n in graph.nodes} for graph, _ in sides]
+    nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
+    tails = [[n.tail for n in ns] for ns in nodes]
+    lone = [
+        (k, n)
+        for k in (0, 1)
+        for n in nodes[k]
+        if n.tail in ACTIVATIONS
+        and tails[k].count(n.tail) > tails[1 - k].count(n.tail)
+        and n.outputs[0] not in (fault.reference, fault.candidate)
+        and n.inputs
+        and n.inputs[0] in sides[k][1]
+    ]
+    if len(lone) != 1:
+        return None
+    k, node = lone[0]
+    before = sides[k][1][node.inputs[0]]
+    where = [before.reference, before.candidate]
+    where[k] = node.outputs[0]
+    r, c = where
+    found = [region(graph, name, set(paired)) for (graph, paired), name in zip(sides, where, strict=True)]
+    producers = [graph.producers() for graph, _ in sides]
+    return replace(
+        fault,
+        reference=r,
+        candidate=c,
+        reference_op=producers[0][r].op_type if r in producers[0] else "",
+        candidate_op=producers[1][c].op_type if c in producers[1] else "",
+        region_reference=found[0],
+        region_candidate=found[1],
+    )
+
+
 def _fault(
     r: str | None,
     c: str | None,
     pairs: Sequence[Pair],
-    sides: tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]],
+    sides: Sides,
     isolation: Isolation,
 ) -> Fault:
     """The fault at `r` and `c`; the one that is None has no such op. The error is the largest of `pairs`."""
