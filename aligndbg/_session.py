@@ -129,7 +129,14 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         faults, truncated = (
             make_faults(left.trace, right.trace, isolation, judge, settings.max_faults) if isolation else ((), False)
         )
-        verdict, why = decide(left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage)
+        swapped = any(
+            link.layout.reference_shape == link.layout.candidate_shape
+            and link.layout.permutation != tuple(range(len(link.layout.permutation)))
+            for link in plan.links
+        )
+        verdict, why = decide(
+            left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
+        )
         notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
         if verdict is Verdict.ALIGNED and drifting:

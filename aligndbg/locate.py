@@ -15,7 +15,7 @@ import numpy as np
 
 from aligndbg._types import Array, Fault, Graph, LayoutKind, Matching, Pair, Region, Trace
 from aligndbg.match._side import LAYOUT_OPS
-from aligndbg.match._state import FAMILIES
+from aligndbg.match._state import FAMILIES, ops_agree
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -73,7 +73,12 @@ def isolate(
         refuted = _refuted(graph, matching.pairs, doubtful, forward, aside)
         aside |= {p.reference for p in refuted if p.method == "user"}
         rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
-        again = rematch(trace, prints, _settled(matching.pairs, over, refuted), frozenset(rejected))
+        again = rematch(
+            trace,
+            prints,
+            _settled(matching.pairs, over, refuted, (reference.graph, candidate.graph)),
+            frozenset(rejected),
+        )
         state = _state(again, aside)
         # The same pairs, some of them proved by value now.
         known = again if state[0] == seen[-1][0] else matching
@@ -107,11 +112,20 @@ def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[Any], f
     return frozenset((p.reference, p.candidate, p.layout.permutation) for p in matching.pairs), aside
 
 
-def _settled(pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair]) -> tuple[Pair, ...]:
-    """What is not paired anew: proved by value, given by the user, or over tolerance and not refuted.
+def _settled(
+    pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair], graphs: tuple[Graph, Graph]
+) -> tuple[Pair, ...]:
+    """What is not paired anew: proved by value, given by the user, or over tolerance, of one op and not refuted.
 
-    A pair found by structure that came out right is left to be found again, by its value now.
+    A pair found by structure that came out right is left to be found again, by its value now; so is one of two ops,
+    which may be two siblings crossed.
     """
+    ours, theirs = (graph.producers() for graph in graphs)
+
+    def alike(p: Pair) -> bool:
+        rn, cn = ours.get(p.reference), theirs.get(p.candidate)
+        return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
+
     gone = {p.reference for p in refuted if p.method != "user"}
     return tuple(p for p in pairs if p.reference not in gone and (p.method in ("value", "user") or p.reference in over))
 
@@ -256,6 +270,7 @@ def make_faults(
                 continue
             merged |= {p.reference for p in below}
             found = _fault(name if k == 0 else None, name if k == 1 else None, below, sides, isolation)
+            found = _with_counterpart(found, k, below, sides)
             out.append((min(order[p.reference] for p in below), found))
     for p in faulty:
         if p.reference not in merged:
@@ -268,6 +283,22 @@ def make_faults(
             by_place[place] = f
     ordered = list(by_place.values())
     return tuple(ordered[:limit]), len(ordered) > limit
+
+
+def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sides) -> Fault:
+    """A fault at one side's unpaired op, with what all its pairs have in common on the other side (an LSTM, unrolled)."""
+    graph, paired = sides[1 - side]
+    names = [p.candidate if side == 0 else p.reference for p in below]
+    regions = [region(graph, n, set(paired)) for n in names]
+    common = set(regions[0].nodes).intersection(*(r.nodes for r in regions[1:]))
+    nodes = [n for n in graph.nodes if n.name in common]
+    if not nodes:
+        return fault
+    last = nodes[-1].outputs[0]
+    found = Region(tuple(n.name for n in nodes), region(graph, last, set(paired)).inputs, (last,))
+    if side == 0:
+        return replace(fault, candidate=last, candidate_op=nodes[-1].op_type, region_candidate=found)
+    return replace(fault, reference=last, reference_op=nodes[-1].op_type, region_reference=found)
 
 
 def _shared(graph: Graph, by_name: Mapping[str, Pair], faulty: set[str]) -> list[tuple[str, list[Pair]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from aligndbg._types import (
     Fault,
+    Layout,
     LayoutKind,
     Matching,
     Measurement,
@@ -122,6 +123,8 @@ class Judge:
             why += f"; weak: the candidate's weights are unknown, so its own error is judged at {WEAK_LSB:g} steps"
         if empty:
             return Status.UNKNOWN, empty
+        if _transposed(pair.layout):
+            why += f"; equal shapes, but its axes are in another order {pair.layout.permutation}"
         if own is not None:
             return (Status.PASS, why) if within else (Status.DRIFT, why)
         if within:
@@ -161,8 +164,13 @@ def decide(
     faults: Iterable[Fault],
     judge_: Judge,
     min_coverage: float,
+    inputs_transposed: bool = False,
 ) -> tuple[Verdict, str]:
-    """The verdict and the sentence that gives its reason."""
+    """The verdict and the sentence that gives its reason.
+
+    An output of one shape on both sides whose axes are in another order (H and W swapped) is not the same output,
+    unless the inputs are fed so too (`inputs_transposed`).
+    """
     found = list(faults)
     if found:
         return Verdict.DIVERGED, f"{len(found)} fault{'s' if len(found) > 1 else ''}"
@@ -177,6 +185,13 @@ def decide(
     if over:
         why = judge(over[0].metrics, judge_.tolerance(over[0].pair))[1]
         return Verdict.DIVERGED, f"output {over[0].pair.reference}: {why}"
+    moved = [m for m in outputs if _transposed(m.pair.layout)]
+    if moved and not inputs_transposed:
+        order = moved[0].pair.layout.permutation
+        return (
+            Verdict.DIVERGED,
+            f"output {moved[0].pair.reference}: equal shapes, but its axes are in another order {order}",
+        )
     unpaired = _unpaired_outputs(reference, candidate, matching)
     if unpaired:
         return Verdict.INCONCLUSIVE, f"output {unpaired[0]} was not compared"
@@ -192,6 +207,14 @@ def decide(
     if share < min_coverage:
         return Verdict.INCONCLUSIVE, f"only {share:.0%} of the reference's tensors were compared (--min-coverage)"
     return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
+
+
+def _transposed(layout: Layout) -> bool:
+    """Equal shapes, axes moved: no channels-first against channels-last, which would show in the shapes."""
+    kept = [a for a in layout.permutation if layout.from_shape[a] != 1]
+    return (
+        layout.kind is LayoutKind.PERMUTE and layout.reference_shape == layout.candidate_shape and kept != sorted(kept)
+    )
 
 
 def _output_pairs(reference: Trace, candidate: Trace, by_reference: dict[str, Measurement]) -> list[Measurement]:

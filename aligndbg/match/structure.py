@@ -134,6 +134,8 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
     whole = state.finished(state.reference, r) == state.finished(state.candidate, c)
     score = 0.10 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c)
+    if len(rn.outputs) > 1 and len(cn.outputs) > 1:  # the branches of a split look alike but for their place in it
+        score += 0.10 if rn.outputs.index(r) == cn.outputs.index(c) else -0.10
     return score + 0.10 * whole + 0.20 * weights, fits
 
 
