@@ -127,7 +127,11 @@ def _settled(
         return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
 
     gone = {p.reference for p in refuted if p.method != "user"}
-    return tuple(p for p in pairs if p.reference not in gone and (p.method in ("value", "user") or p.reference in over))
+    return tuple(
+        p
+        for p in pairs
+        if p.reference not in gone and (p.method in ("value", "user") or (p.reference in over and alike(p)))
+    )
 
 
 def _safe(pair: Pair) -> bool:
@@ -286,7 +290,7 @@ def make_faults(
 
 
 def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sides) -> Fault:
-    """A fault at one side's unpaired op, with what all its pairs have in common on the other side (an LSTM, unrolled)."""
+    """A fault at one side's unpaired op, with what its pairs have in common on the other side (an unrolled LSTM)."""
     graph, paired = sides[1 - side]
     names = [p.candidate if side == 0 else p.reference for p in below]
     regions = [region(graph, n, set(paired)) for n in names]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from aligndbg._types import (
+    Array,
     Fault,
     Layout,
     LayoutKind,
@@ -22,6 +26,7 @@ __all__ = ["Judge", "decide"]
 
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
+RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
 # A region that rounds inner tensors to int8 too (a decomposed normalization) has no bound in steps of its output:
 # clean ones were measured up to 19. Weak, and said to be.
 WEAK_COSINE = 0.95
@@ -37,6 +42,7 @@ class Judge:
         self.reference, self.candidate, self.rules = reference, candidate, rules
         self._nodes_r = reference.graph.producers()
         self._nodes_c = candidate.graph.producers()
+        self._precision_r, self._precision_c = _Precision(reference), _Precision(candidate)
         # Unpaired tensors that a pair's region computes and rounds on the candidate's side, by reference name.
         self.inner: Mapping[str, int] = {}
         self.weights_unknown = False
@@ -48,17 +54,23 @@ class Judge:
 
     def tolerance(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
         rn = self._nodes_r.get(pair.reference)
-        dtypes = (_precision(self.reference, pair.reference), _precision(self.candidate, pair.candidate))
+        dtypes = (self._precision_r.of(pair.reference), self._precision_c.of(pair.candidate))
         default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
         steps = self.inner.get(pair.reference, 0)
         if isolated and steps and default.max_lsb is not None:
             default = Tolerance(min_cosine=WEAK_COSINE)
         elif isolated and self.weights_unknown and default.max_lsb is not None:
             default = Tolerance(max_lsb=WEAK_LSB)
+        if default.max_lsb is not None and not self._on_grid(pair):
+            default = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)  # a dump of an int8 run: its step is not known
         if self._hybrid and default.rel_l2 is not None:
             own = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)
             default = own if isolated else Tolerance(min_cosine=0.95)
         return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+
+    def _on_grid(self, pair: Pair) -> bool:
+        sides = ((self.reference, pair.reference), (self.candidate, pair.candidate))
+        return any(trace.quant(name) is not None for trace, name in sides)
 
     def metrics(self, pair: Pair) -> Metrics:
         """The accumulated difference of one pair, in the reference's layout."""
@@ -141,13 +153,35 @@ class Judge:
         return False
 
 
-def _precision(trace: Trace, name: str) -> str:
-    """The dtype whose rounding the value bears: its own, or that of weights stored in fewer bits."""
-    stored = str(trace.values[name].dtype)
-    if stored != "float32":
-        return stored
-    weights = {trace.graph.tensors[n].dtype for n in trace.graph.constants if n in trace.graph.tensors}
-    return next((d for d in ("bfloat16", "float16") if d in weights), stored)
+class _Precision:
+    """The dtype whose rounding the values of one side bear."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        weights = {trace.graph.tensors[n].dtype for n in trace.graph.constants if n in trace.graph.tensors}
+        self.computed = next((d for d in ("bfloat16", "float16") if d in weights), "float32")
+        if not trace.graph.nodes:  # a dump of another tool, whose small tensors show nothing by themselves
+            votes = Counter(_recorded_precision(trace.values[n]) for n in trace.values)
+            del votes[""]
+            self.computed = votes.most_common(1)[0][0] if votes else "float32"
+
+    def of(self, name: str) -> str:
+        """Its own dtype; for float32, that of weights stored in fewer bits, or what a dump was computed in."""
+        stored = str(self.trace.values[name].dtype)
+        return self.computed if stored == "float32" else stored
+
+
+def _recorded_precision(value: Array) -> str:
+    """What a float32 tensor was computed in: other tools dump fp16, bf16 and dequantized int8 so; "" if unclear."""
+    sample = np.ascontiguousarray(value.reshape(-1)[:RECORDED_SAMPLE])
+    if str(value.dtype) != "float32" or np.count_nonzero(sample) < 300:
+        return ""
+    bits = sample.view(np.uint32)
+    if not (bits & 0xFFFF).any():
+        return "bfloat16"
+    if not (bits & 0x1FFF).any():
+        return "float16"
+    return "int8" if len(np.unique(sample)) <= 256 else "float32"
 
 
 def _quantized_weights(trace: Trace) -> bool:

@@ -1,0 +1,271 @@
+"""One trial: plant faults into one file of a pair, diff the two, and see which faults were found."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import aligndbg
+from plants import Array, NotHere, Plant, Plantable, effect, open_plantable, plant
+
+__all__ = ["Bench", "Finding", "PairOfModels", "Trial"]
+
+SOLID, SOLID_LSB = 1e-3, 2.0  # what a plant moves its own tensor by when missing it misses the bar
+HIDDEN = 1e-4
+FEW_NODES = 6
+HOW = ("exact", "fused", "region", "wide", "absent", "missed")  # best first; the first three are located
+
+
+@dataclass(frozen=True)
+class PairOfModels:
+    """Two builds of one network. `npz`: an input, in the layout of the file that `npz_of` names."""
+
+    reference: str
+    candidate: str
+    npz: str = ""
+    int8: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reference} : {self.candidate}"
+
+
+@dataclass
+class Finding:
+    """What became of one plant.
+
+    `how`: exact, fused (at its counterpart, or at another tensor of the group that the clean run cannot tell apart),
+    region (in a fault's region of few operators), wide (of many), absent (a region holds the counterpart only), missed.
+    `visible`: how far the nearest tensors that both files show move; where that is nothing (a bias under a dead ReLU,
+    fused on the other side), no comparison can find it. `fault`: the one that was meant.
+    """
+
+    plant: Plant
+    how: str
+    visible: float
+    fault: str = ""
+
+    @property
+    def located(self) -> bool:
+        return self.how in HOW[:3]
+
+    @property
+    def strength(self) -> str:
+        lsb = self.plant.unit == "lsb"
+        if self.visible < (1 if lsb else HIDDEN):
+            return "hidden"
+        return "solid" if min(self.plant.effect, self.visible) >= (SOLID_LSB if lsb else SOLID) else "weak"
+
+
+@dataclass
+class Trial:
+    """One diff of a pair with plants in it. `pairing`: the share of the clean run's pairs that is found again."""
+
+    pair: str
+    side: str
+    seed: int
+    findings: list[Finding]
+    invented: list[str]
+    pairing: float | None
+    runs: int | None
+    seconds: float
+    verdict: str
+    kept: str = ""
+
+
+@dataclass
+class Clean:
+    """The pair without a plant: the feeds of both sides, every value, and what is paired."""
+
+    feeds: dict[str, Array]
+    values: dict[str, dict[str, Array]]
+    pairs: frozenset[tuple[str, str]]
+    faults: list[str] = field(default_factory=list)
+
+
+class Bench:
+    """Plants and diffs over one folder. `keep`: where planted files stay, None for nowhere."""
+
+    def __init__(self, folder: Path, keep: Path | None) -> None:
+        self.folder, self.keep = folder, keep
+        self._models: dict[str, Plantable] = {}
+        self._clean: dict[tuple[PairOfModels, int], Clean] = {}
+
+    def model(self, name: str) -> Plantable:
+        if name not in self._models:
+            self._models[name] = open_plantable(self.folder / name)
+        return self._models[name]
+
+    def clean(self, pair: PairOfModels, seed: int) -> Clean:
+        """Seed 0 is the pair's own input where it has one."""
+        if (pair, seed) not in self._clean:
+            self._clean = {k: v for k, v in self._clean.items() if k[0] == pair}  # every tensor of both sides: large
+            reference, candidate = self.model(pair.reference), self.model(pair.candidate)
+            feeds = _feeds(reference, self.folder / pair.npz if pair.npz and not seed else None, seed)
+            found = aligndbg.diff(self.folder / pair.reference, self.folder / pair.candidate, feeds, checks=False)
+            self._clean[(pair, seed)] = Clean(
+                feeds,
+                {
+                    "reference": reference.values(feeds),
+                    "candidate": candidate.values(_translated(feeds, reference, candidate)),
+                },
+                frozenset((m.pair.reference, m.pair.candidate) for m in found.pairs),
+                [_text(f) for f in found.faults],
+            )
+        return self._clean[(pair, seed)]
+
+    def trial(self, pair: PairOfModels, side: str, faults: int, kinds: Sequence[str], seed: int) -> Trial:
+        rng = np.random.default_rng(seed)
+        clean = self.clean(pair, int(rng.integers(2)))
+        name = pair.reference if side == "reference" else pair.candidate
+        model = self.model(name)
+        plants: list[Plant] = []
+        for _ in range(faults):
+            taken = frozenset(p.site.tensor for p in plants)
+            model, planted = plant(model, rng, clean.values[side], kinds, taken)
+            plants.append(planted)
+        if faults > 1:
+            plants = _together(self.model(name), model, plants, clean.values[side])
+        with tempfile.TemporaryDirectory() as folder:
+            path = (self.keep or Path(folder)) / f"{seed}_{side}_{name.replace('/', '_')}"
+            model.save(path)
+            both = {"reference": self.folder / pair.reference, "candidate": self.folder / pair.candidate, side: path}
+            start = time.perf_counter()
+            found = aligndbg.diff(both["reference"], both["candidate"], clean.feeds, checks=False)
+            seconds = time.perf_counter() - start
+        other = self.model(pair.candidate if side == "reference" else pair.reference)
+        findings, invented = judge(found, side, model, other, plants, clean)
+        paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
+        return Trial(
+            pair=str(pair),
+            side=side,
+            seed=seed,
+            findings=findings,
+            invented=invented,
+            pairing=len(paired & clean.pairs) / len(clean.pairs) if clean.pairs else None,
+            runs=found.checks.get("isolation_runs"),
+            seconds=seconds,
+            verdict=str(found.verdict),
+            kept=str(path) if self.keep else "",
+        )
+
+
+def _together(clean: Plantable, model: Plantable, plants: list[Plant], values: Mapping[str, Array]) -> list[Plant]:
+    """The plants with the smaller of two effects: alone, and on what the others before it make of its inputs."""
+    spoilt = model.values({name: values[name] for name in model.inputs()})
+    out = []
+    for p in plants:
+        try:
+            before = clean.evaluate(p.site.tensor, spoilt)
+            moved = effect(before, model.evaluate(p.site.tensor, spoilt))[0]
+        except NotHere:
+            moved = 0.0
+        out.append(replace(p, effect=min(p.effect, moved)))
+    return out
+
+
+def judge(
+    found: aligndbg.Diff, side: str, model: Plantable, other: Plantable, plants: Sequence[Plant], clean: Clean
+) -> tuple[list[Finding], list[str]]:
+    """Which fault is at which plant of `model`, the file on `side`, and the faults that are at none."""
+    column = 0 if side == "reference" else 1
+    counterparts = {p[1 - column]: p[column] for p in clean.pairs}
+    across = {ours: theirs for theirs, ours in counterparts.items()}
+    paired = set(across)
+    left = list(found.faults)
+    findings = []
+    for p in plants:
+        tensor, node = p.site.tensor, model.op_name(p.site.tensor)
+        witnesses = _witnesses(model, tensor, paired)
+        # What a fused operator no longer does, such as adding a bias, is an operator that only the other file has.
+        absent = other.op_name(across[tensor]) if tensor in across else None
+        how, where = "missed", ""
+        for fault in found.faults:
+            both = (fault.reference, fault.candidate)
+            at = both[column] or counterparts.get(both[1 - column] or "")
+            regions = (fault.region_reference.nodes, fault.region_candidate.nodes)
+            nodes = regions[column]
+            same_group = at is not None and at not in paired and _witnesses(model, at, paired) == witnesses
+            if both[column] == tensor:
+                match = "exact"
+            elif at in witnesses or same_group or both[1 - column] == across.get(tensor):
+                match = "fused"
+            elif node in nodes:
+                match = "region" if len(nodes) <= FEW_NODES else "wide"
+            else:
+                match = "absent" if absent in regions[1 - column] else "missed"
+            if HOW.index(match) < HOW.index(how):
+                how, where = match, f"{_text(fault)}, " + " : ".join("+".join(r) for r in regions)
+            if match != "missed":
+                left = [f for f in left if f is not fault]
+        findings.append(Finding(p, how, _visible(model, p, witnesses, clean.values[side]), where))
+    return findings, [_text(f) for f in left]
+
+
+def _witnesses(model: Plantable, tensor: str, paired: set[str]) -> frozenset[str]:
+    """The tensor itself where the clean run pairs it, else the nearest ones computed from it that are."""
+    if tensor in paired:
+        return frozenset({tensor})
+    below = model.reach(tensor)
+    found: set[str] = set()
+    todo, seen = [tensor], {tensor}
+    while todo:
+        for name in below.get(todo.pop(), ()):
+            if name not in seen:
+                seen.add(name)
+                if name in paired:
+                    found.add(name)
+                else:
+                    todo.append(name)
+    return frozenset(found)
+
+
+def _visible(model: Plantable, plant: Plant, witnesses: frozenset[str], values: Mapping[str, Array]) -> float:
+    """How far the nearest tensors that have a pair move, at most; the plant's own effect where that has no measure."""
+    tensor = plant.site.tensor
+    below = model.reach(tensor)
+    above = {k: v for k, v in values.items() if k not in below}
+    try:
+        return max((effect(values[name], model.evaluate(name, above))[0] for name in witnesses), default=0.0)
+    except NotHere:
+        return plant.effect
+
+
+def _text(fault: Any) -> str:
+    sides = f"{fault.reference_op} {fault.reference} : {fault.candidate_op} {fault.candidate}"
+    return f"{sides} ({fault.isolated_error:.3g} {fault.isolated_unit})"
+
+
+def _feeds(model: Plantable, npz: Path | None, seed: int) -> dict[str, Array]:
+    """The arrays of `npz`, moved to the model's layout, or seeded uniform ones in 0..1."""
+    rng = np.random.default_rng(seed)
+    given = list(np.load(npz).values()) if npz else []
+    feeds = {}
+    for k, (name, (shape, dtype)) in enumerate(model.inputs().items()):
+        feeds[name] = _moved(given[k], shape) if given else rng.random(shape, np.float32)
+        feeds[name] = feeds[name].astype(dtype)
+    return feeds
+
+
+def _moved(value: Array, shape: tuple[int, ...]) -> Array:
+    """NCHW to NHWC or back, where only that fits."""
+    for moved in (value, *((value.transpose(0, 2, 3, 1), value.transpose(0, 3, 1, 2)) if value.ndim == 4 else ())):
+        if moved.shape == shape:
+            return np.ascontiguousarray(moved)
+    raise ValueError(f"an input of shape {value.shape} for a model that wants {shape}")
+
+
+def _translated(feeds: Mapping[str, Array], reference: Plantable, candidate: Plantable) -> dict[str, Array]:
+    """The reference's feeds as the candidate takes them, by name where the names are the same, else in order."""
+    theirs = candidate.inputs()
+    same = set(theirs) == set(feeds)
+    given = dict(zip(theirs, feeds.values(), strict=True))
+    return {
+        name: candidate.taken(name, _moved(feeds[name] if same else given[name], shape))
+        for name, (shape, _) in theirs.items()
+    }

@@ -1,0 +1,43 @@
+"""Diff -> DataFrame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import pytest
+
+from aligndbg._diff import Diff
+from aligndbg.metrics import Metrics
+from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
+
+
+def test_every_metric_is_a_column() -> None:
+    """But those that are no number, or the same for both sides."""
+    left_out = {"count", "nonfinite_mismatch", "worst_index", "reasons"}
+    assert set(METRIC_COLUMNS) == {f.name for f in fields(Metrics)} - left_out
+
+
+def test_one_row_a_pair(diverged: Diff) -> None:
+    frame = to_frame(diverged)
+    assert list(frame["reference"]) == ["scaled", "shifted", "y"]
+    assert list(frame["status"]) == ["pass", "fault", "drift"]
+    assert list(frame["output"]) == [False, False, True]
+    assert set(frame["shape"]) == {"2x3x4"}
+    assert frame["isolated_max_abs"][1] == pytest.approx(0.5)
+    assert frame["rel_l2"][2] > 0.1 > 1e-6 > frame["isolated_rel_l2"][2]
+
+
+def test_dtypes_do_not_depend_on_the_values(aligned: Diff, silent: Diff) -> None:
+    one, two = to_frame(aligned), to_frame(silent)
+    assert list(one.columns) == list(two.columns)
+    assert all(str(one[c].dtype) == str(two[c].dtype) for c in one.columns)
+    assert {str(one[c].dtype) for c in one.columns if c not in COLUMNS} == {"float64"}
+
+
+def test_undefined_is_nan_and_never_zero(silent: Diff) -> None:
+    last = to_frame(silent).iloc[-1]
+    assert math.isnan(last["rel_l2"])
+    assert math.isnan(last["cosine"])
+    assert math.isnan(last["lsb_max"])
+    assert last["status"] == "unknown"

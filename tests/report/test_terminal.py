@@ -1,0 +1,131 @@
+"""The terminal report: what matters first, whole numbers in any width, names that cannot drive the terminal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligndbg._diff import Diff
+from aligndbg._types import Cause, Unmatched, UnmatchedClass
+from aligndbg.report.terminal import clean, number, render_text
+
+
+def harmless(text: str) -> bool:
+    return all(ch.isprintable() or ch == "\n" for ch in text)
+
+
+@given(st.text(max_size=60))
+def test_clean_leaves_nothing_that_acts_on_a_terminal(text: str) -> None:
+    assert clean(text).isprintable()
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=60), st.integers(4, 80))
+def test_clean_keeps_names_and_fits_the_width(text: str, width: int) -> None:
+    assert clean(text) == text
+    short = clean(text, width)
+    assert len(short) <= width
+    if len(text) > width:
+        head, tail = short.split("…", 1) if text.count("…") == 0 else ("", "")
+        assert text.startswith(head)
+        assert text.endswith(tail)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (math.inf, "inf"),
+        (0.0, "0"),
+        (7, "7"),
+        (0.25, "0.25"),
+        (1.0, "1"),
+        (123.4, "1.2e+02"),
+        (0.000012345, "1.2e-05"),
+        (-0.5, "-0.5"),
+        (1e300, "1.0e+300"),
+    ],
+)
+def test_number(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@given(st.floats())
+def test_numbers_are_short(value: float) -> None:
+    assert len(number(value)) <= 9
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("all_rows", [False, True])
+def test_no_line_is_longer_than_the_width(
+    aligned: Diff, diverged: Diff, silent: Diff, hostile: Diff, width: int, all_rows: bool
+) -> None:
+    for diff in (aligned, diverged, silent, hostile):
+        text = render_text(diff, all_rows=all_rows, width=width)
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_verdict_comes_first_then_the_fault_then_the_table(diverged: Diff) -> None:
+    lines = render_text(diverged, width=80).splitlines()
+    assert lines[0].startswith("DIVERGED  1 fault")
+    fault = next(i for i, line in enumerate(lines) if line.startswith("fault 1: Add against Add"))
+    table = next(i for i, line in enumerate(lines) if "rel L2" in line)
+    assert fault < table
+    assert "shifted" in lines[fault + 1]
+    assert "[shift]" in lines[fault + 1]
+
+
+def test_an_aligned_run_has_no_fault_and_no_divergence(aligned: Diff) -> None:
+    text = render_text(aligned)
+    assert text.startswith("ALIGNED")
+    assert "fault" not in text
+    assert "divergence" not in text
+    assert "3 compared, 0 unobservable, 0 one-sided, 0 unmatched of 3 tensors" in text
+
+
+def test_a_divergence_that_is_no_fault_names_the_first_place(diverged: Diff) -> None:
+    text = render_text(replace(diverged, faults=()), width=100)
+    assert "first divergence: shifted (Add) against shifted (Add)" in text
+
+
+def test_undefined_values_are_dashes(silent: Diff) -> None:
+    row = next(line for line in render_text(silent, all_rows=True).splitlines() if line.split()[:2] == ["unknown", "y"])
+    assert row.split()[-1] == "-"
+    assert "nan" not in row
+
+
+def test_causes_and_a_cut_search_are_said(diverged: Diff) -> None:
+    cause = Cause("bias", "the candidate adds 0.5 to every value", 0.3, 1e-8)
+    told = replace(diverged, faults=(replace(diverged.faults[0], cause=cause),), truncated=True)
+    text = render_text(told, width=200)
+    assert "bias: the candidate adds 0.5 to every value" in text
+    assert "--max-faults" in text
+
+
+def test_lost_tensors_are_counted_and_listed_on_demand(aligned: Diff) -> None:
+    lost = tuple(Unmatched(f"lost{i}", "Op", UnmatchedClass.UNMATCHED, "no value agrees") for i in range(5))
+    diff = replace(aligned, matching=replace(aligned.matching, unmatched_candidate=lost))
+    short, full = render_text(diff), render_text(diff, all_rows=True)
+    assert "unmatched on the candidate: lost0 (Op): no value agrees" in short
+    assert "lost4" not in short
+    assert "and 2 more (--all" in short
+    assert "candidate unmatched: lost4" in full
+
+
+def test_warnings_are_shown(aligned: Diff) -> None:
+    assert "warning: look here" in render_text(replace(aligned, warnings=("look here",)))
+
+
+def test_names_cannot_drive_the_terminal(hostile: Diff) -> None:
+    cause = Cause("bias", "of \x1b[2J")
+    diff = replace(hostile, faults=tuple(replace(f, cause=cause) for f in hostile.faults), warnings=("\x1b[5m",))
+    for all_rows in (False, True):
+        text = render_text(diff, all_rows=all_rows, width=250)
+        assert harmless(text)
+        assert "[bold red]loud[/]" in text
+        assert "\\x1b[31m\\x9b\\x202e\\x0aend" in text
+        assert "\\x1b[2JOp" in text
