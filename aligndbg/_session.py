@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
+from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
@@ -20,7 +19,6 @@ from aligndbg._types import (
     Array,
     Backend,
     Layout,
-    LayoutKind,
     Matching,
     Measurement,
     Pair,
@@ -28,9 +26,10 @@ from aligndbg._types import (
     Trace,
     Verdict,
 )
+from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.grid import grid_feeds, grid_weights
-from aligndbg.locate import Isolation, make_faults
+from aligndbg.locate import Isolation
 from aligndbg.locate import isolate as isolate_pairs
 from aligndbg.match import Weights, match
 from aligndbg.match.weights import WeightPrint, weight_print
@@ -119,15 +118,25 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         sides = _Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules)
         _refuse_unused(settings.rules, left.trace, right.trace)
-        found = _checks(sides, clock) if settings.checks else {}
+        found: dict[str, Any] = {}
+        if settings.checks:
+            with clock.stage("checks"):
+                found = repeat_and_observe(
+                    (
+                        ("reference", ref, feeding.reference, left.trace),
+                        ("candidate", cand, plan.feeds, right.trace),
+                    )
+                )
         isolation, why_not = (
             _isolate(sides, matching, judge, new_store, clock) if settings.isolate else (None, NOT_ASKED)
         )
         matching = isolation.matching if isolation else matching
-        found |= {"isolation_runs": isolation.runs if isolation else None} | _blind_spots(left, matching)
+        found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
+            left.trace, left.prints, matching
+        )
         measured = _measure(judge, matching.pairs, isolation, why_not, clock)
         faults, truncated = (
-            make_faults(left.trace, right.trace, isolation, judge, settings.max_faults) if isolation else ((), False)
+            make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)
         )
         swapped = any(
             link.layout.reference_shape == link.layout.candidate_shape
@@ -154,17 +163,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
             checks=found,
             timing=dict(clock.seconds),
-            warnings=tuple(dict.fromkeys([*notes, *_check_warnings(found)])),
+            warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
         )
-
-
-def _blind_spots(left: _Captured, matching: Matching) -> dict[str, Any]:
-    """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
-    feeds = left.trace.feeds or {}
-    constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
-    dead = [n for n, fp in left.prints.items() if fp.count > 1 and fp.constant and n not in feeds]
-    ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
-    return {"constant_feeds": constant, "constant_tensors": dead, "ambiguous_layouts": ambiguous}
 
 
 @contextmanager
@@ -236,26 +236,6 @@ def _capture_and_match(
     return (*best, notes)
 
 
-def _checks(sides: _Sides, clock: Clock) -> dict[str, Any]:
-    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference)."""
-    repeats: dict[str, bool | None] = {}
-    effect: dict[str, float | None] = {}
-    with clock.stage("checks"):
-        for side, backend, feeds, trace in (
-            ("reference", sides.reference, sides.feeds, sides.left.trace),
-            ("candidate", sides.candidate, sides.plan.feeds, sides.right.trace),
-        ):
-            outputs = [o for o in trace.graph.outputs if o in trace.values]
-            if "run" not in backend.capabilities or not outputs:
-                repeats[side] = effect[side] = None
-                continue
-            plain = dict(backend.run(feeds or {}, outputs))
-            again = dict(backend.run(feeds or {}, outputs))
-            repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
-            effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
-    return {"deterministic": repeats, "observer_effect": effect}
-
-
 def _weights(reference: Backend, candidate: Backend) -> Weights:
     """Prints of both sides' weights, read only if structure has to pair something."""
 
@@ -282,36 +262,6 @@ def _weight_prints(backend: Backend) -> dict[str, WeightPrint]:
     for name, value in backend.run({}, wanted) if wanted else ():
         quant = tensors[name].quant
         out[name] = weight_print(quant.dequantize(value) if quant else value, quant is not None)
-    return out
-
-
-def _apart(a: Array, b: Array) -> float:
-    """0.0 where bit-equal (NaN equals NaN), else the largest absolute difference."""
-    if a.shape != b.shape:
-        return float("inf")
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
-    if same.all():
-        return 0.0
-    worst = float(np.max(np.abs(x - y)[~same]))
-    return worst if worst == worst else float("inf")
-
-
-def _check_warnings(found: Mapping[str, Any]) -> list[str]:
-    out = []
-    for side, state in (found.get("deterministic") or {}).items():
-        if state is False:
-            out.append(f"the {side} gives other values when run again: a difference may be its own noise")
-    for side, state in (found.get("observer_effect") or {}).items():
-        if state:
-            out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
-    for name in found.get("constant_feeds", ()):
-        out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
-    dead = found.get("constant_tensors", ())
-    if dead:
-        out.append(
-            f"{len(dead)} of the reference's tensors are constant on this input (dead ReLUs?), such as {dead[0]}"
-        )
     return out
 
 

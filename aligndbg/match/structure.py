@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 
 from aligndbg.match._side import PASSIVE_OPS, Side
-from aligndbg.match._state import WEIGHT_OPS, Link, State, ops_agree, written_out
+from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
+from aligndbg.match.ops import WEIGHT_OPS, ops_agree, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]

@@ -1,0 +1,68 @@
+"""Whether a comparison can be trusted: runs that repeat, taps that change nothing, inputs that tell layers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aligndbg._types import Array, Backend, LayoutKind, Matching, Trace
+from aligndbg.metrics import Fingerprint
+
+__all__ = ["blind_spots", "check_warnings", "repeat_and_observe"]
+
+
+def repeat_and_observe(sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]]) -> dict[str, Any]:
+    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference)."""
+    repeats: dict[str, bool | None] = {}
+    effect: dict[str, float | None] = {}
+    for side, backend, feeds, trace in sides:
+        outputs = [o for o in trace.graph.outputs if o in trace.values]
+        if "run" not in backend.capabilities or not outputs:
+            repeats[side] = effect[side] = None
+            continue
+        plain = dict(backend.run(feeds or {}, outputs))
+        again = dict(backend.run(feeds or {}, outputs))
+        repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
+        effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
+    return {"deterministic": repeats, "observer_effect": effect}
+
+
+def _apart(a: Array, b: Array) -> float:
+    """0.0 where bit-equal (NaN equals NaN), else the largest absolute difference."""
+    if a.shape != b.shape:
+        return float("inf")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if same.all():
+        return 0.0
+    worst = float(np.max(np.abs(x - y)[~same]))
+    return worst if worst == worst else float("inf")
+
+
+def check_warnings(found: Mapping[str, Any]) -> list[str]:
+    out = []
+    for side, state in (found.get("deterministic") or {}).items():
+        if state is False:
+            out.append(f"the {side} gives other values when run again: a difference may be its own noise")
+    for side, state in (found.get("observer_effect") or {}).items():
+        if state:
+            out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
+    for name in found.get("constant_feeds", ()):
+        out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
+    dead = found.get("constant_tensors", ())
+    if dead:
+        out.append(
+            f"{len(dead)} of the reference's tensors are constant on this input (dead ReLUs?), such as {dead[0]}"
+        )
+    return out
+
+
+def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Matching) -> dict[str, Any]:
+    """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
+    feeds = trace.feeds or {}
+    constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
+    dead = [n for n, fp in prints.items() if fp.count > 1 and fp.constant and n not in feeds]
+    ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
+    return {"constant_feeds": constant, "constant_tensors": dead, "ambiguous_layouts": ambiguous}

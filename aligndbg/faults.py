@@ -1,0 +1,193 @@
+"""From isolated errors to faults: the smallest region on both sides that holds each, one-sided ops included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from aligndbg._types import Fault, Graph, Pair, Region, Trace
+from aligndbg.match._side import LAYOUT_OPS
+from aligndbg.match.ops import FAMILIES
+
+if TYPE_CHECKING:
+    from aligndbg.locate import Isolation
+
+__all__ = ["MOVING", "make_faults", "next_pairs", "region"]
+
+# Ops that round nothing by themselves.
+MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}
+ACTIVATIONS = FAMILIES[1]
+Sides = tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]]
+
+
+def next_pairs(consumers: Mapping[str, Any], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
+    """The nearest paired tensors computed from `name`, each once."""
+    found: dict[str, Pair] = {}
+    stack, seen = [name], {name}
+    while stack:
+        for node in consumers.get(stack.pop(), ()):
+            for o in node.outputs:
+                if not o or o in seen:
+                    continue
+                seen.add(o)
+                if o in by_name:
+                    found[o] = by_name[o]
+                else:
+                    stack.append(o)
+    return list(found.values())
+
+
+def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit: int) -> tuple[tuple[Fault, ...], bool]:
+    """One Fault a confirmed pair over tolerance on its own, in the reference's order; and whether cut at `limit`.
+
+    Where an unpaired tensor lies in the regions of several, and all that is computed from it is over, it is the one
+    fault: an op that only one side has.
+    """
+    pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    faulty = [p for p in pairs if p.reference in isolation.over]
+    out: list[tuple[int, Fault]] = []
+    sides = (
+        (reference.graph, {p.reference: p for p in pairs}),
+        (candidate.graph, {p.candidate: p for p in pairs}),
+    )
+    order = {p.reference: k for k, p in enumerate(pairs)}
+    merged: set[str] = set()
+    for k, (graph, by_name) in enumerate(sides):
+        values = (reference, candidate)[k].values
+        for name, below in _shared(graph, by_name, {p.reference for p in faulty} - merged):
+            if name not in values or (values[name].dtype.kind in "iub" and graph.tensors[name].quant is None):
+                continue  # shape arithmetic
+            if any(p.reference in merged for p in below):
+                continue
+            merged |= {p.reference for p in below}
+            found = _fault(name if k == 0 else None, name if k == 1 else None, below, sides, isolation)
+            found = _with_counterpart(found, k, below, sides)
+            out.append((min(order[p.reference] for p in below), found))
+    for p in faulty:
+        if p.reference not in merged:
+            found = _fault(p.reference, p.candidate, [p], sides, isolation)
+            out.append((order[p.reference], _one_sided_activation(found, sides) or found))
+    by_place: dict[tuple[str | None, str | None], Fault] = {}
+    for _, f in sorted(out, key=lambda item: item[0]):
+        place = (f.reference, f.candidate)
+        if place not in by_place or by_place[place].isolated_error < f.isolated_error:
+            by_place[place] = f
+    ordered = list(by_place.values())
+    return tuple(ordered[:limit]), len(ordered) > limit
+
+
+def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sides) -> Fault:
+    """A fault at one side's unpaired op, with what its pairs have in common on the other side (an unrolled LSTM)."""
+    graph, paired = sides[1 - side]
+    names = [p.candidate if side == 0 else p.reference for p in below]
+    regions = [region(graph, n, set(paired)) for n in names]
+    common = set(regions[0].nodes).intersection(*(r.nodes for r in regions[1:]))
+    nodes = [n for n in graph.nodes if n.name in common]
+    if not nodes:
+        return fault
+    last = nodes[-1].outputs[0]
+    found = Region(tuple(n.name for n in nodes), region(graph, last, set(paired)).inputs, (last,))
+    if side == 0:
+        return replace(fault, candidate=last, candidate_op=nodes[-1].op_type, region_candidate=found)
+    return replace(fault, reference=last, reference_op=nodes[-1].op_type, region_reference=found)
+
+
+def _shared(graph: Graph, by_name: Mapping[str, Pair], faulty: set[str]) -> list[tuple[str, list[Pair]]]:
+    """Unpaired tensors from which two or more pairs, all of them faulty, are computed; the last such ones first."""
+    consumers = graph.consumers()
+    out = []
+    for node in reversed(graph.nodes):
+        for o in node.outputs:
+            if o and o not in by_name and o not in graph.constants and node.canonical not in MOVING:
+                below = next_pairs(consumers, by_name, o)
+                if len(below) > 1 and all(p.reference in faulty for p in below):
+                    out.append((o, below))
+    return out
+
+
+def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
+    """The fault moved to an activation that only one side's region has, right after a paired tensor.
+
+    Without it, or with one too many, an op agrees with the other side's value before the activation, and what comes
+    after the activation would be blamed.
+    """
+    regions = (fault.region_reference, fault.region_candidate)
+    by_node = [{n.name: n for n in graph.nodes} for graph, _ in sides]
+    nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
+    tails = [[n.tail for n in ns] for ns in nodes]
+    lone = [
+        (k, n)
+        for k in (0, 1)
+        for n in nodes[k]
+        if n.tail in ACTIVATIONS
+        and tails[k].count(n.tail) > tails[1 - k].count(n.tail)
+        and n.outputs[0] not in (fault.reference, fault.candidate)
+        and n.inputs
+        and n.inputs[0] in sides[k][1]
+    ]
+    if len(lone) != 1:
+        return None
+    k, node = lone[0]
+    before = sides[k][1][node.inputs[0]]
+    where = [before.reference, before.candidate]
+    where[k] = node.outputs[0]
+    r, c = where
+    found = [region(graph, name, set(paired)) for (graph, paired), name in zip(sides, where, strict=True)]
+    producers = [graph.producers() for graph, _ in sides]
+    return replace(
+        fault,
+        reference=r,
+        candidate=c,
+        reference_op=producers[0][r].op_type if r in producers[0] else "",
+        candidate_op=producers[1][c].op_type if c in producers[1] else "",
+        region_reference=found[0],
+        region_candidate=found[1],
+    )
+
+
+def _fault(
+    r: str | None,
+    c: str | None,
+    pairs: Sequence[Pair],
+    sides: Sides,
+    isolation: Isolation,
+) -> Fault:
+    """The fault at `r` and `c`; the one that is None has no such op. The error is the largest of `pairs`."""
+    metrics = [isolation.own[p.reference] for p in pairs]
+    lsb = [m.lsb_max for m in metrics if m.lsb_max is not None]
+    (left, paired_r), (right, paired_c) = sides
+    nodes_r, nodes_c = left.producers(), right.producers()
+    return Fault(
+        reference=r,
+        candidate=c,
+        reference_op=nodes_r[r].op_type if r in nodes_r else "",
+        candidate_op=nodes_c[c].op_type if c in nodes_c else "",
+        isolated_error=max(lsb) if lsb else max(m.rel_l2 for m in metrics),
+        isolated_unit="lsb" if lsb else "rel_l2",
+        region_reference=region(left, r, set(paired_r)) if r else Region(),
+        region_candidate=region(right, c, set(paired_c)) if c else Region(),
+    )
+
+
+def region(graph: Graph, output: str, paired: set[str]) -> Region:
+    """The nodes between `output` and the nearest paired tensors (or inputs and constants) before it."""
+    producers = graph.producers()
+    nodes: dict[str, None] = {}
+    inputs: dict[str, None] = {}
+    stack, seen = [output], {output}
+    while stack:
+        node = producers.get(stack.pop())
+        if node is None:
+            continue
+        nodes.setdefault(node.name)
+        for i in node.inputs:
+            if not i or i in seen or i in graph.constants:
+                continue
+            seen.add(i)
+            if i in paired or i in graph.inputs:
+                inputs.setdefault(i)
+            else:
+                stack.append(i)
+    order = {n.name: k for k, n in enumerate(graph.nodes)}
+    return Region(tuple(sorted(nodes, key=lambda n: order[n])), tuple(inputs), (output,))

@@ -1,0 +1,80 @@
+"""What ops are to each other: the same under two names, fused into one another, mistaken for one another."""
+
+from __future__ import annotations
+
+from aligndbg._types import Node
+from aligndbg.match._side import PASSIVE_OPS
+
+__all__ = ["FAMILIES", "FINISHING", "WEIGHT_OPS", "ops_agree", "output_index", "written_out"]
+
+WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+# Ops that converters fuse into the op before them.
+FINISHING = frozenset(
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Gelu"}
+    | {"Add", "Mul", "BatchNormalization"}
+)
+# Ops that take each other's place by a mistake: a pair of them is a fault rather than no pair.
+FAMILIES = (
+    frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"}),
+    frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Gelu"}),
+    frozenset({"Add", "Sub", "Mul", "Div"}),
+)
+
+
+def ops_agree(rn: Node, cn: Node) -> float:
+    """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
+    if rn.tail == cn.tail:
+        return 1.0
+    if frozenset((rn.tail, cn.tail)) in _KIN or written_out(rn, cn):
+        return 0.9
+    if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
+        return 0.9
+    if any(rn.tail in family and cn.tail in family for family in FAMILIES):
+        return 0.6
+    return 0.4 if rn.canonical == cn.canonical else 0.0
+
+
+# The same result under two names; which one a converter writes says nothing.
+_KIN = frozenset(
+    frozenset(p)
+    for p in (
+        ("Gemm", "MatMul"),
+        ("Add", "Gemm"),
+        ("Add", "MatMul"),
+        ("Relu", "Clip"),
+        ("GlobalAveragePool", "ReduceMean"),
+        ("AveragePool", "ReduceMean"),
+        ("GlobalAveragePool", "AveragePool"),
+        ("Upsample", "Resize"),
+        ("Slice", "Split"),
+        ("Gather", "Slice"),
+        ("Gather", "Split"),
+        ("BatchNormalization", "Conv"),
+        ("BatchNormalization", "Gemm"),
+        ("Add", "Conv"),
+        ("HardSigmoid", "Clip"),
+    )
+)
+# One op against the last of those it is written out as.
+_WRITTEN_OUT = frozenset(
+    frozenset(p)
+    for p in (
+        ("HardSwish", "Mul"),
+        ("Gelu", "Mul"),
+        ("LayerNormalization", "Add"),
+        ("InstanceNormalization", "Add"),
+        ("InstanceNormalization", "Mul"),
+        ("GroupNormalization", "Add"),
+        ("Softmax", "Div"),
+    )
+)
+
+
+def written_out(rn: Node, cn: Node) -> bool:
+    """Whether one side may have as a single op what the other ends there after several."""
+    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT
+
+
+def output_index(node: Node, name: str) -> int:
+    return node.outputs.index(name)
