@@ -120,6 +120,8 @@ def _settled(
     ours, theirs = (graph.producers() for graph in graphs)
 
     def alike(p: Pair) -> bool:
+        if not _safe(p):
+            return False  # values that are nearer now may settle its layout
         rn, cn = ours.get(p.reference), theirs.get(p.candidate)
         return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
 

@@ -141,16 +141,23 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
 
 
 def _read_alike(state: State, r: str, c: str) -> bool:
-    """Whether the same ops read two tensors."""
-    ours, theirs = (
-        {
-            "weighted" if n.canonical in WEIGHT_OPS else n.canonical
-            for n in side.consumers.get(name, ())
-            if n.canonical not in PASSIVE_OPS
-        }
-        for side, name in ((state.reference, r), (state.candidate, c))
-    )
+    """Whether the same ops read two tensors, helpers looked through."""
+    ours, theirs = _readers(state.reference, r), _readers(state.candidate, c)
     return bool(ours) and ours == theirs
+
+
+def _readers(side: Side, name: str) -> set[str]:
+    """The kinds of ops that read a tensor, those that only move or pad it looked through."""
+    found: set[str] = set()
+    stack, seen = [name], {name}
+    while stack:
+        for node in side.consumers.get(stack.pop(), ()):
+            if node.canonical in PASSIVE_OPS or node.canonical == "Pad":
+                stack += [o for o in node.outputs if o and o not in seen]
+                seen.update(node.outputs)
+            else:
+                found.add("weighted" if node.canonical in WEIGHT_OPS else node.canonical)
+    return found
 
 
 def _settled(link: Link, error: float) -> bool:
