@@ -28,9 +28,9 @@ __all__ = ["Judge", "decide"]
 HYBRID_OWN = 5e-2
 RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
 # A region that rounds inner tensors to int8 too (a decomposed normalization) has no strict bound in steps of its
-# output: clean ones were measured at 3 with one inner tensor, 42 with seven. Weak, and said to be.
+# output: clean ones were measured at 3 with one inner tensor, 42 with many. Weak, and said to be.
 WEAK_COSINE = 0.95
-STEP_LSB = 6.0
+STEP_LSB, FEW_STEPS = 3.0, 2  # an inner tensor may add this many; past two only the cosine is left
 # The candidate's weights cannot be read (a recorded trace), so the reference computes with unquantized ones: clean
 # operators were measured up to 3 steps, some a little over. Weak, and said to be.
 WEAK_LSB = 5.0
@@ -59,7 +59,8 @@ class Judge:
         default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
         steps = self.inner.get(pair.reference, 0)
         if isolated and steps and default.max_lsb is not None:
-            default = Tolerance(min_cosine=WEAK_COSINE, max_lsb=1.5 + STEP_LSB * steps)
+            few = 1.5 + STEP_LSB * steps if steps <= FEW_STEPS else None
+            default = Tolerance(min_cosine=WEAK_COSINE, max_lsb=few)
         elif isolated and self.weights_unknown and default.max_lsb is not None:
             default = Tolerance(max_lsb=WEAK_LSB)
         if default.max_lsb is not None and not self._on_grid(pair):
