@@ -107,10 +107,12 @@ class State:
         return out
 
     def resemblance(self, r: str, c: str) -> float:
-        """How alike two tensors' places in their graphs are, 0..1: inputs paired with each other, ops, names, depth."""
+        """How alike the places of two tensors in their graphs are: outputs, paired inputs, ops, names, depth."""
         ref, cand = self.reference, self.candidate
         rn, cn = ref.node(r), cand.node(c)
         score = 0.15 * similarity(r, c)
+        # Of equal tensors an output pairs with an output: its own axis order is what a user will read.
+        score += 1.0 * (r in ref.graph.outputs and c in cand.graph.outputs)
         if rn is None or cn is None:
             return score
         score += 0.40 * self.inputs_agree(rn, cn)
