@@ -119,9 +119,9 @@ def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Arr
     else:
         scale = _nonzero(np.max(np.abs(moved), axis=axes, keepdims=True) / limits.max)
         zero = np.zeros_like(scale)
-    steps = moved / scale
-    q = np.clip(np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero, limits.min, limits.max)
-    return np.ascontiguousarray(layout.to_reference((q - zero) * scale).astype(value.dtype))
+    chosen = Quant(scale.reshape(-1), zero.reshape(-1).astype(np.int64), None if per_tensor else quant.axis)
+    rounded = chosen.dequantize(chosen.quantize(moved, dtype))
+    return np.ascontiguousarray(layout.to_reference(rounded).astype(value.dtype))
 
 
 def _nonzero(scale: Array) -> Array:

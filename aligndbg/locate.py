@@ -50,7 +50,6 @@ def isolate(
     rematch: Rematch,
     *,
     forward: bool,
-    overridable: Callable[[str], bool] = lambda name: True,
 ) -> Isolation:
     """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror.
 
@@ -63,7 +62,7 @@ def isolate(
     seen = [_state(matching, aside)]
     while len(rounds) < MAX_ROUNDS:
         usable = [p for p in matching.pairs if p.reference not in aside and _safe(p)]
-        trace, prints = rerun(_overrides(reference, candidate, usable, forward, overridable))
+        trace, prints = rerun(_overrides(reference, candidate, usable, forward))
         judge.inner = inner_steps(candidate.graph, matching.pairs)
         own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
         doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
@@ -143,14 +142,13 @@ def _overrides(
     candidate: Trace,
     pairs: Iterable[Pair],
     forward: bool,
-    overridable: Callable[[str], bool],
 ) -> dict[str, Array]:
     source, target = (reference, candidate) if forward else (candidate, reference)
     read = {n for node in target.graph.nodes for n in node.inputs}
     out: dict[str, Array] = {}
     for p in pairs:
         name = p.candidate if forward else p.reference
-        if name not in read or not overridable(name):
+        if name not in read:
             continue
         other = p.reference if forward else p.candidate
         value, quant = source.values[other], source.quant(other)

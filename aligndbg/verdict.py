@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -146,8 +147,6 @@ class Judge:
         return Status.UNKNOWN, f"{why}; own error unknown, so not told from an inherited one: {why_not}"
 
     def _layout_matters(self, pair: Pair, within: bool) -> bool:
-        from dataclasses import replace
-
         for permutation in pair.layout.alternatives:
             other = replace(pair, layout=replace(pair.layout, permutation=permutation, alternatives=()))
             if judge(self.metrics(other), self.tolerance(pair))[0] != within:
