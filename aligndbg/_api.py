@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aligndbg._capturing import Clock, Progress
+from aligndbg._capturing import capture as run_capture
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import InputOptions, feeds_for
 from aligndbg._open import open_model
 from aligndbg._samples import merge_samples
-from aligndbg._session import Clock, Progress, Settings, diff_once, one_blas_thread
-from aligndbg._session import capture as run_capture
+from aligndbg._session import Settings, diff_once, one_blas_thread
 from aligndbg._types import Backend, Trace
 from aligndbg.feeds import ImageOptions
 from aligndbg.metrics import Tolerance, ToleranceRules

@@ -221,7 +221,8 @@ class Backend(Protocol):
     inputs and constants too; feeds may be empty when it names constants only.
 
     Raises FeedError for a missing, unknown or misshapen feed or override, UsageError for an unknown fetch,
-    UnsupportedError for one that cannot be tapped or overridden, ModelError when the runtime refuses the model.
+    UnsupportedError for one that cannot be tapped or overridden (its name is then the error's `context`), ModelError
+    when the runtime refuses the model.
     """
 
     @property

@@ -48,8 +48,8 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
     faulty = [p for p in pairs if p.reference in isolation.over]
     out: list[tuple[int, Fault]] = []
     sides = (
-        (reference.graph, {p.reference: p for p in pairs}),
-        (candidate.graph, {p.candidate: p for p in pairs}),
+        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.open}),
+        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.open}),
     )
     order = {p.reference: k for k, p in enumerate(pairs)}
     merged: set[str] = set()

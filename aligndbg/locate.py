@@ -19,12 +19,22 @@ from aligndbg.match.ops import ops_agree
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
-__all__ = ["Isolation", "isolate"]
+__all__ = ["Isolation", "Replay", "isolate"]
 
 MAX_ROUNDS = 8
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
 
-Rerun = Callable[[Mapping[str, Array]], tuple[Trace, dict[str, Fingerprint]]]
+
+@dataclass(frozen=True)
+class Replay:
+    """One side run again. `refused` says why a tensor could not be overridden, by its name on that side."""
+
+    trace: Trace
+    prints: dict[str, Fingerprint]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+Rerun = Callable[[Mapping[str, Array]], Replay]
 Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
 
 
@@ -32,12 +42,15 @@ Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozense
 class Isolation:
     """`own` holds each pair's isolated metrics by reference name; `over` names those over tolerance.
 
-    `doubtful` says why a pair is not confirmed."""
+    `doubtful` says why a pair is not confirmed, or not isolated; `open` names the pairs that were not overridden, and
+    so are no border of a region.
+    """
 
     matching: Matching
     own: Mapping[str, Metrics] = field(default_factory=dict)
     doubtful: Mapping[str, str] = field(default_factory=dict)
     over: frozenset[str] = frozenset()
+    open: frozenset[str] = frozenset()
     runs: int = 0
 
 
@@ -62,23 +75,28 @@ def isolate(
     seen = [_state(matching, aside)]
     while len(rounds) < MAX_ROUNDS:
         usable = [p for p in matching.pairs if p.reference not in aside and _safe(p)]
-        trace, prints = rerun(_overrides(reference, candidate, usable, forward))
-        judge.inner = inner_steps(candidate.graph, matching.pairs)
-        own, over = _own_errors(reference, candidate, trace, matching.pairs, judge, forward)
-        doubtful = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
-        refuted = _refuted(graph, matching.pairs, doubtful, forward, aside)
+        replay = rerun(_overrides(reference, candidate, usable, forward))
+        refused = {
+            p.reference: replay.refused[name] for p in usable if (name := _rerun_name(p, forward)) in replay.refused
+        }
+        judge.inner = inner_steps(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
+        own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
+        shadowed = _shadowed(graph, matching.pairs, over, refused, forward)
+        own, over = {r: m for r, m in own.items() if r not in shadowed}, over - shadowed.keys()
+        unconfirmed = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
+        refuted = _refuted(graph, matching.pairs, unconfirmed, forward, aside)
         aside |= {p.reference for p in refuted if p.method == "user"}
         rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
         again = rematch(
-            trace,
-            prints,
+            replay.trace,
+            replay.prints,
             _settled(matching.pairs, over, refuted, (reference.graph, candidate.graph)),
             frozenset(rejected),
         )
         state = _state(again, aside)
         # The same pairs, some of them proved by value now.
         known = again if state[0] == seen[-1][0] else matching
-        rounds.append(Isolation(known, own, doubtful, over))
+        rounds.append(Isolation(known, own, shadowed | unconfirmed, over, frozenset(refused)))
         if state in seen:
             rounds = rounds[seen.index(state) :]
             break
@@ -86,7 +104,7 @@ def isolate(
         matching = again
     # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
     best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
-    judge.inner = inner_steps(candidate.graph, best.matching.pairs)
+    judge.inner = inner_steps(candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open])
     return replace(best, runs=len(seen))
 
 
@@ -94,7 +112,7 @@ def _refuted(
     graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], forward: bool, aside: frozenset[str]
 ) -> list[Pair]:
     """Of the doubtful pairs, those with no doubtful one right below: a wrong pair robs the one before of its proof."""
-    by_name = {(p.candidate if forward else p.reference): p for p in pairs if p.reference not in aside}
+    by_name = {_rerun_name(p, forward): p for p in pairs if p.reference not in aside}
     consumers = graph.consumers()
     return [
         p
@@ -102,6 +120,30 @@ def _refuted(
         if p.reference in doubtful
         and not any(q.reference in doubtful for q in next_pairs(consumers, by_name, name) if q is not p)
     ]
+
+
+def _rerun_name(pair: Pair, forward: bool) -> str:
+    """The pair's tensor on the side that is run again."""
+    return pair.candidate if forward else pair.reference
+
+
+def _shadowed(
+    graph: Graph, pairs: Sequence[Pair], over: frozenset[str], refused: Mapping[str, str], forward: bool
+) -> dict[str, str]:
+    """Pairs over tolerance that are computed from a wrong tensor that could not be overridden, with the reason."""
+    by_name = {_rerun_name(p, forward): p for p in pairs}
+    consumers = graph.consumers()
+    out: dict[str, str] = {}
+    todo = [name for name, p in by_name.items() if p.reference in refused and p.reference in over]
+    while todo:
+        name = todo.pop()
+        why = refused[by_name[name].reference]
+        for p in next_pairs(consumers, by_name, name):
+            if p.reference in over and p.reference not in out:
+                out[p.reference] = f"computed from {name}, which is over tolerance and cannot be overridden: {why}"
+                if p.reference in refused:
+                    todo.append(_rerun_name(p, forward))
+    return out
 
 
 def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[Any], frozenset[str]]:
@@ -147,7 +189,7 @@ def _overrides(
     read = {n for node in target.graph.nodes for n in node.inputs}
     out: dict[str, Array] = {}
     for p in pairs:
-        name = p.candidate if forward else p.reference
+        name = _rerun_name(p, forward)
         if name not in read:
             continue
         other = p.reference if forward else p.candidate
@@ -168,7 +210,7 @@ def _own_errors(
     own: dict[str, Metrics] = {}
     over: set[str] = set()
     for p in pairs:
-        if (p.candidate if forward else p.reference) not in trace.values:
+        if _rerun_name(p, forward) not in trace.values:
             continue
         metrics = judge.isolated(p, trace, forward)
         own[p.reference] = metrics
@@ -206,7 +248,7 @@ def _unconfirmed(
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
     # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
-    by_name = {(p.candidate if forward else p.reference): p for p in pairs if p.reference not in aside}
+    by_name = {_rerun_name(p, forward): p for p in pairs if p.reference not in aside}
     consumers = graph.consumers()
     out = dict.fromkeys(aside, "given by --map, and what is computed from it disagrees")
     for name, p in by_name.items():

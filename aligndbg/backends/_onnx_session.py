@@ -111,15 +111,15 @@ def run_session(
     """One inference. Returns OrtValues (or arrays, where a feed is of strings). Raises ModelError naming the node."""
     # OrtValues of strings cannot be made from Python, and `run` cannot return bfloat16: rarely both
     strings = any(array.dtype.kind in "OUS" for array in feeds.values())
-    given = feeds if strings else {name: to_ort(array) for name, array in feeds.items()}
+    given = feeds if strings else {name: to_ort(array, name) for name, array in feeds.items()}
     try:
         return list((session.run if strings else session.run_with_ort_values)(names, dict(given)))
     except Exception as error:
         raise _run_error(error, path) from error
 
 
-def to_ort(array: Array) -> Any:
-    """An OrtValue over the array's memory, which must outlive it.
+def to_ort(array: Array, name: str) -> Any:
+    """An OrtValue over the memory of the array for `name`, which must outlive it.
 
     Raises UnsupportedError for types of less than a byte: numpy holds them one a byte, ORT packed.
     """
@@ -127,7 +127,7 @@ def to_ort(array: Array) -> Any:
 
     element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     if is_packed(element):
-        raise UnsupportedError(f"{array.dtype} values cannot be fed to ONNX Runtime")
+        raise UnsupportedError(f"{array.dtype} values cannot be fed to ONNX Runtime", context=name)
     return runtime().OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), element)
 
 

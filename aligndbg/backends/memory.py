@@ -135,7 +135,7 @@ class MemoryBackend:
         if name not in self._tensors:
             raise error(f"there is no tensor {name!r}", context=self.info.path, hint=nearest(name, self._tensors))
         if name in self._untapped:
-            raise UnsupportedError(f"{name!r} cannot be read or overridden: {self._untapped[name]}")
+            raise UnsupportedError(f"{name!r} cannot be read or overridden: {self._untapped[name]}", context=name)
 
     def _check_array(self, what: str, name: str, array: Array) -> None:
         info = self._tensors[name]

@@ -124,7 +124,11 @@ class OnnxBackend:
         if heads:
             made = self._session(heads, overrides, without_feeds)
             given = {stand_in: overrides[name] for name, stand_in in made.stand_ins.items()}
-            results = run_session(made.session, heads, feeds | given, self._path)
+            try:
+                results = run_session(made.session, heads, feeds | given, self._path)
+            except UnsupportedError as error:
+                fed = {stand_in: name for name, stand_in in made.stand_ins.items()}
+                raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
         results.reverse()
         for name in names:
             if name in feeds:
@@ -147,7 +151,7 @@ class OnnxBackend:
     def _refuse_untapped(self, name: str) -> None:
         reason = self.graph().untapped.get(name)
         if reason:
-            raise UnsupportedError(f"{name!r} cannot be fetched or overridden: it is {reason}", context=self._path)
+            raise UnsupportedError(f"it cannot be fetched or overridden: it is {reason}", context=name)
 
     def _checked_feeds(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         graph = self.graph()
@@ -197,10 +201,10 @@ class OnnxBackend:
 
     def _tapped(self, edited: Tapped) -> _Session:
         if not self._weights:
-            self._weights = {name: to_ort(array) for name, array in self._model.weights.items()}
+            self._weights = {name: to_ort(array, name) for name, array in self._model.weights.items()}
         there = {item.name for item in edited.proto.graph.initializer}
         weights = {name: weight for name, weight in self._weights.items() if name in there}
-        weights |= {name: to_ort(array) for name, array in edited.held.items()}
+        weights |= {name: to_ort(array, name) for name, array in edited.held.items()}
         try:
             source = edited.proto.SerializeToString()
         except Exception as error:  # protobuf's limit of 2 GB; its class differs between implementations

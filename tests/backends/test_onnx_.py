@@ -300,7 +300,7 @@ def test_four_bit_values_can_be_read_but_not_fed(tmp_path: Path) -> None:
     backend = opened(save(tmp_path, nodes, [value("x", shape=[3])], [value("y")]))
     q = dict(backend.run({"x": np.float32([1, -2, 3])}, ["q"]))["q"]
     assert q.astype(int).tolist() == [1, -2, 3]
-    with pytest.raises(UnsupportedError, match="int4"):
+    with pytest.raises(UnsupportedError, match="q: int4"):
         dict(backend.run({"x": np.float32([1, -2, 3])}, ["y"], {"q": np.zeros(3, ml_dtypes.int4)}))
 
 

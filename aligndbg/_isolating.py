@@ -1,0 +1,136 @@
+"""Which side is run again to isolate errors, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aligndbg._capturing import Captured, Clock, capture
+from aligndbg._errors import ModelError, RuntimeCrashError, UnsupportedError
+from aligndbg._types import Array, Backend, Layout, Matching, Pair, Trace
+from aligndbg.feeds import FeedPlan
+from aligndbg.grid import grid_feeds, grid_weights
+from aligndbg.locate import Isolation, Replay, isolate
+from aligndbg.match import Weights, match
+from aligndbg.metrics import Fingerprint
+from aligndbg.store import Store
+from aligndbg.verdict import Judge
+
+__all__ = ["Sides", "isolate_sides"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both sides as they were run and captured, for the stages that run one of them again."""
+
+    reference: Backend
+    candidate: Backend
+    feeds: Mapping[str, Array] | None
+    plan: FeedPlan
+    left: Captured
+    right: Captured
+    user: Mapping[str, str] | None
+    translated: Mapping[str, Array] | None
+    weights: Weights
+
+    @property
+    def links(self) -> list[tuple[str, str, Layout]]:
+        return [(link.reference, link.candidate, link.layout) for link in self.plan.links]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the candidate has tensors on a grid."""
+        trace = self.right.trace
+        return any(trace.quant(name) is not None for name in trace.values)
+
+
+def isolate_sides(
+    sides: Sides, matching: Matching, judge: Judge, new_store: Callable[[], Store], clock: Clock
+) -> tuple[Isolation | None, str]:
+    """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
+    # An override of a quantized candidate would be rounded to its grid: then it is the reference that is run again.
+    wanted = [(sides.candidate, True)] if not sides.quantized else []
+    wanted.append((sides.reference, False))
+    able = [(b, forward) for b, forward in wanted if "override" in b.capabilities and (forward or sides.feeds)]
+    why = "neither side can be run with overrides"
+    if "override" in sides.reference.capabilities and not able:
+        why = "the reference has no feeds to be run with"
+    for backend, forward in able:
+        try:
+            return _isolate(sides, backend, forward, matching, judge, new_store, clock), "it could not be isolated"
+        except (UnsupportedError, ModelError, RuntimeCrashError) as error:
+            why = f"{backend.info.path} cannot be run with overrides: {error.fact}"
+    return None, why
+
+
+def _isolate(
+    sides: Sides,
+    backend: Backend,
+    forward: bool,
+    matching: Matching,
+    judge: Judge,
+    new_store: Callable[[], Store],
+    clock: Clock,
+) -> Isolation:
+    # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
+    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
+    weights: dict[str, Array] = {}
+    if sides.quantized:
+        judge.weights_unknown = "run" not in sides.candidate.capabilities
+        with clock.stage("isolate"):
+            feeds, weights = _on_grid(sides, matching, feeds)
+    last: list[Store] = []  # a round is read before the next one is run
+    refused: dict[str, str] = {}
+
+    def rerun(overrides: Mapping[str, Array]) -> Replay:
+        while True:
+            while last:
+                last.pop().close()
+            last.append(new_store())
+            asked = {name: value for name, value in overrides.items() if name not in refused}
+            try:
+                made = capture(backend, feeds, last[0], clock, "isolate", overrides={**weights, **asked})
+            except UnsupportedError as error:
+                if error.context not in asked:
+                    raise
+                refused[error.context] = error.fact
+            else:
+                return Replay(made.trace, made.prints, dict(refused))
+
+    def rematch(
+        trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
+    ) -> Matching:
+        ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
+        theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
+        with clock.stage("match"):
+            return match(
+                ours[0],
+                theirs[0],
+                ours[1],
+                theirs[1],
+                inputs=sides.links,
+                user=sides.user,
+                keep=keep,
+                reject=reject,
+                weights=sides.weights,
+            )
+
+    return isolate(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)
+
+
+def _on_grid(
+    sides: Sides, matching: Matching, feeds: Mapping[str, Array]
+) -> tuple[Mapping[str, Array], dict[str, Array]]:
+    """The reference's feeds and weights on the grids of a quantized candidate."""
+    candidate = sides.right.trace.graph
+    fed = sides.plan.feeds or sides.right.trace.feeds or {}
+    feeds = grid_feeds(feeds, fed, [k for k in sides.links if k[1] in fed], sides.left.trace.graph, candidate)
+    if "run" not in sides.candidate.capabilities:
+        return feeds, {}  # a trace keeps no weights: judged by the weaker rule
+    return feeds, grid_weights(
+        matching,
+        sides.left.trace.graph,
+        candidate,
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+    )

@@ -1,0 +1,104 @@
+"""Isolated errors and faults over networks of a few numpy operators, one of them wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aligndbg
+from aligndbg._errors import ModelError, UnsupportedError
+from aligndbg._types import Array, Status
+from aligndbg.backends.memory import MemoryBackend, MemoryNode
+
+OPS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+    ("Tanh", np.tanh),
+    ("Exp", np.exp),
+    ("Sin", np.sin),
+    ("Sqrt", lambda a: np.sqrt(np.abs(a))),
+    ("Sigmoid", lambda a: 1 / (1 + np.exp(-a))),
+)
+
+
+class Stubborn(MemoryBackend):
+    """Refuses to have the tensors of `refused` overridden; with `broken`, any tensor."""
+
+    refused: tuple[str, ...] = ()
+    broken = False
+
+    def run(
+        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        for name in overrides or {}:
+            if self.broken:
+                raise ModelError("the runtime does not start on a cut model")
+            if name in self.refused:
+                raise UnsupportedError("of a type that cannot be fed", context=name)
+        return super().run(feeds, fetch, overrides)
+
+
+def chain(wrong: Sequence[int] = (), prefix: str = "", refused: Sequence[int] = (), broken: bool = False) -> Stubborn:
+    """x through OPS in a row, each `wrong` one scaled by 1.1."""
+
+    def scaled(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return lambda a: 1.1 * fn(a)
+
+    def name(k: int) -> str:
+        return f"{prefix}t{k}"
+
+    nodes = [
+        MemoryNode(op, scaled(fn) if k in wrong else fn, (name(k - 1) if k else "x",), (name(k),))
+        for k, (op, fn) in enumerate(OPS)
+    ]
+    made = Stubborn(inputs={"x": (4, 50)}, nodes=nodes, outputs=[name(len(OPS) - 1)], name=f"{prefix}chain")
+    made.refused, made.broken = tuple(map(name, refused)), broken
+    return made
+
+
+@pytest.fixture
+def x() -> Array:
+    return np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
+
+
+def places(diff: Any) -> list[tuple[str | None, str | None]]:
+    return [(f.reference, f.candidate) for f in diff.faults]
+
+
+@pytest.mark.parametrize("wrong", [(0,), (2,), (4,), (1, 3), (0, 2, 4)], ids=str)
+def test_each_wrong_operator_is_a_fault_and_nothing_else(x: Array, wrong: tuple[int, ...]) -> None:
+    diff = aligndbg.diff(chain(), chain(wrong, "c_"), {"x": x})
+    assert places(diff) == [(f"t{k}", f"c_t{k}") for k in wrong]
+    assert all(f.isolated_error == pytest.approx(0.1, rel=1e-3) for f in diff.faults)
+
+
+def test_an_override_that_is_refused_leaves_the_rest_judged(x: Array) -> None:
+    diff = aligndbg.diff(chain(), chain([3], "c_", refused=[1]), {"x": x})
+    assert places(diff) == [("t3", "c_t3")]
+    (fault,) = diff.faults
+    assert fault.region_candidate.nodes == ("Sqrt_3",)
+
+
+def test_nothing_is_blamed_for_a_wrong_tensor_that_could_not_be_overridden(x: Array) -> None:
+    diff = aligndbg.diff(chain(), chain([1], "c_", refused=[1, 2]), {"x": x})
+    assert places(diff) == [("t1", "c_t1")]
+    below = {m.pair.reference: m for m in diff.pairs}
+    for name in ("t2", "t3"):
+        assert below[name].isolated is None
+        assert below[name].status is Status.UNKNOWN
+        assert "cannot be overridden: of a type that cannot be fed" in below[name].reason
+    assert below["t4"].isolated is not None, "t3 could be overridden, so what follows is judged"
+
+
+def test_where_one_side_cannot_be_cut_the_other_is(x: Array) -> None:
+    diff = aligndbg.diff(chain(), chain([2], "c_", broken=True), {"x": x})
+    assert places(diff) == [("t2", "c_t2")]
+
+
+def test_where_neither_side_can_be_cut_nothing_is_isolated(x: Array) -> None:
+    diff = aligndbg.diff(chain(broken=True), chain([2], "c_", broken=True), {"x": x})
+    assert diff.verdict == "diverged"
+    assert diff.faults == ()
+    assert all(m.isolated is None for m in diff.pairs)
+    assert any("the runtime does not start on a cut model" in m.reason for m in diff.pairs)
