@@ -69,10 +69,14 @@ class State:
         seen = {name}
         queue = deque([name])
         while queue:
-            node = side.producer.get(queue.popleft())
+            at = queue.popleft()
+            node = side.producer.get(at)
             if node is None:  # an unpaired graph input
                 found.add("?")
                 continue
+            cell = _cell_state(node, at)
+            if (link := self.link_of(side, cell)) is not None:
+                found.add(link.reference)
             for i in side.data_inputs(node):
                 if i in seen:
                     continue
@@ -231,6 +235,12 @@ class State:
                 break
             at = inputs[0]
         return name
+
+
+def _cell_state(node: Node, output: str) -> str:
+    """The output of the same LSTM from which `output` is computed; "" where there is none."""
+    hidden = node.canonical == "LSTM" and len(node.outputs) > 2 and output in node.outputs[:2]
+    return node.outputs[2] if hidden else ""
 
 
 def _weight(node: Node, prints: Mapping[str, WeightPrint]) -> WeightPrint | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS
 
-__all__ = ["FAMILIES", "FINISHING", "WEIGHT_OPS", "ops_agree", "output_index", "written_out"]
+__all__ = ["FAMILIES", "FINISHING", "RECURRENT_OPS", "WEIGHT_OPS", "ops_agree", "output_index", "written_out"]
 
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# A converter that has no such op writes out its steps, weighted ops first.
+RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})
 
 # Ops that converters fuse into the op before them.
 FINISHING = frozenset(
@@ -67,6 +69,10 @@ _WRITTEN_OUT = frozenset(
         ("InstanceNormalization", "Mul"),
         ("GroupNormalization", "Add"),
         ("Softmax", "Div"),
+        ("LSTM", "Mul"),  # the hidden state
+        ("LSTM", "Add"),  # the cell state
+        ("GRU", "Add"),
+        ("RNN", "Tanh"),
     )
 )
 

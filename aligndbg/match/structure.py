@@ -14,7 +14,7 @@ from aligndbg.match._side import PASSIVE_OPS, Side
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import WEIGHT_OPS, ops_agree, written_out
+from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
@@ -125,7 +125,7 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
     if enclosed and not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)):
         return None
-    if ops < 0.4 and error > ENCLOSED_ERROR:
+    if ops < 0.4 and (error > ENCLOSED_ERROR or _only_one_moves(state, r, c)):
         return None
     closeness = max(0.0, 1.0 - error)
     weights = state.weights_agree(rn, cn)
@@ -138,6 +138,16 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if len(rn.outputs) > 1 and len(cn.outputs) > 1:  # the branches of a split look alike but for their place in it
         score += 0.10 if rn.outputs.index(r) == cn.outputs.index(c) else -0.10
     return score + 0.10 * whole + 0.20 * weights, fits
+
+
+def _only_one_moves(state: State, r: str, c: str) -> bool:
+    """Whether one of two tensors is a paired value moved, and the other is computed anew."""
+    moved = []
+    for side, name in ((state.reference, r), (state.candidate, c)):
+        node = side.producer[name]
+        inputs = side.data_inputs(node)
+        moved.append(node.canonical in PASSIVE_OPS and len(inputs) == 1 and state.link_of(side, inputs[0]) is not None)
+    return moved[0] != moved[1]
 
 
 def _read_alike(state: State, r: str, c: str) -> bool:
@@ -156,7 +166,7 @@ def _readers(side: Side, name: str) -> set[str]:
                 stack += [o for o in node.outputs if o and o not in seen]
                 seen.update(node.outputs)
             else:
-                found.add("weighted" if node.canonical in WEIGHT_OPS else node.canonical)
+                found.add("weighted" if node.canonical in WEIGHT_OPS | RECURRENT_OPS else node.canonical)
     return found
 
 

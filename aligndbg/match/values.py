@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from aligndbg._types import Array
-from aligndbg.match._side import Side
+from aligndbg.match._side import PASSIVE_OPS, Side
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit, with_alternatives
 
@@ -77,6 +77,7 @@ def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[st
     another candidate tensor.
     """
     held = held or {}
+    held_candidates = frozenset(held.values())
     reference, candidate = state.reference, state.candidate
     near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
@@ -84,6 +85,8 @@ def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[st
     for r, c in near_pairs(reference, candidate, window):
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate or held.get(r, c) != c:
+            continue
+        if held and not _moved_alike(state, r, c, held, held_candidates):
             continue
         fits = state.fits(r, c) if state.ends_alike(r, c) else []
         if fits and fits[0].error <= limit:
@@ -101,6 +104,26 @@ def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[st
     for members in _classes(equals):
         _assign(state, members, equals)
     return {r: [c for _, c, _ in found] for r, found in equals.items()}
+
+
+def _moved_alike(state: State, r: str, c: str, held: Mapping[str, str], candidates: frozenset[str]) -> bool:
+    """False where only one of two tensors is a held one moved: in a re-run it holds the override, whatever it should."""
+    above_r = _moved_from(state.reference, r, held.keys())
+    above_c = _moved_from(state.candidate, c, candidates)
+    return (held[above_r] if above_r else "") == above_c
+
+
+def _moved_from(side: Side, name: str, held: Collection[str]) -> str:
+    """The tensor of `held` that `name` is a moved copy of, itself left out; "" where it is none."""
+    node = side.producer.get(name)
+    while node is not None and node.canonical in PASSIVE_OPS:
+        inputs = side.data_inputs(node)
+        if len(inputs) != 1:
+            return ""
+        if inputs[0] in held:
+            return inputs[0]
+        node = side.producer.get(inputs[0])
+    return ""
 
 
 def _tie(best: float) -> float:
