@@ -64,7 +64,10 @@ class State:
         return (self.links if side is self.reference else self.by_candidate).get(name)
 
     def frontier(self, side: Side, name: str) -> frozenset[str]:
-        """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none."""
+        """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none.
+
+        One that only moves another paired tensor counts as that one: a side may go on from either.
+        """
         found: set[str] = set()
         seen = {name}
         queue = deque([name])
@@ -76,14 +79,14 @@ class State:
                 continue
             cell = _cell_state(node, at)
             if (link := self.link_of(side, cell)) is not None:
-                found.add(link.reference)
+                found.add(self._unmoved(link.reference))
             for i in side.data_inputs(node):
                 if i in seen:
                     continue
                 seen.add(i)
                 link = self.link_of(side, i)
                 if link:
-                    found.add(link.reference)
+                    found.add(self._unmoved(link.reference))
                 elif len(seen) > REACH:
                     found.add("?")
                 else:
@@ -102,13 +105,29 @@ class State:
         while queue and len(seen) <= REACH:
             for node in side.consumers.get(queue.popleft(), ()):
                 for o in node.outputs:
-                    if not o or o in seen or self.link_of(side, o):
+                    if not o or o in seen:
+                        continue
+                    link = self.link_of(side, o)
+                    if link and self._unmoved(link.reference) not in roots:
                         continue
                     seen.add(o)
                     queue.append(o)
-                    if o in side.comparable:
+                    if not link and o in side.comparable:
                         out.append(o)
         return out
+
+    def _unmoved(self, r: str) -> str:
+        """The first paired tensor of the chain of moves that ends in the reference's tensor `r`."""
+        top = r
+        node = self.reference.producer.get(r)
+        while node is not None and node.canonical in PASSIVE_OPS:
+            inputs = self.reference.data_inputs(node)
+            if len(inputs) != 1:
+                break
+            if inputs[0] in self.links:
+                top = inputs[0]
+            node = self.reference.producer.get(inputs[0])
+        return top
 
     def resemblance(self, r: str, c: str) -> float:
         """How alike the places of two tensors in their graphs are: outputs, paired inputs, ops, names, depth."""
