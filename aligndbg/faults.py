@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligndbg._types import Fault, Graph, Pair, Region, Trace
 from aligndbg.match._side import LAYOUT_OPS
-from aligndbg.match.ops import FAMILIES
+from aligndbg.match.ops import FAMILIES, RECURRENT_OPS
 
 if TYPE_CHECKING:
     from aligndbg.locate import Isolation
@@ -115,6 +115,8 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     regions = (fault.region_reference, fault.region_candidate)
     by_node = [{n.name: n for n in graph.nodes} for graph, _ in sides]
     nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
+    if any(n.canonical in RECURRENT_OPS for ns in nodes for n in ns):
+        return None  # it holds activations that the other side has as ops
     tails = [[n.tail for n in ns] for ns in nodes]
     lone = [
         (k, n)

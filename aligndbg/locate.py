@@ -15,7 +15,6 @@ import numpy as np
 
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import MOVING, next_pairs
-from aligndbg.match.ops import ops_agree
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -90,7 +89,7 @@ def isolate(
         again = rematch(
             replay.trace,
             replay.prints,
-            _settled(matching.pairs, over, refuted, (reference.graph, candidate.graph)),
+            _settled(matching.pairs, over, refuted),
             frozenset(rejected),
         )
         state = _state(again, aside)
@@ -150,27 +149,16 @@ def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[Any], f
     return frozenset((p.reference, p.candidate, p.layout.permutation) for p in matching.pairs), aside
 
 
-def _settled(
-    pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair], graphs: tuple[Graph, Graph]
-) -> tuple[Pair, ...]:
-    """What is not paired anew: proved by value, given by the user, or over tolerance, of one op and not refuted.
+def _settled(pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair]) -> tuple[Pair, ...]:
+    """What is not paired anew: proved by value, given by the user, or over tolerance and not refuted.
 
-    A pair found by structure that came out right is left to be found again, by its value now; so is one of two ops,
-    which may be two siblings crossed.
+    A pair found by structure that came out right is left to be found again, by its value now.
     """
-    ours, theirs = (graph.producers() for graph in graphs)
-
-    def alike(p: Pair) -> bool:
-        if not _safe(p):
-            return False  # values that are nearer now may settle its layout
-        rn, cn = ours.get(p.reference), theirs.get(p.candidate)
-        return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
-
     gone = {p.reference for p in refuted if p.method != "user"}
     return tuple(
         p
         for p in pairs
-        if p.reference not in gone and (p.method in ("value", "user") or (p.reference in over and alike(p)))
+        if p.reference not in gone and (p.method in ("value", "user") or (p.reference in over and _safe(p)))
     )
 
 

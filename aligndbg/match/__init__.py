@@ -9,6 +9,7 @@ from aligndbg._types import Layout, Matching, Pair, Trace
 from aligndbg.match._side import Side
 from aligndbg.match._state import Link, State, Weights
 from aligndbg.match.classify import classify, coverage
+from aligndbg.match.ops import ops_agree
 from aligndbg.match.structure import match_names, match_outputs, match_structure
 from aligndbg.match.values import match_values
 from aligndbg.metrics import Fingerprint
@@ -53,8 +54,9 @@ def match(
     for pair in settled:
         if not pair.provisional and pair.reference not in state.links:
             state.add(_kept(state, pair))
-    # What a re-run computes from an overridden tensor by moving it holds the reference's value, and proves nothing.
-    equals = match_values(state, held={p.reference: p.candidate for p in settled if p.provisional})
+    held = [p for p in settled if p.provisional]
+    firm = frozenset(p.reference for p in held if _alike(state, p))
+    equals = match_values(state, {p.reference: p.candidate for p in held}, firm)
     for pair in settled:  # a value that agrees contests a pair that only structure found
         if pair.provisional and pair.reference not in state.links and pair.candidate not in state.by_candidate:
             state.add(_kept(state, pair))
@@ -62,6 +64,12 @@ def match(
     match_names(state)
     match_outputs(state)
     return _finish(state, equals)
+
+
+def _alike(state: State, pair: Pair) -> bool:
+    """False for a pair of two different ops, which may be two siblings crossed."""
+    rn, cn = state.reference.node(pair.reference), state.candidate.node(pair.candidate)
+    return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
 
 
 def _forced(state: State, r: str, c: str) -> Link:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from aligndbg._types import FLOAT_DTYPES, Array, Node, Quant, Skipped, Trace
 from aligndbg.metrics import Fingerprint
 
-__all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "squeezed"]
+__all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "moved_from", "squeezed"]
 
 # Ops that move values without computing: what a converter adds or drops at will (canonical names).
 LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -149,6 +149,19 @@ class Side:
                 around.setdefault(self.shape(n))
         self._hints[name] = tuple(around)
         return self._hints[name]
+
+
+def moved_from(side: Side, name: str, wanted: Callable[[str], bool]) -> str:
+    """The nearest tensor that is `wanted` of those that `name` is a moved copy of, itself left out; "" for none."""
+    node = side.producer.get(name)
+    while node is not None and node.canonical in PASSIVE_OPS:
+        inputs = side.data_inputs(node)
+        if len(inputs) != 1:
+            return ""
+        if wanted(inputs[0]):
+            return inputs[0]
+        node = side.producer.get(inputs[0])
+    return ""
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

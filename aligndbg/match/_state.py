@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
-from aligndbg.match._side import PASSIVE_OPS, Side
+from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
 from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.ops import FINISHING, WEIGHT_OPS, ops_agree, output_index
@@ -77,10 +77,12 @@ class State:
             if node is None:  # an unpaired graph input
                 found.add("?")
                 continue
-            cell = _cell_state(node, at)
-            if (link := self.link_of(side, cell)) is not None:
+            inputs = side.data_inputs(node)
+            if link := self.link_of(side, _cell_state(node, at)):
                 found.add(self._unmoved(link.reference))
-            for i in side.data_inputs(node):
+                if side.shape(node.outputs[0])[0] == 1:  # one step: the initial cell state acts through the new one
+                    inputs = tuple(i for i in inputs if i != "".join(node.inputs[6:7]))
+            for i in inputs:
                 if i in seen:
                     continue
                 seen.add(i)
@@ -118,16 +120,8 @@ class State:
 
     def _unmoved(self, r: str) -> str:
         """The first paired tensor of the chain of moves that ends in the reference's tensor `r`."""
-        top = r
-        node = self.reference.producer.get(r)
-        while node is not None and node.canonical in PASSIVE_OPS:
-            inputs = self.reference.data_inputs(node)
-            if len(inputs) != 1:
-                break
-            if inputs[0] in self.links:
-                top = inputs[0]
-            node = self.reference.producer.get(inputs[0])
-        return top
+        above = moved_from(self.reference, r, self.links.__contains__)
+        return self._unmoved(above) if above else r
 
     def resemblance(self, r: str, c: str) -> float:
         """How alike the places of two tensors in their graphs are: outputs, paired inputs, ops, names, depth."""

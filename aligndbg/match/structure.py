@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from aligndbg.match._side import PASSIVE_OPS, Side
+from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
@@ -142,12 +142,11 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
 
 def _only_one_moves(state: State, r: str, c: str) -> bool:
     """Whether one of two tensors is a paired value moved, and the other is computed anew."""
-    moved = []
-    for side, name in ((state.reference, r), (state.candidate, c)):
-        node = side.producer[name]
-        inputs = side.data_inputs(node)
-        moved.append(node.canonical in PASSIVE_OPS and len(inputs) == 1 and state.link_of(side, inputs[0]) is not None)
-    return moved[0] != moved[1]
+    moved = (
+        moved_from(state.reference, r, state.links.__contains__),
+        moved_from(state.candidate, c, state.by_candidate.__contains__),
+    )
+    return bool(moved[0]) != bool(moved[1])
 
 
 def _read_alike(state: State, r: str, c: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from aligndbg._types import Array
-from aligndbg.match._side import PASSIVE_OPS, Side
+from aligndbg.match._side import Side, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit, with_alternatives
 
@@ -70,13 +70,12 @@ class _Table:
         return [self.names[low + i] for i in np.flatnonzero(apart <= window * scale)]
 
 
-def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) -> dict[str, list[str]]:
     """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals.
 
-    `held` (reference name -> candidate name) are pairs that another reference tensor may contest by its value, not
-    another candidate tensor.
+    `held` (reference name -> candidate name) are pairs, overridden in a re-run, that a value may contest; those of
+    `firm` only another reference tensor's, not another candidate tensor's.
     """
-    held = held or {}
     held_candidates = frozenset(held.values())
     reference, candidate = state.reference, state.candidate
     near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
@@ -84,7 +83,7 @@ def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[st
     window = 4 * max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
     for r, c in near_pairs(reference, candidate, window):
         limit = strict_error(reference, r, candidate, c)
-        if not limit or r in state.links or c in state.by_candidate or held.get(r, c) != c:
+        if not limit or r in state.links or c in state.by_candidate or (r in firm and held[r] != c):
             continue
         if held and not _moved_alike(state, r, c, held, held_candidates):
             continue
@@ -107,23 +106,10 @@ def match_values(state: State, held: Mapping[str, str] | None = None) -> dict[st
 
 
 def _moved_alike(state: State, r: str, c: str, held: Mapping[str, str], candidates: frozenset[str]) -> bool:
-    """False where only one of two tensors is a held one moved: in a re-run it holds the override, whatever it should."""
-    above_r = _moved_from(state.reference, r, held.keys())
-    above_c = _moved_from(state.candidate, c, candidates)
+    """False where only one of two tensors is a held one moved: re-run, it holds the override, whatever it should."""
+    above_r = moved_from(state.reference, r, held.__contains__)
+    above_c = moved_from(state.candidate, c, candidates.__contains__)
     return (held[above_r] if above_r else "") == above_c
-
-
-def _moved_from(side: Side, name: str, held: Collection[str]) -> str:
-    """The tensor of `held` that `name` is a moved copy of, itself left out; "" where it is none."""
-    node = side.producer.get(name)
-    while node is not None and node.canonical in PASSIVE_OPS:
-        inputs = side.data_inputs(node)
-        if len(inputs) != 1:
-            return ""
-        if inputs[0] in held:
-            return inputs[0]
-        node = side.producer.get(inputs[0])
-    return ""
 
 
 def _tie(best: float) -> float:
