@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Fault, Graph, Pair, Region, Trace
+from aligndbg._types import Fault, Graph, Node, Pair, Region, Trace
 from aligndbg.match._side import LAYOUT_OPS
-from aligndbg.match.ops import FAMILIES, RECURRENT_OPS
+from aligndbg.match.ops import FAMILIES, WEIGHT_OPS
 
 if TYPE_CHECKING:
     from aligndbg.locate import Isolation
@@ -115,8 +116,6 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     regions = (fault.region_reference, fault.region_candidate)
     by_node = [{n.name: n for n in graph.nodes} for graph, _ in sides]
     nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
-    if any(n.canonical in RECURRENT_OPS for ns in nodes for n in ns):
-        return None  # it holds activations that the other side has as ops
     tails = [[n.tail for n in ns] for ns in nodes]
     lone = [
         (k, n)
@@ -131,6 +130,8 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     if len(lone) != 1:
         return None
     k, node = lone[0]
+    if _computing(nodes[k], sides[k][0], node) != _computing(nodes[1 - k], sides[1 - k][0]):
+        return None  # the regions differ in more than this
     before = sides[k][1][node.inputs[0]]
     where = [before.reference, before.candidate]
     where[k] = node.outputs[0]
@@ -146,6 +147,20 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
         region_reference=found[0],
         region_candidate=found[1],
     )
+
+
+def _computing(nodes: Sequence[Node], graph: Graph, without: Node | None = None) -> Counter[str]:
+    """The ops of a region that a converter leaves alone, `without` the activation of one."""
+    words: Counter[str] = Counter()
+    for n in nodes:
+        inner = sum(1 for i in n.inputs if i and i not in graph.constants)
+        if n.canonical in MOVING or (n.canonical in ("Add", "Mul", "BatchNormalization") and inner == 1):
+            continue
+        word = "weighted" if n.canonical in WEIGHT_OPS else n.canonical
+        words.update({word, n.tail} if n.canonical not in (n.tail, "BatchNormalization") else {word})
+        if n is without:
+            words[n.tail] -= 1
+    return +words
 
 
 def _fault(

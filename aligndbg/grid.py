@@ -8,15 +8,21 @@ result is quantized as the candidate's output is: clean kernels then stay within
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Matching, Node, Quant
+from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Matching, Node, Pair, Quant
+from aligndbg.faults import MOVING
 from aligndbg.match.layouts import layouts, sampled_error
 
-__all__ = ["grid_feeds", "grid_weights"]
+__all__ = ["Rounding", "grid_feeds", "grid_weights", "inner_roundings"]
 
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
+# A region that rounds inner tensors to int8 too has no strict bound in steps of its output: clean ones were measured
+# at 3 with one inner tensor, 42 with many (a decomposed normalization).
+STEP_LSB = 3.0
+PASSING = MOVING | {"Relu", "Clip", "LeakyRelu", "Add", "Sub", "MaxPool", "AveragePool", "Concat", "Resize"}
 LIKE = 0.5  # error (of the spread) under which two weights are the same one, quantization and a fault included
 
 
@@ -68,6 +74,50 @@ def grid_weights(
                     if layout is not None:
                         out[name] = _on_grid(value, layout, quant, values_c[other].dtype)
     return out
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The unpaired tensors that a region computes and rounds: `count`, and what they may add to its error in LSB."""
+
+    count: int
+    lsb: float
+
+
+def inner_roundings(graph: Graph, pairs: Iterable[Pair]) -> dict[str, Rounding]:
+    """For each pair (by reference name) whose region on the candidate's side rounds inner tensors, what that costs.
+
+    An inner tensor may be off by 1.5 of its own steps; where what reads it passes that on as it is, this is known in
+    steps of the region's output, else it is taken for STEP_LSB of them.
+    """
+    producers, consumers = graph.producers(), graph.consumers()
+    paired = {p.candidate for p in pairs}
+    stop = paired | set(graph.inputs) | graph.constants
+    out: dict[str, Rounding] = {}
+    for p in pairs:
+        stack, seen = [p.candidate], {p.candidate}
+        while stack:
+            node = producers.get(stack.pop())
+            for i in node.inputs if node else ():
+                if i and i not in seen and i not in stop:
+                    seen.add(i)
+                    stack.append(i)
+        computed = [n for n in seen if n != p.candidate and n in producers and producers[n].canonical not in MOVING]
+        if computed:
+            own = _step(graph, p.candidate)
+            costs = [
+                max(STEP_LSB, 1.5 * _step(graph, n) / own)
+                if own and all(k.canonical in PASSING for k in consumers.get(n, ()))
+                else STEP_LSB
+                for n in computed
+            ]
+            out[p.reference] = Rounding(len(computed), sum(costs))
+    return out
+
+
+def _step(graph: Graph, name: str) -> float:
+    info = graph.tensors.get(name)
+    return float(info.quant.scale[0]) if info is not None and info.quant is not None else 0.0
 
 
 def _weights(producers: Mapping[str, Node], output: str, paired: Iterable[str], graph: Graph) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
-from aligndbg.faults import MOVING, next_pairs
+from aligndbg.faults import next_pairs
+from aligndbg.grid import inner_roundings
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -78,7 +79,7 @@ def isolate(
         refused = {
             p.reference: replay.refused[name] for p in usable if (name := _rerun_name(p, forward)) in replay.refused
         }
-        judge.inner = inner_steps(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
+        judge.inner = inner_roundings(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
         own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
         shadowed = _shadowed(graph, matching.pairs, over, refused, forward)
         own, over = {r: m for r, m in own.items() if r not in shadowed}, over - shadowed.keys()
@@ -103,7 +104,7 @@ def isolate(
         matching = again
     # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
     best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
-    judge.inner = inner_steps(candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open])
+    judge.inner = inner_roundings(candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open])
     return replace(best, runs=len(seen))
 
 
@@ -205,25 +206,6 @@ def _own_errors(
         if not judge.own_within(p, metrics):
             over.add(p.reference)
     return own, frozenset(over)
-
-
-def inner_steps(graph: Graph, pairs: Iterable[Pair]) -> dict[str, int]:
-    """For each pair (by reference name), the unpaired tensors that its region computes on the candidate's side."""
-    producers = graph.producers()
-    stop = {p.candidate for p in pairs} | set(graph.inputs) | graph.constants
-    out: dict[str, int] = {}
-    for p in pairs:
-        stack, seen = [p.candidate], {p.candidate}
-        while stack:
-            node = producers.get(stack.pop())
-            for i in node.inputs if node else ():
-                if i and i not in seen and i not in stop:
-                    seen.add(i)
-                    stack.append(i)
-        computed = [n for n in seen if n != p.candidate and n in producers and producers[n].canonical not in MOVING]
-        if computed:
-            out[p.reference] = len(computed)
-    return out
 
 
 def _unconfirmed(

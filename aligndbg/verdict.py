@@ -21,6 +21,7 @@ from aligndbg._types import (
     UnmatchedClass,
     Verdict,
 )
+from aligndbg.grid import Rounding
 from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, default_tolerance, degenerate, judge
 
 __all__ = ["Judge", "decide"]
@@ -28,10 +29,8 @@ __all__ = ["Judge", "decide"]
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
 RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
-# A region that rounds inner tensors to int8 too (a decomposed normalization) has no strict bound in steps of its
-# output: clean ones were measured at 3 with one inner tensor, 42 with many. Weak, and said to be.
-WEAK_COSINE = 0.95
-STEP_LSB, FEW_STEPS = 3.0, 2  # an inner tensor may add this many; past two only the cosine is left
+# A region that rounds more inner tensors than this has only its cosine left. Weak, and said to be.
+FEW_STEPS, WEAK_COSINE = 2, 0.95
 # The candidate's weights cannot be read (a recorded trace), so the reference computes with unquantized ones: clean
 # operators were measured up to 3 steps, some a little over. Weak, and said to be.
 WEAK_LSB = 5.0
@@ -46,7 +45,7 @@ class Judge:
         self._nodes_c = candidate.graph.producers()
         self._precision_r, self._precision_c = _Precision(reference), _Precision(candidate)
         # Unpaired tensors that a pair's region computes and rounds on the candidate's side, by reference name.
-        self.inner: Mapping[str, int] = {}
+        self.inner: Mapping[str, Rounding] = {}
         self.weights_unknown = False
         self._hybrid = _quantized_weights(reference) or _quantized_weights(candidate)
 
@@ -58,9 +57,10 @@ class Judge:
         rn = self._nodes_r.get(pair.reference)
         dtypes = (self._precision_r.of(pair.reference), self._precision_c.of(pair.candidate))
         default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
-        steps = self.inner.get(pair.reference, 0)
-        if isolated and steps and default.max_lsb is not None:
-            few = 1.5 + STEP_LSB * steps if steps <= FEW_STEPS else None
+        inner = self.inner.get(pair.reference)
+        steps = inner.count if inner else 0
+        if isolated and inner and default.max_lsb is not None:
+            few = 1.5 + inner.lsb if steps <= FEW_STEPS else None
             default = Tolerance(min_cosine=WEAK_COSINE, max_lsb=few)
         elif isolated and self.weights_unknown and default.max_lsb is not None:
             default = Tolerance(max_lsb=WEAK_LSB)
@@ -131,9 +131,9 @@ class Judge:
             return Status.UNKNOWN, f"ambiguous layout: {len(pair.layout.alternatives) + 1} fit, and judge differently"
         if own is not None and not self.own_within(pair, own):
             return Status.FAULT, "own error: " + judge(own, self.tolerance(pair, isolated=True))[1]
-        steps = self.inner.get(pair.reference, 0)
-        if own is not None and own.lsb_max is not None and steps:
-            why += f"; weak: the region rounds {steps} inner tensors, so its own error has a wider limit"
+        inner = self.inner.get(pair.reference)
+        if own is not None and own.lsb_max is not None and inner:
+            why += f"; weak: the region rounds {inner.count} inner tensors, so its own error has a wider limit"
         elif own is not None and own.lsb_max is not None and self.weights_unknown:
             why += f"; weak: the candidate's weights are unknown, so its own error is judged at {WEAK_LSB:g} steps"
         if empty:
