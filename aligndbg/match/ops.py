@@ -28,11 +28,11 @@ def ops_agree(rn: Node, cn: Node) -> float:
     """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
     if rn.tail == cn.tail:
         return 1.0
-    if frozenset((rn.tail, cn.tail)) in _KIN or written_out(rn, cn):
+    if frozenset((rn.tail, cn.tail)) in _KIN or frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT:
         return 0.9
     if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
         return 0.9
-    if any(rn.tail in family and cn.tail in family for family in FAMILIES):
+    if written_out(rn, cn) or any(rn.tail in family and cn.tail in family for family in FAMILIES):
         return 0.6
     return 0.4 if rn.canonical == cn.canonical else 0.0
 
@@ -78,8 +78,8 @@ _WRITTEN_OUT = frozenset(
 
 
 def written_out(rn: Node, cn: Node) -> bool:
-    """Whether one side may have as a single op what the other ends there after several."""
-    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT
+    """Whether one side may have as a single op what the other ends there after several, an activation aside."""
+    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT or frozenset((rn.canonical, cn.canonical)) in _WRITTEN_OUT
 
 
 def output_index(node: Node, name: str) -> int:
