@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
 from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
-from aligndbg.match.layouts import Fit, best_layouts
+from aligndbg.match.layouts import Fit, best_layouts, exchanged, order_of
 from aligndbg.match.names import similarity
 from aligndbg.match.ops import FINISHING, WEIGHT_OPS, ops_agree, output_index
 from aligndbg.match.weights import WeightPrint
 
-__all__ = ["Link", "State", "Weights"]
+__all__ = ["Link", "Orders", "State", "Weights"]
 
 # The prints of both sides' weights by constant name, read when they are first asked for.
 Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
 
+ODD = 4  # times more tensors
 REACH = 400  # tensors looked through on one side before a region counts as open
 
 
@@ -33,6 +34,21 @@ class Link:
     evidence: str
 
 
+@dataclass(frozen=True)
+class Orders:
+    """How many tensors whose values agree are laid out in each order: all, and those that their shapes leave open."""
+
+    usual: Counter[tuple[int, ...]]
+    despite: Counter[tuple[int, ...]]
+
+    def odd(self, layout: Layout) -> bool:
+        """True where far more tensors are laid out as this one would be with two axes of one size exchanged."""
+        if not self.usual:
+            return False
+        limit = ODD * max(1, self.despite[order_of(layout)])
+        return any(self.usual[order_of(other)] >= limit for other in exchanged(layout))
+
+
 @dataclass
 class State:
     reference: Side
@@ -41,16 +57,21 @@ class State:
     by_candidate: dict[str, Link] = field(default_factory=dict)
     reject: frozenset[tuple[str, str]] = frozenset()
     weights: Weights | None = None
+    orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
 
     def fits(self, r: str, c: str) -> list[Fit]:
-        """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted."""
+        """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted.
+
+        Odd ones are left out: a tensor that only they make agree was moved as it should not have been.
+        """
         if (r, c) in self.reject:
             return []
         if (r, c) not in self._fits:
             ref, cand = self.reference, self.candidate
             self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
-        return self._fits[(r, c)]
+        found = self._fits[(r, c)]
+        return [f for f in found if not self.orders.odd(f.layout)]
 
     def add(self, link: Link) -> None:
         self.links[link.reference] = link

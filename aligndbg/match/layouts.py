@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice, permutations
+from itertools import combinations, islice, permutations
 
 import numpy as np
 
 from aligndbg._types import Array, Layout, LayoutKind
 from aligndbg.match._side import Side, sample_positions, squeezed
 
-__all__ = ["Fit", "best_layouts", "layouts", "sampled_error"]
+__all__ = ["Fit", "best_layouts", "exchanged", "layouts", "order_of", "sampled_error"]
 
 MAX_LAYOUTS = 128  # five equal axes have 120 orders
 Shape = tuple[int, ...]
@@ -61,6 +61,21 @@ def _essence(layout: Layout) -> tuple[Shape, Shape]:
     ordered = sorted(groups)
     shape = tuple(int(np.prod([dims[a] for a in g])) for g in ordered)
     return shape, tuple(ordered.index(g) for g in groups)
+
+
+def order_of(layout: Layout) -> Shape:
+    """How a layout orders what it moves, whatever the sizes: (0,) as it is, (1, 0) NHWC to NCHW and back, ..."""
+    return _essence(layout)[1]
+
+
+def exchanged(layout: Layout) -> Iterator[Layout]:
+    """The layouts that differ from this one by an exchange of two axes of one size, so that shapes do not tell."""
+    perm = layout.permutation
+    for i, j in combinations(range(len(perm)), 2):
+        if layout.from_shape[perm[i]] == layout.from_shape[perm[j]] != 1:
+            other = list(perm)
+            other[i], other[j] = perm[j], perm[i]
+            yield replace(layout, permutation=tuple(other))
 
 
 def _permuted(reference: Shape, candidate: Shape) -> Iterator[Layout]:

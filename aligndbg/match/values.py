@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from aligndbg._types import Array
 from aligndbg.match._side import Side, moved_from
-from aligndbg.match._state import Link, State
-from aligndbg.match.layouts import Fit, with_alternatives
+from aligndbg.match._state import Link, Orders, State
+from aligndbg.match.layouts import Fit, exchanged, order_of, with_alternatives
 
 __all__ = ["match_values", "near_pairs", "settle_layout"]
 
@@ -22,6 +22,9 @@ PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}
 TIE = 8.0
 NOISE = 2e-6
 DIVERGED = 0.6  # sampled error past which values no longer tell one layout from another
+
+# By reference name: the sampled error, the candidate's name and every layout of each candidate tensor like it.
+_Near = dict[str, list[tuple[float, str, list[Fit]]]]
 
 
 def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
@@ -78,7 +81,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     """
     held_candidates = frozenset(held.values())
     reference, candidate = state.reference, state.candidate
-    near: dict[str, list[tuple[float, str, list[Fit]]]] = defaultdict(list)
+    near: _Near = defaultdict(list)
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
     window = 4 * max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
     for r, c in near_pairs(reference, candidate, window):
@@ -90,11 +93,15 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
         fits = state.fits(r, c) if state.ends_alike(r, c) else []
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
+    state.orders = _orders(near)
+    near = {
+        r: kept for r, found in near.items() if (kept := [f for f in found if not state.orders.odd(f[2][0].layout)])
+    }
     best_c: dict[str, float] = {}
     for found in near.values():
         for error, c, _ in found:
             best_c[c] = min(error, best_c.get(c, np.inf))
-    equals: dict[str, list[tuple[float, str, list[Fit]]]] = {}
+    equals: _Near = {}
     for r, found in near.items():
         best_r = min(e for e, _, _ in found)
         kept = [f for f in found if f[0] <= _tie(best_r) and f[0] <= _tie(best_c[f[1]])]
@@ -103,6 +110,17 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     for members in _classes(equals):
         _assign(state, members, equals)
     return {r: [c for _, c, _ in found] for r, found in equals.items()}
+
+
+def _orders(near: _Near) -> Orders:
+    """How the tensors that have an equal are laid out, where their values tell it."""
+    usual: Counter[tuple[int, ...]] = Counter()
+    despite: Counter[tuple[int, ...]] = Counter()
+    for found in near.values():
+        told = [f[0].layout for _, _, f in found if len(f) == 1 or f[1].error > TIE * max(f[0].error, NOISE)]
+        usual.update({order_of(layout) for layout in told})
+        despite.update({order_of(layout) for layout in told if next(exchanged(layout), None)})
+    return Orders(usual, despite)
 
 
 def _moved_alike(state: State, r: str, c: str, held: Mapping[str, str], candidates: frozenset[str]) -> bool:
@@ -116,7 +134,7 @@ def _tie(best: float) -> float:
     return max(TIE * best, NOISE)
 
 
-def _classes(equals: dict[str, list[tuple[float, str, list[Fit]]]]) -> list[list[str]]:
+def _classes(equals: _Near) -> list[list[str]]:
     """Reference tensors that share possible counterparts, as connected components in execution order."""
     owner: dict[str, int] = {}
     members: dict[int, list[str]] = {}
@@ -131,7 +149,7 @@ def _classes(equals: dict[str, list[tuple[float, str, list[Fit]]]]) -> list[list
     return [members[k] for k in sorted(members)]
 
 
-def _assign(state: State, members: list[str], equals: dict[str, list[tuple[float, str, list[Fit]]]]) -> None:
+def _assign(state: State, members: list[str], equals: _Near) -> None:
     """One-to-one within a class of equal values, the best resemblance first, in rounds as pairs inform each other."""
     open_r = list(members)
     while open_r:
