@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligndbg._types import Fault, Graph, Node, Pair, Region, Trace
 from aligndbg.match._side import LAYOUT_OPS
-from aligndbg.match.ops import FAMILIES, WEIGHT_OPS
+from aligndbg.match.ops import FAMILIES, WEIGHT_OPS, kindred
 
 if TYPE_CHECKING:
     from aligndbg.locate import Isolation
@@ -130,7 +130,7 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     if len(lone) != 1:
         return None
     k, node = lone[0]
-    if _computing(nodes[k], sides[k][0], node) != _computing(nodes[1 - k], sides[1 - k][0]):
+    if not _alike(_computing(nodes[k], sides[k][0], node), _computing(nodes[1 - k], sides[1 - k][0])):
         return None  # the regions differ in more than this
     before = sides[k][1][node.inputs[0]]
     where = [before.reference, before.candidate]
@@ -147,6 +147,17 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
         region_reference=found[0],
         region_candidate=found[1],
     )
+
+
+def _alike(left: Counter[str], right: Counter[str]) -> bool:
+    """Whether each op of one region has a kindred one in the other."""
+    rest = list(right.elements())
+    for word in left.elements():
+        match = next((w for w in sorted(rest, key=lambda w: w != word) if kindred(word, w)), None)
+        if match is None:
+            return False
+        rest.remove(match)
+    return not rest
 
 
 def _computing(nodes: Sequence[Node], graph: Graph, without: Node | None = None) -> Counter[str]:

@@ -1,8 +1,9 @@
 """Each layer's own error, and the faults: one side is re-run with every paired tensor overridden by the other's value.
 
 Each region between paired tensors then computes from perfect inputs, so what differs at its output is its own doing.
-A pair found by structure alone is believed when something after it comes out right once it was overridden, or when its
-own value, from perfect inputs, is near; what fails both is set aside and the rest is paired anew. Knows no framework.
+A pair found by structure alone is believed when something after it comes out right once it was overridden, when its
+own value, from perfect inputs, is near, or when no other op could be meant; what fails these is set aside and the rest
+is paired anew. Knows no framework.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs
 from aligndbg.grid import inner_roundings
+from aligndbg.match import EVIDENT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -225,7 +227,7 @@ def _unconfirmed(
         if p.reference not in over:
             continue  # values that agree by chance (x - y for y - x twice over) come out here too
         metrics = own[p.reference]
-        if p.provisional and _spread_error(metrics) <= NEAR:
+        if p.provisional and (p.confidence >= EVIDENT or _spread_error(metrics) <= NEAR):
             continue
         below = next_pairs(consumers, by_name, name)
         if any(d.reference in own and d.reference not in over for d in below):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from aligndbg._types import (
     UnmatchedClass,
     Verdict,
 )
-from aligndbg.grid import Rounding
 from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, default_tolerance, degenerate, judge
+
+if TYPE_CHECKING:
+    from aligndbg.grid import Rounding
 
 __all__ = ["Judge", "decide"]
 

@@ -14,10 +14,12 @@ from aligndbg.match.structure import match_names, match_outputs, match_structure
 from aligndbg.match.values import match_values
 from aligndbg.metrics import Fingerprint
 
-__all__ = ["Weights", "match"]
+__all__ = ["EVIDENT", "Weights", "match"]
 
 NEAR_LAYOUT = 0.1  # sampled error at which values settle a layout that was guessed while they had diverged
 CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
+
+EVIDENT = 0.8  # the confidence of a structural pair that is the same op on the same inputs, the only one
 
 
 def match(
@@ -99,6 +101,10 @@ def _kept(state: State, pair: Pair) -> Link:
     return Link(pair.reference, pair.candidate, pair.layout, pair.method, error, pair.evidence)
 
 
+def _confidence(link: Link) -> float:
+    return EVIDENT if link.evident else CONFIDENCE[link.method]
+
+
 def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
     reference, candidate = state.reference, state.candidate
     mirrored: dict[str, list[str]] = {}
@@ -106,7 +112,7 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         for c in found:
             mirrored.setdefault(c, []).append(r)
     pairs = tuple(
-        Pair(r, link.candidate, link.layout, link.method, CONFIDENCE[link.method], link.evidence)
+        Pair(r, link.candidate, link.layout, link.method, _confidence(link), link.evidence)
         for r in reference.names
         if (link := state.links.get(r))
     )

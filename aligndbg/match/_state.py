@@ -32,6 +32,7 @@ class Link:
     method: str
     error: float
     evidence: str
+    evident: bool = False  # by structure: the same op on the same inputs, and no other such op
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ class State:
             return len(strict[1]) / strict[0] if strict[0] else 1.0
         loose = self._agreeing(rn, cn, lenient=True)
         return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
+
+    def same_inputs(self, rn: Node, cn: Node) -> bool:
+        """Whether every input that carries values is paired with one of the other node's, helpers looked through."""
+        count, links = self._agreeing(rn, cn, lenient=False)
+        return 0 < count == len(links)
 
     def inputs_layouts(self, r: str, c: str) -> list[Layout]:
         """The settled layouts of the inputs that two tensors' nodes have in common."""

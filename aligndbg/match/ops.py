@@ -5,7 +5,16 @@ from __future__ import annotations
 from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS
 
-__all__ = ["FAMILIES", "FINISHING", "RECURRENT_OPS", "WEIGHT_OPS", "ops_agree", "output_index", "written_out"]
+__all__ = [
+    "FAMILIES",
+    "FINISHING",
+    "RECURRENT_OPS",
+    "WEIGHT_OPS",
+    "kindred",
+    "ops_agree",
+    "output_index",
+    "written_out",
+]
 
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # A converter that has no such op writes out its steps, weighted ops first.
@@ -58,6 +67,13 @@ _KIN = frozenset(
         ("HardSigmoid", "Clip"),
     )
 )
+
+
+def kindred(one: str, other: str) -> bool:
+    """Whether two ops are the same, the same under two names, or mistaken for one another."""
+    return one == other or frozenset((one, other)) in _KIN or any({one, other} <= family for family in FAMILIES)
+
+
 # One op against the last of those it is written out as.
 _WRITTEN_OUT = frozenset(
     frozenset(p)

@@ -98,9 +98,19 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
                 f"same paired ancestors ({len(border)}), {state.reference.op(r)} against {state.candidate.op(c)}, "
                 f"sampled error {fit.error:.2g} of the spread, score {score:.2f}"
             )
-            return Link(r, c, fit.layout, "structure", fit.error, evidence)
+            return Link(r, c, fit.layout, "structure", fit.error, evidence, _evident(state, r, c, ours, theirs))
         scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
     return None
+
+
+def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -> bool:
+    """Whether two nodes are of the same op and read the same, and no other two of the region do with either."""
+
+    def same(one: str, other: str) -> bool:
+        rn, cn = state.reference.producer[one], state.candidate.producer[other]
+        return rn.tail == cn.tail and rn.canonical not in PASSIVE_OPS and state.same_inputs(rn, cn)
+
+    return same(r, c) and not any(same(r, n) for n in theirs if n != c) and not any(same(n, c) for n in ours if n != r)
 
 
 def _hanging(state: State, side: Side, border: frozenset[str], count: int) -> list[str]:
