@@ -38,6 +38,14 @@ REGISTRY: dict[str, Entry] = {
             summary="TFLite models on LiteRT",
         ),
         Entry(
+            "trt",
+            "aligndbg.backends.tensorrt_:TensorrtBackend",
+            (".engine", ".plan"),
+            extra="tensorrt-rtx",
+            needs=("onnx",),
+            summary="TensorRT engines; trt:model.onnx builds one",
+        ),
+        Entry(
             "recorded",
             "aligndbg.backends.recorded:RecordedBackend",
             (".npz", ".safetensors"),
