@@ -74,16 +74,16 @@ def engine_layers(trt: Any, engine: Any) -> list[dict[str, Any]]:
         told = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     except ValueError:  # no information, or names with raw quotes in them
         return []
-    layers = told.get("Layers", []) if isinstance(told, dict) else []
-    return [layer for layer in layers if isinstance(layer, dict)]
+    entries = told.get("Layers", []) if isinstance(told, dict) else []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def fused_layers(layers: list[dict[str, Any]]) -> dict[str, str]:
+def fused_layers(entries: list[dict[str, Any]]) -> dict[str, str]:
     """ONNX node -> the engine layers that it became, joined by "; "."""
     found: dict[str, list[str]] = {}
-    for layer in layers:
-        for node in onnx_names(str(layer.get("Metadata", ""))):
-            found.setdefault(node, []).append(str(layer.get("Name", "")))
+    for entry in entries:
+        for node in onnx_names(str(entry.get("Metadata", ""))):
+            found.setdefault(node, []).append(str(entry.get("Name", "")))
     return {node: "; ".join(names) for node, names in found.items()}
 
 
@@ -114,20 +114,20 @@ def engine_graph(trt: Any, engine: Any, *, unfused: bool = False) -> Graph:
     )
 
 
-def _nodes(layers: list[dict[str, Any]], inputs: list[str]) -> list[Node]:
+def _nodes(entries: list[dict[str, Any]], inputs: list[str]) -> list[Node]:
     """One node a layer. A tensor that is written twice (reused in place) keeps its first writer."""
     known, nodes, taken = set(inputs), [], set[str]()
-    for i, layer in enumerate(layers):
-        reads = [str(item.get("Name", "")) for item in layer.get("Inputs", ())]
-        writes = [str(item.get("Name", "")) for item in layer.get("Outputs", ())]
+    for i, entry in enumerate(entries):
+        reads = [str(item.get("Name", "")) for item in entry.get("Inputs", ())]
+        writes = [str(item.get("Name", "")) for item in entry.get("Outputs", ())]
+        kept = tuple(name for name in reads if name in known)
         fresh = tuple(dict.fromkeys(name for name in writes if name and name not in known))
-        name = str(layer.get("Name") or f"layer{i}")
+        known.update(fresh)
+        name = str(entry.get("Name") or f"layer{i}")
         name = name if name not in taken else f"{name}#{i}"
         taken.add(name)
-        known.update(fresh)
-        attributes = {"onnx_nodes": onnx_names(str(layer.get("Metadata", "")))}
-        kept = tuple(name for name in reads if name in known and name not in fresh)
-        nodes.append(Node(str(layer.get("LayerType") or "Layer"), name, kept, fresh, attributes))
+        attributes = {"onnx_nodes": onnx_names(str(entry.get("Metadata", "")))}
+        nodes.append(Node(str(entry.get("LayerType") or "Layer"), name, kept, fresh, attributes))
     return nodes
 
 

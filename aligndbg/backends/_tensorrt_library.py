@@ -88,7 +88,7 @@ def make_log(library: Library) -> Any:
     """A logger that keeps TensorRT's errors and prints nothing. `take()` gives them as one line, and forgets them."""
     trt = library.trt
 
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -114,12 +114,10 @@ def numpy_dtype(dtype: Any) -> np.dtype[Any]:
     name = dtype_name(dtype)
     if not name:
         raise ModelError(UNREADABLE.get(dtype.name, f"values of type {dtype.name} are not read"))
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
+    import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name, name))
+    return found
 
 
 def unreadable(dtypes: Mapping[str, Any]) -> dict[str, str]:

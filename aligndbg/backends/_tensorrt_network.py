@@ -75,14 +75,9 @@ class Settings:
     def _check(self, library: Library) -> None:
         trt = library.trt
         if library.strong_only and (self.mixed or self.precision == "strong"):
-            hint = (
-                f"convert the ONNX model itself to {self.precision} (Cast, or Q/DQ nodes for int8) and give that file"
-            )
-            if self.precision == "strong":
-                hint = "leave it out: every network is strongly typed"
-            raise UsageError(
-                f"{library.text} has no precision={self.precision}: its networks are strongly typed", hint=hint
-            )
+            fact = f"{library.text} has no precision={self.precision}: its networks are strongly typed"
+            hint = f"convert the ONNX file itself to {self.precision} (Cast, or Q/DQ nodes for int8), and give that"
+            raise UsageError(fact, hint="leave it out" if self.precision == "strong" else hint)
         if self.calibration and self.precision != "int8":
             raise UsageError("calibration without precision=int8", hint="models with Q/DQ nodes need none")
         if self.strategy == "unfused" and not hasattr(trt.INetworkDefinition, "mark_unfused_tensors_as_debug_tensors"):
@@ -134,6 +129,12 @@ class Network:
         self.inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
         self.outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
 
+    @property
+    def dynamic(self) -> bool:
+        """An engine fits certain sizes, or certain values of inputs that are shapes."""
+        inputs = self.inputs.values()
+        return any(tensor.is_shape_tensor or any(size < 0 for size in tensor.shape) for tensor in inputs)
+
     def mark(self, names: Iterable[str], strategy: str) -> list[str]:
         """Exposes these tensors; returns those that TensorRT refuses. Outputs need no mark."""
         network, refused = self.network, []
@@ -152,8 +153,8 @@ class Network:
     def _parse(self, parser: Any, model: bytes, path: str, version: str) -> None:
         if parser.parse(model, path):
             return
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        reasons = [f"node {error.node_name()!r}: {' '.join(error.desc().split())}" for error in errors]
+        problems = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = [f"node {problem.node_name()!r}: {' '.join(problem.desc().split())}" for problem in problems]
         raise ModelError(
             f"{version} cannot parse the model: {'; '.join(reasons) or self.log.take()}",
             hint="an operator that it lacks has to be a plugin, or be exported as others",
@@ -201,11 +202,10 @@ def build(parsed: Network, settings: Settings, feeds: Mapping[str, Array]) -> An
 
 def _profile(parsed: Network, feeds: Mapping[str, Array]) -> Any:
     """One optimization profile that fits these feeds exactly; None for a model that is static."""
-    inputs = parsed.inputs
-    if not any(tensor.is_shape_tensor or any(size < 0 for size in tensor.shape) for tensor in inputs.values()):
+    if not parsed.dynamic:
         return None
     profile = parsed.builder.create_optimization_profile()
-    for name, tensor in inputs.items():
+    for name, tensor in parsed.inputs.items():
         if tensor.is_shape_tensor:
             values = [int(value) for value in feeds[name].reshape(-1)]
             profile.set_shape_input(name, values, values, values)
@@ -250,7 +250,7 @@ def _calibration(parsed: Network, settings: Settings, config: Any, profile: Any,
 
 
 def _calibrator(trt: Any, path: Path, feeds: Mapping[str, Array]) -> Any:
-    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc,name-defined]
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
             self.device = Device()

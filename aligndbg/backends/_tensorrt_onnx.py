@@ -48,14 +48,13 @@ class OnnxSource:
         if self._graph is None:
             parsed = self.parsed({})
             base = build_graph(self._model, lambda names: _types(parsed, names))
-            inputs = parsed.inputs.values()
-            self._dynamic = any(t.is_shape_tensor or any(size < 0 for size in t.shape) for t in inputs)
+            self._dynamic = parsed.dynamic
             stored = frozenset(self._model.stored()) & base.constants
             untapped = self._untapped(base, parsed, stored)
             self._graph = replace(
                 base,
                 nodes=tuple(_named(node, parsed.layers.get(node.name, ())) for node in base.nodes),
-                tensors=base.tensors | {name: self._typed(base, parsed, name) for name in _computed(base)},
+                tensors={**base.tensors, **{name: self._typed(base, parsed, name) for name in _computed(base)}},
                 constants=stored,
                 untapped=untapped,
             )
@@ -74,9 +73,8 @@ class OnnxSource:
         parsed.mark(loose, "outputs")
         refused = parsed.mark([name for name in taps if name not in overrides], self._settings.strategy)
         if refused:
-            raise ModelError(
-                f"TensorRT refuses to mark {refused[0]!r} once something is overridden", context=self._path
-            )
+            fact = f"TensorRT refuses to mark {refused[0]!r} once something is overridden"
+            raise ModelError(fact, context=self._path)
 
     def stand_ins(self, overrides: Mapping[str, Array]) -> dict[str, Array]:
         """The network inputs that stand for overridden tensors, with their values."""
