@@ -88,7 +88,7 @@ def make_log(library: Library) -> Any:
     """A logger that keeps TensorRT's errors and prints nothing. `take()` gives them as one line, and forgets them."""
     trt = library.trt
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
