@@ -8,6 +8,7 @@ host memory, the builder of a machine without a GPU is a TypeError.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import importlib.machinery
@@ -250,7 +251,7 @@ class IInt8EntropyCalibrator2:
 
 
 class Builder:
-    built: list[dict[str, Any]] = []  # noqa: RUF012  # what was built since the fake was installed
+    built: list[dict[str, Any]] = []  # what was built since the fake was installed
 
     def __init__(self, log: ILogger) -> None:
         self._log = log
@@ -460,10 +461,8 @@ class IExecutionContext:
         data = np.ascontiguousarray(value)
         ctypes.memmove(address - OFFSET, data.ctypes.data, data.nbytes)
         kind, place = DataType[WORDS[value.dtype.name]], FakeTensorrt.TensorLocation.DEVICE
-        try:
+        with contextlib.suppress(Exception):  # as the real one does
             self._listener.process_debug_tensor(address, place, kind, value.shape, name, stream)
-        except Exception:  # noqa: S110  # as the real one does
-            pass
         ctypes.memset(address - OFFSET, 0xFF, max(value.nbytes, 1))
         FakeTensorrt.cudart.cudaFree(address)
 

@@ -12,9 +12,9 @@ from aligndbg._errors import FeedError, ModelError, UnsupportedError
 from aligndbg._types import Array
 from aligndbg.backends._tensorrt_library import numpy_dtype
 
-__all__ = ["Device", "device_trouble", "execute", "require_device"]
+__all__ = ["ELSEWHERE", "Device", "device_trouble", "execute", "require_device"]
 
-ELSEWHERE = "capture on a machine with a GPU (aligndbg capture ... -o trace.safetensors), and diff the trace here"
+ELSEWHERE = "capture where there is one (aligndbg capture ... -o trace.safetensors), and diff the trace here"
 
 
 def device_trouble() -> str:
