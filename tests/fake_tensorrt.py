@@ -16,7 +16,7 @@ import json
 import pickle
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -251,7 +251,7 @@ class IInt8EntropyCalibrator2:
 
 
 class Builder:
-    built: list[dict[str, Any]] = []  # what was built since the fake was installed
+    built: ClassVar[list[dict[str, Any]]] = []  # what was built since the fake was installed
 
     def __init__(self, log: ILogger) -> None:
         self._log = log
@@ -493,6 +493,7 @@ class FakeTensorrt(types.ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+        self.init_libnvinfer_plugins = lambda log, namespace: True
         old = version.startswith("10.")
         self.BuilderFlag = words("BuilderFlag", "TF32 SPARSE_WEIGHTS DEBUG" + " FP16 BF16 INT8" * old)
         for cls in FAKES:

@@ -103,6 +103,7 @@ class Network:
     def __init__(self, library: Library, log: Any, model: bytes, path: str, settings: Settings) -> None:
         trt = library.trt
         self.trt, self.log = trt, log
+        trt.init_libnvinfer_plugins(log, "")  # some ONNX operators, NonZero among them, are plugins
         try:
             self.builder = trt.Builder(log)
         except TypeError as error:  # pybind11's words for a factory that returned null
@@ -157,7 +158,7 @@ class Network:
         reasons = [f"node {problem.node_name()!r}: {' '.join(problem.desc().split())}" for problem in problems]
         raise ModelError(
             f"{version} cannot parse the model: {'; '.join(reasons) or self.log.take()}",
-            hint="an operator that it lacks has to be a plugin, or be exported as others",
+            hint="TensorRT takes less than ONNX allows: export that node otherwise, or simplify the model first",
         )
 
 

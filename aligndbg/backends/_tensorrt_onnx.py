@@ -25,6 +25,7 @@ __all__ = ["OnnxSource"]
 
 MOST_KINDS = 3
 ABSENT = "absent from TensorRT's network: folded, or renamed by its parser"
+UNREAD = "left out by TensorRT: no output needs it"
 ON_HOST = "a shape, which TensorRT computes on the host"
 FOLDED = "computed from constants alone, when the engine is built"
 REFUSED = "TensorRT refuses to mark it for debugging: strategy=outputs may show it"
@@ -124,7 +125,7 @@ class OnnxSource:
             if tensor is None:
                 found[name] = ABSENT
             elif name not in parsed.outputs and not tensor.is_execution_tensor:
-                found[name] = ON_HOST
+                found[name] = ON_HOST if tensor.is_shape_tensor else UNREAD
             elif name not in parsed.outputs and self._settings.strategy == "none":
                 found[name] = NOT_ASKED
         found |= unreadable({name: tensor.dtype for name, tensor in parsed.tensors.items() if name not in found})
