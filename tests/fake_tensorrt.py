@@ -220,7 +220,6 @@ class ITimingCache:
 class IBuilderConfig:
     def __init__(self) -> None:
         self.profiling_verbosity, self.builder_optimization_level = "LAYER_NAMES_ONLY", 3
-        self.int8_calibrator: Any = None
         self._flags, self._profiles, self._limits = {"TF32"}, list[IOptimizationProfile](), dict[Any, int]()
 
     def set_flag(self, flag: Any) -> None:
@@ -236,13 +235,17 @@ class IBuilderConfig:
         self._profiles.append(profile)
         return len(self._profiles) - 1
 
-    def set_calibration_profile(self, profile: IOptimizationProfile) -> bool:
-        return True
-
     def create_timing_cache(self, stored: bytes) -> ITimingCache | None:
         return None if stored == b"of another version" else ITimingCache()
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        return True
+
+
+class IBuilderConfigBefore11(IBuilderConfig):
+    int8_calibrator: Any = None
+
+    def set_calibration_profile(self, profile: IOptimizationProfile) -> bool:
         return True
 
 
@@ -260,7 +263,7 @@ class Builder:
         return INetworkDefinition()
 
     def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig()
+        return IBuilderConfigBefore11() if FakeTensorrt.numbers < (11,) else IBuilderConfig()
 
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
@@ -269,8 +272,9 @@ class Builder:
         if {tensor.name for tensor in network._inputs} & set(network._marks):
             self._log.log(ILogger.ERROR, "an input is marked")
             return None
-        if config.int8_calibrator is not None:
-            _calibrate(config.int8_calibrator, [tensor.name for tensor in network._inputs])
+        calibrator = getattr(config, "int8_calibrator", None)
+        if calibrator is not None:
+            _calibrate(calibrator, [tensor.name for tensor in network._inputs])
         plan = {
             "model": network._model.SerializeToString(),
             "inputs": [tensor.name for tensor in network._inputs],

@@ -78,6 +78,8 @@ class Settings:
             fact = f"{library.text} has no precision={self.precision}: its networks are strongly typed"
             hint = f"convert the ONNX file itself to {self.precision} (Cast, or Q/DQ nodes for int8), and give that"
             raise UsageError(fact, hint="leave it out" if self.precision == "strong" else hint)
+        if self.timing_cache and library.kind == "rtx":
+            raise UsageError(f"{library.text} ignores timing caches", hint="leave timing_cache out")
         if self.calibration and self.precision != "int8":
             raise UsageError("calibration without precision=int8", hint="models with Q/DQ nodes need none")
         if self.strategy == "unfused" and not hasattr(trt.INetworkDefinition, "mark_unfused_tensors_as_debug_tensors"):

@@ -125,8 +125,7 @@ class TensorrtBackend:
         marked = bool(taps or overrides)
         found = self._execute(feeds, taps, overrides, marked=marked)
         if marked and not overrides and "observer_effect" not in self.info.options and self._source is not None:
-            plain = self._execute(feeds, [], {}, marked=False)
-            self._learn(graph, feeds, found, plain)
+            self._learn(graph, feeds, found)
         return {name: found[name] for name in heads if name in found}
 
     def _execute(
@@ -165,12 +164,14 @@ class TensorrtBackend:
             self._source.mark(parsed, taps, overrides)
         return build(parsed, self._settings, dict(feeds) | self._source.stand_ins(overrides))
 
-    def _learn(
-        self, graph: Graph, feeds: dict[str, Array], found: Mapping[str, Array], plain: Mapping[str, Array]
-    ) -> None:
+    def _learn(self, graph: Graph, feeds: dict[str, Array], found: Mapping[str, Array]) -> None:
         """What only a run tells: the observer effect, the fused layers, the dtypes that TensorRT chose."""
-        effect = max((_apart(plain[name], found[name]) for name in plain), default=0.0)
-        self.info = replace(self.info, options={**self.info.options, "observer_effect": f"{effect:.3g}"})
+        try:
+            plain = self._execute(feeds, [], {}, marked=False)
+        except ModelError as error:  # met on real models: with marks it builds, without it does not
+            self._note("observer_effect", f"unknown, the unmarked engine fails: {error.fact}")
+            return
+        self._note("observer_effect", f"{max((_apart(plain[name], found[name]) for name in plain), default=0.0):.3g}")
         if self._unfused:
             return
         engine = self._engine(feeds, False, {})
@@ -180,6 +181,9 @@ class TensorrtBackend:
                 tensors[name] = replace(tensors[name], dtype=array.dtype.name)
         layers = fused_layers(engine_layers(self._library.trt, engine))
         self._graph = replace(with_engine_layers(graph, layers), tensors=tensors)
+
+    def _note(self, name: str, value: str) -> None:
+        self.info = replace(self.info, options={**self.info.options, name: value})
 
     def _known(self, graph: Graph) -> dict[str, None]:
         produced = (name for node in graph.nodes for name in node.outputs if name)
