@@ -229,7 +229,10 @@ def _give_inputs(
         address = array.ctypes.data if host else device.upload(array)
         if not context.set_input_shape(name, array.shape) or not context.set_tensor_address(name, address):
             raise FeedError(f"the engine does not take {name!r} of shape {list(array.shape)}: {log.take()}")
-    missing = context.infer_shapes()
+    try:
+        missing = context.infer_shapes()
+    except RuntimeError as error:
+        raise ModelError(f"TensorRT cannot infer shapes: {log.take() or error}") from error
     if missing:
         raise ModelError(f"TensorRT cannot infer shapes without {', '.join(missing)}: {log.take()}")
     return held

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
-from aligndbg._types import FLOAT_DTYPES, Array, Graph, ModelInfo, TensorInfo
+from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
 from aligndbg.backends._tensorrt_device import execute, require_device
 from aligndbg.backends._tensorrt_engine import (
     deserialize,
@@ -226,8 +226,7 @@ def _apart(one: Array, other: Array) -> float:
     """0.0 where equal (NaN equals NaN), else the largest absolute difference; inf where shape or finiteness differ."""
     if one.shape != other.shape:
         return float("inf")
-    kind = np.float64 if one.dtype.name in FLOAT_DTYPES else one.dtype
-    a, b = one.astype(kind).astype(np.float64), other.astype(kind).astype(np.float64)
+    a, b = one.astype(np.float64), other.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0

@@ -709,7 +709,7 @@ def test_real_rtx_takes_the_options_that_it_has_and_refuses_the_others(rtx: Libr
         with pytest.raises(UsageError) as caught:
             Settings.parse({option: refused}, rtx)
         assert caught.value.hint
-    told = {"precision": "tf32", "optimization_level": "1", "workspace": "64", "flags": "STRIP_PLAN"}
+    told = {"precision": "tf32", "optimization_level": "1", "workspace": "64", "flags": "SPARSE_WEIGHTS"}
     settings = Settings.parse(told, rtx)
     source = OnnxSource(str(chain(tmp_path / "a.onnx")), rtx, make_log(rtx), settings)
     assert build(source.parsed({}), settings, {}).nbytes
