@@ -98,7 +98,8 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
                 channel.send("graph", sent)
             elif request[0] == "run":
                 _stream(channel, inbox, backend.run(*request[1:]))
-                channel.send("end", backend.info, backend.graph() is not sent)  # some learn by running
+                learnt = sent is not None and backend.graph() is not sent  # some do by running
+                channel.send("end", backend.info, learnt)
             elif request[0] == "unreadable":
                 raise request[1]
             # "ack" and "stop" that arrive after the last value was sent need no answer

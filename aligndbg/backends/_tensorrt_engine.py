@@ -17,6 +17,7 @@ __all__ = ["Plan", "deserialize", "engine_graph", "engine_layers", "read_plan"]
 
 MAGIC = {b"ftrt": "tensorrt", b"vtrt": "rtx"}
 HEADER = 28
+INNER = "(inner tensors)"  # stands for those that nobody can name
 INSIDE = "inside a finished engine: build it from ONNX instead (trt:model.onnx) to see its inner tensors"
 
 
@@ -101,9 +102,9 @@ def engine_graph(trt: Any, engine: Any, *, unfused: bool = False) -> Graph:
     nodes = _nodes(engine_layers(trt, engine), inputs)
     produced = {name for node in nodes for name in node.outputs}
     if not set(outputs) <= produced:
-        nodes, produced = [Node("Engine", "engine", tuple(inputs), tuple(outputs))], set(outputs)
+        nodes, produced = [Node("Engine", "engine", tuple(inputs), (*outputs, INNER))], {*outputs, INNER}
     inner = produced - set(outputs)
-    hidden = set() if unfused else {name for name in inner if not engine.is_debug_tensor(name)}
+    hidden = {name for name in inner if name == INNER or not (unfused or engine.is_debug_tensor(name))}
     tensors |= {name: TensorInfo(name) for name in inner}
     return Graph(
         nodes=tuple(nodes),
