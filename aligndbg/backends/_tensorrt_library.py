@@ -15,7 +15,9 @@ __all__ = ["UNREADABLE", "Library", "dtype_name", "find_library", "make_log", "n
 
 MODULES = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 LOWEST = {"tensorrt": (10, 0), "rtx": (1, 4)}
-INSTALL = 'pip install "aligndbg[tensorrt-rtx]"; or TensorRT 10.0 or later, from NVIDIA, with "aligndbg[tensorrt]"'
+FROM_NVIDIA = 'TensorRT 10.0 or later, from NVIDIA, with "aligndbg[tensorrt]"'
+INSTALL = {"rtx": 'pip install "aligndbg[tensorrt-rtx]"', "tensorrt": f"install {FROM_NVIDIA}"}
+INSTALL["auto"] = f"{INSTALL['rtx']}; or {FROM_NVIDIA}"
 # TensorRT's word -> numpy's or ml_dtypes'
 DTYPES = {
     "FLOAT": "float32",
@@ -65,7 +67,7 @@ def find_library(wanted: str = "auto") -> Library:
         if isinstance(found, Library):
             return found
         refused.append(found)
-    raise MissingDependencyError("; ".join(refused), hint=INSTALL)
+    raise MissingDependencyError("; ".join(refused), hint=INSTALL[wanted])
 
 
 def _imported(kind: str) -> Library | str:

@@ -245,6 +245,11 @@ def _calibration(parsed: Network, settings: Settings, config: Any, profile: Any,
             "precision=int8 needs Q/DQ nodes in the model, or a calibration cache",
             hint="give ?precision=int8&calibration=a.cache, as your build wrote it",
         )
+    if not feeds and not Path(settings.calibration).exists():
+        raise UsageError(
+            f"there is no {settings.calibration}, and strategy=unfused builds before there are feeds to make it from",
+            hint="make it with strategy=debug first",
+        )
     calibrator = _calibrator(parsed.trt, Path(settings.calibration), feeds)
     config.int8_calibrator = calibrator
     if profile is not None:

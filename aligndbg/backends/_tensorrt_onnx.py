@@ -61,6 +61,12 @@ class OnnxSource:
             )
         return self._graph
 
+    @property
+    def dynamic(self) -> bool:
+        """What an engine is built for depends on the feeds."""
+        self.graph()
+        return self._dynamic
+
     def parsed(self, overrides: Mapping[str, Array]) -> Network:
         """A new network, without marks; overridden tensors are inputs of it."""
         edited = self._edited(overrides)
@@ -83,13 +89,12 @@ class OnnxSource:
 
     def key(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
         """What an engine depends on: marks, overridden names (and values, of constants), dynamic sizes."""
-        self.graph()
         fixed = self._model.fixed()
         changed = frozenset(
             (name, array.shape, _digest(array) if name in fixed else b"") for name, array in overrides.items()
         )
         sizes = tuple((name, array.shape, _shape_value(array)) for name, array in sorted(feeds.items()))
-        return marked, changed, sizes if self._dynamic else ()
+        return marked, changed, sizes if self.dynamic else ()
 
     def _edited(self, overrides: Mapping[str, Array]) -> Tapped:
         if not overrides:

@@ -66,6 +66,9 @@ class TensorrtBackend:
     def graph(self) -> Graph:
         """Of an ONNX file: its nodes, each with the TensorRT layers that it became. Of an engine: what it tells."""
         if self._graph is None:
+            if self._unfused and self._source is not None and self._source.dynamic:
+                fact = "strategy=unfused needs static sizes: its tensors are known only once the engine is built"
+                raise UnsupportedError(fact, context=self.info.path, hint="use strategy=debug, or fix the sizes")
             if self._source is None or self._unfused:
                 self._graph = engine_graph(self._library.trt, self._engine({}, True, {}), unfused=self._unfused)
             else:

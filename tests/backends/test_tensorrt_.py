@@ -187,6 +187,13 @@ def test_on_a_fake_unfused_tensors_come_as_the_engine_names_them(fake: FakeTenso
     assert "observer_effect" in trace.info.options
 
 
+def test_on_a_fake_unfused_tensors_need_static_sizes(fake: FakeTensorrt, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="needs static sizes"):
+        opened(dynamic(tmp_path / "d.onnx"), strategy="unfused").graph()
+    with pytest.raises(UsageError, match="before there are feeds"):
+        opened(chain(tmp_path / "a.onnx"), strategy="unfused", precision="int8", calibration=tmp_path / "c").graph()
+
+
 def finished(tmp_path: Path, strategy: str = "none", prefix: bytes = b"") -> Path:
     source = OnnxSource(
         str(chain(tmp_path / "a.onnx")), find_library(), make_log(find_library()), Settings(strategy=strategy)

@@ -6,6 +6,7 @@ fixtures/tensorrt_api.json holds what the wheels of the lowest and highest suppo
 from __future__ import annotations
 
 import ast
+import configparser
 import json
 import re
 from pathlib import Path
@@ -136,6 +137,17 @@ def test_the_fake_has_no_name_of_its_own(version: str) -> None:
     for name in fake_tensorrt.ENUMS:
         assert set(getattr(fake, name).__members__) - {"FAKE"} <= set(surface[name]), name
     assert hasattr(fake, "IInt8EntropyCalibrator2") == ("IInt8EntropyCalibrator2" in surface)
+
+
+def test_no_extra_asks_an_index_for_tensorrt_itself() -> None:
+    """Its wheels fetch their libraries from NVIDIA's index, and fail where that is out of reach."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    packages = {name: {re.split(r"[^\w-]", line)[0] for line in text.split("\n")} for name, text in extras.items()}
+    assert not [name for name, wanted in packages.items() if wanted & {"tensorrt", "tensorrt-cu12", "tensorrt-cu13"}]
+    assert "tensorrt-rtx-cu13" in packages["tensorrt-rtx"]
+    assert packages["tensorrt"] - {""} == {"cuda-bindings"}
 
 
 def test_cuda_bindings_have_what_is_called_and_take_plain_numbers() -> None:
