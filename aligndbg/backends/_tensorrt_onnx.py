@@ -133,10 +133,10 @@ class OnnxSource:
                 found[name] = ON_HOST if tensor.is_shape_tensor else UNREAD
             elif name not in parsed.outputs and self._settings.strategy == "none":
                 found[name] = NOT_ASKED
-        found |= unreadable({name: tensor.dtype for name, tensor in parsed.tensors.items() if name not in found})
-        open_ = [name for name in _computed(base) if name not in found and name not in base.constants]
+        rest = [name for name in _computed(base) if name not in found and name not in base.constants]
+        found |= unreadable({name: parsed.tensors[name].dtype for name in rest})
         if self._settings.strategy == "debug":
-            found |= dict.fromkeys(parsed.mark(open_, "debug"), REFUSED)
+            found |= dict.fromkeys(parsed.mark([name for name in rest if name not in found], "debug"), REFUSED)
         return found
 
     def _typed(self, base: Graph, parsed: Network, name: str) -> TensorInfo:

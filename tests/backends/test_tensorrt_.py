@@ -168,6 +168,22 @@ def test_on_a_fake_mixed_precision_leaves_inner_dtypes_to_the_run(fake: FakeTens
     assert backend.graph().tensors["y"].dtype == "float32"
 
 
+def test_on_a_fake_packed_types_are_listed_with_the_reason(
+    fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = fake_tensorrt._tensor
+
+    def packed(info: Any) -> Any:
+        tensor = real(info)
+        tensor.dtype = fake.DataType.INT4 if tensor.name == "m" else tensor.dtype
+        return tensor
+
+    monkeypatch.setattr(fake_tensorrt, "_tensor", packed)
+    graph = opened(chain(tmp_path / "a.onnx")).graph()
+    assert graph.untapped == {"m": "INT4 values are packed, two in a byte, and not read"}
+    assert graph.tappable() == ("r", "y")
+
+
 def test_on_a_fake_nothing_but_outputs_with_strategy_none(fake: FakeTensorrt, tmp_path: Path) -> None:
     backend = opened(chain(tmp_path / "a.onnx"), strategy="none")
     assert backend.graph().tappable() == ("y",)
