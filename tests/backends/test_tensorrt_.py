@@ -25,6 +25,7 @@ from aligndbg.backends import _tensorrt_device
 from aligndbg.backends._tensorrt_library import find_library, make_log
 from aligndbg.backends._tensorrt_network import Settings, build, onnx_names
 from aligndbg.backends._tensorrt_onnx import OnnxSource
+from aligndbg.cli import main
 
 
 @pytest.fixture
@@ -48,6 +49,15 @@ def test_on_a_fake_captured_there_and_diffed_here(fake: FakeTensorrt, fixtures: 
     node = next(node for node in captured.graph.nodes if node.name == "/stem/Conv")
     assert node.attributes["engine_layer"] == "fused /stem/Conv"
     assert node.canonical == "Conv"
+
+
+def test_on_a_fake_the_command_line_tells_of_the_observer_effect(
+    fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    real = aligndbg.capture  # in this process: a worker's would not see the fake
+    monkeypatch.setattr(aligndbg, "capture", lambda model, *a, **k: real(open_model(model, in_process=True), *a, **k))
+    assert main(["capture", f"trt:{chain(tmp_path / 'a.onnx')}", "-o", str(tmp_path / "t.npz")]) == 0
+    assert "observer effect: 0 (how far" in capsys.readouterr().out
 
 
 def test_on_a_fake_the_observer_effect_is_measured_and_kept(
