@@ -169,10 +169,10 @@ def onnx_names(metadata: str) -> list[str]:
     return list(dict.fromkeys(ONNX_LAYER.findall(metadata or "")))
 
 
-def build(parsed: Network, settings: Settings, feeds: Mapping[str, Array]) -> Any:
+def build(parsed: Network, settings: Settings, feeds: Mapping[str, Array], hint: str = "") -> Any:
     """A serialized engine (IHostMemory). `feeds` give dynamic dimensions, shape inputs and calibration their values.
 
-    Raises ModelError with TensorRT's words.
+    Raises ModelError with TensorRT's words and the caller's hint.
     """
     trt, builder, network = parsed.trt, parsed.builder, parsed.network
     config = builder.create_builder_config()
@@ -194,10 +194,7 @@ def build(parsed: Network, settings: Settings, feeds: Mapping[str, Array]) -> An
     if calibrator is not None:
         calibrator.device.close()
     if plan is None:
-        raise ModelError(
-            f"TensorRT cannot build the engine: {parsed.log.take()}",
-            hint="" if settings.strategy == "none" else "does it build with ?strategy=outputs, or with none?",
-        )
+        raise ModelError(f"TensorRT cannot build the engine: {parsed.log.take()}", hint=hint)
     if cache is not None:
         Path(settings.timing_cache).write_bytes(bytes(memoryview(cache.serialize())))
     return plan

@@ -28,6 +28,8 @@ __all__ = ["TensorrtBackend"]
 
 ENGINES_KEPT = 4
 PLANS = (".engine", ".plan")
+MARKED_FAILS = "does it build with ?strategy=outputs, or with none?"
+UNMARKED_FAILS = "this is the engine without marks, to compare with: --no-checks does without it"
 
 
 class TensorrtBackend:
@@ -165,7 +167,8 @@ class TensorrtBackend:
         if marked:
             taps = [] if self._unfused else self._source.graph().tappable()
             self._source.mark(parsed, taps, overrides)
-        return build(parsed, self._settings, dict(feeds) | self._source.stand_ins(overrides))
+        hint = "" if self._settings.strategy == "none" else MARKED_FAILS if marked else UNMARKED_FAILS
+        return build(parsed, self._settings, dict(feeds) | self._source.stand_ins(overrides), hint)
 
     def _learn(self, graph: Graph, feeds: dict[str, Array], found: Mapping[str, Array]) -> None:
         """What only a run tells: the observer effect, the fused layers, the dtypes that TensorRT chose."""

@@ -81,6 +81,11 @@ def test_on_a_fake_an_unmarked_engine_that_does_not_build_is_told_of(
     backend = opened(chain(tmp_path / "a.onnx"))
     assert dict(backend.run(rows(), ["r"])).keys() == {"r"}
     assert backend.info.options["observer_effect"].startswith("unknown")
+    with pytest.raises(ModelError, match="cannot build the engine") as caught:
+        list(backend.run(rows(), ["y"]))
+    assert "--no-checks" in caught.value.hint
+    result = aligndbg.diff(tmp_path / "a.onnx", opened(tmp_path / "a.onnx"), checks=False)
+    assert result.verdict == "aligned"
 
 
 def test_on_a_fake_engines_are_built_once(fake: FakeTensorrt, tmp_path: Path) -> None:
