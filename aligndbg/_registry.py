@@ -9,7 +9,10 @@ __all__ = ["REGISTRY", "Entry"]
 
 @dataclass(frozen=True)
 class Entry:
-    """`target` is "module:Class"; `worker` says whether it runs in a child process; `needs` are import names."""
+    """`target` is "module:Class"; `worker` says whether it runs in a child process; `needs` are import names.
+
+    `probe` is the "module:function" that tells the doctor more than whether the packages import.
+    """
 
     name: str
     target: str
@@ -18,6 +21,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     worker: bool = True
     summary: str = ""
+    probe: str = ""
 
 
 REGISTRY: dict[str, Entry] = {
@@ -36,6 +40,15 @@ REGISTRY: dict[str, Entry] = {
             (".tflite", ".lite"),
             needs=("ai_edge_litert",),
             summary="TFLite models on LiteRT",
+        ),
+        Entry(
+            "trt",
+            "aligndbg.backends.tensorrt_:TensorrtBackend",
+            (".engine", ".plan"),
+            extra="tensorrt-rtx",
+            needs=("onnx",),
+            summary="TensorRT engines; trt:model.onnx builds one",
+            probe="aligndbg.backends._tensorrt_doctor:probe",
         ),
         Entry(
             "recorded",

@@ -87,16 +87,19 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
     except Exception as error:
         channel.send("error", _portable(error))
         return
+    sent: Graph | None = None
     while True:
         request = inbox.get()
         if request[0] == "close":
             break
         try:
             if request[0] == "graph":
-                channel.send("graph", backend.graph())
+                sent = backend.graph()
+                channel.send("graph", sent)
             elif request[0] == "run":
                 _stream(channel, inbox, backend.run(*request[1:]))
-                channel.send("end")
+                learnt = sent is not None and backend.graph() is not sent  # some do by running
+                channel.send("end", backend.info, learnt)
             elif request[0] == "unreadable":
                 raise request[1]
             # "ack" and "stop" that arrive after the last value was sent need no answer
@@ -345,6 +348,10 @@ class WorkerBackend:
 
     def _receive(self, raises: bool = True) -> tuple[Any, ...]:
         message: tuple[Any, ...] = self._exchange(lambda child: child.channel.receive())
+        if message[0] == "end":
+            _, info, learnt = message
+            self._about = (info, self._ready()[1])
+            self._graph = None if learnt else self._graph
         if message[0] == "error" and raises:
             self._run = None
             raise message[1].with_context(self._path)

@@ -344,6 +344,9 @@ def _capture(args: argparse.Namespace) -> int:
         trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
     _say(f"{args.output}: {len(trace.values)} tensors{lost}")
+    effect = trace.info.options.get("observer_effect")
+    if effect is not None:  # a backend whose taps may change what it computes
+        _say(f"observer effect: {effect} (how far exposing the tensors moved the outputs)")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fake_tensorrt import install_fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from aligndbg._open import open_model
@@ -170,8 +171,29 @@ class TestTflite(Shared):
         return tflite_feeds(backend)
 
 
+@pytest.mark.parametrize("strategy", ["debug", "outputs"], scope="class")
+class TestTrtOnAFake(Shared):
+    """ONNX Runtime computes what a GPU would: this says nothing of TensorRT itself."""
+
+    max_overrides = 6
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, tmp_path_factory: pytest.TempPathFactory, strategy: str) -> Iterator[Callable[[], Backend]]:  # type: ignore[override]
+        path = small_onnx(tmp_path_factory.mktemp("trt") / "small.onnx")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            install_fake_tensorrt(monkeypatch)
+            yield lambda: open_model(f"trt:{path}?strategy={strategy}", in_process=True)
+
+    @pytest.fixture
+    def feeds(self) -> Feeds:
+        return onnx_feeds()
+
+
 def test_every_registered_backend_is_tested_here() -> None:
-    tested = {name.removeprefix("Test").lower() for name in globals() if name.startswith("Test")}
+    tested = {
+        name.removeprefix("Test").removesuffix("OnAFake").lower() for name in globals() if name.startswith("Test")
+    }
     assert tested == set(REGISTRY)
 
 

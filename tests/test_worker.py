@@ -50,6 +50,8 @@ class Odd:
             act(name)
             if name == "count":
                 yield name, np.array(self.asked)
+            elif name == "learn":
+                self.info = ModelInfo(self.info.path, "odd", self.info.version, {"learnt": str(len(feeds))})
             elif name.startswith("big"):
                 self.asked += 1
                 yield name, np.full(1 << 20, self.asked, np.uint8)
@@ -186,6 +188,15 @@ def test_the_graph_crosses_once(odd: WorkerBackend) -> None:
     assert graph.nodes[0].attributes["table"].sum() == np.arange(40000).sum()
     assert odd.graph() is graph
     assert (odd.info.path, odd.info.backend, odd.capabilities) == ("some.model", "odd", {"graph", "run"})
+
+
+def test_what_the_backend_learns_by_running_crosses(odd: WorkerBackend) -> None:
+    first = odd.graph()
+    assert "learnt" not in odd.info.options
+    list(odd.run({"x": np.zeros(1)}, ["learn"]))
+    assert odd.info.options["learnt"] == "1"
+    assert odd.graph() is not first  # this backend makes a new one each time
+    assert odd.capabilities == {"graph", "run"}
 
 
 def test_what_the_runtime_prints_does_not_reach_the_caller(

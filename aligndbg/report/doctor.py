@@ -25,6 +25,7 @@ class BackendState:
     entry: Entry
     works: bool
     text: str
+    details: tuple[str, ...] = ()
 
     @property
     def broken(self) -> bool:
@@ -34,16 +35,18 @@ class BackendState:
 
 def check_backends() -> list[BackendState]:
     """The state of each registered backend."""
-    return [BackendState(entry, *_state(entry)) for entry in REGISTRY.values()]
+    return [BackendState(entry, *(_probed(entry) if entry.probe else _state(entry))) for entry in REGISTRY.values()]
 
 
 def render_doctor(states: Iterable[BackendState], console: Console) -> None:
-    """One line a backend."""
+    """One line a backend, and one for each further thing that it needs."""
     from rich.text import Text
 
     for state in states:
         mark = ("ok  ", "green") if state.works else ("no  ", "red")
         console.print(Text.assemble(mark, f"{state.entry.name:<10} {state.text}"))
+        for line in state.details:
+            console.print(Text(f"{'':15}{line}"))
 
 
 def _state(entry: Entry) -> tuple[bool, str]:
@@ -59,19 +62,40 @@ def _state(entry: Entry) -> tuple[bool, str]:
     return True, f"{entry.summary}{kinds}{': ' + versions if versions else ''}"
 
 
+def _probed(entry: Entry) -> tuple[bool, str, tuple[str, ...]]:
+    """What the backend's own probe prints, in a child: `ok` or `no`, a tab, and a line of text."""
+    works, text = _state(entry)
+    if not works:
+        return works, text, ()
+    module, _, function = entry.probe.partition(":")
+    code = f"from {module} import {function} as probe; probe()"
+    done = _child(code)
+    told = [line.split("\t", 1) for line in done.stdout.splitlines() if line.startswith(("ok\t", "no\t"))]
+    if done.returncode or not told:
+        return False, f"{entry.summary}: {_last_words(done)}", ()
+    kinds = " ".join(entry.suffixes)
+    return all(state == "ok" for state, _ in told), f"{entry.summary}  ({kinds})", tuple(line for _, line in told)
+
+
+def _child(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own; one that takes two minutes is told of as having failed."""
+    try:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired as error:
+        return subprocess.CompletedProcess(error.cmd, 1, "", "it takes over two minutes")
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"importing it ended with code {done.returncode}"
+
+
 def _import_failure(names: tuple[str, ...]) -> str:
     """The last line of what importing them says, in a child: a broken native library may kill its process."""
     if not names:
         return ""
-    code = "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import " + ", ".join(names)
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired:
-        return "importing it takes over two minutes"
-    if done.returncode == 0:
-        return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"importing it ended with code {done.returncode}"
+    done = _child("import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import " + ", ".join(names))
+    return _last_words(done) if done.returncode else ""
 
 
 def _version(name: str) -> str:

@@ -60,6 +60,27 @@ def test_a_package_that_fails_or_dies_on_import_is_found_out(
     assert "3" in dying.text
 
 
+def test_a_probe_tells_each_need_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "probing_here.py").write_text(
+        "def some():\n    print('ok\\tlibrary: 1.2')\n    print('noise')\n    print('no\\tdriver: none')\n"
+        "def died():\n    import os; os._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    entries = [Entry(name, "m:C", (".p",), extra="x", probe=f"probing_here:{name}") for name in ("some", "died")]
+    only(monkeypatch, *entries)
+    some, died = check_backends()
+    assert (some.works, some.details) == (False, ("library: 1.2", "driver: none"))
+    assert (died.works, died.details) == (False, ())
+    assert "code 3" in died.text
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    render_doctor([some], console)
+    assert isinstance(console.file, io.StringIO)
+    assert [line.strip() for line in console.file.getvalue().splitlines()[1:]] == list(some.details)
+
+
 def test_one_line_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, REGISTRY["memory"], Entry("ghost", "m:C", extra="ghosts", needs=("no_such_package_here",)))
     console = Console(file=io.StringIO(), width=200, color_system=None)
