@@ -11,6 +11,7 @@ from aligndbg._version import __version__
 
 if TYPE_CHECKING:
     from aligndbg._api import capture, diff, doctor, layers, open_model, print_layers
+    from aligndbg._assert import assert_aligned
     from aligndbg._diff import Diff, DivergedError
     from aligndbg._errors import AligndbgError
     from aligndbg._types import Status, Verdict
@@ -27,6 +28,7 @@ __all__ = [
     "Status",
     "Verdict",
     "__version__",
+    "assert_aligned",
     "capture",
     "diff",
     "doctor",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "assert_aligned": "aligndbg._assert",
     "capture": "aligndbg._api",
     "diff": "aligndbg._api",
     "doctor": "aligndbg._api",

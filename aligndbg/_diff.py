@@ -16,7 +16,11 @@ __all__ = ["Diff", "DivergedError"]
 
 
 class DivergedError(AssertionError):
-    """Raised by `Diff.raise_if_diverged`; its text is the short report."""
+    """Raised by `Diff.raise_if_diverged` and `assert_aligned`; its text is the short report, `diff` the result."""
+
+    def __init__(self, text: str, diff: Diff | None = None) -> None:
+        super().__init__(text)
+        self.diff = diff
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Diff:
         """Raise DivergedError unless the verdict is aligned (or inconclusive, where allowed)."""
         fine = {Verdict.ALIGNED, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.ALIGNED}
         if self.verdict not in fine:
-            raise DivergedError(self.summary())
+            raise DivergedError(self.summary(), self)
 
     def __str__(self) -> str:
         return self.summary()

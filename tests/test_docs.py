@@ -19,6 +19,7 @@ from aligndbg.tolerance import LIMITS, default_tolerance
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
+PLUGIN = (ROOT / "aligndbg" / "pytest_plugin.py").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
@@ -50,7 +51,20 @@ def options_of(parsed: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_options_that_are_written_of_exist(page: Path) -> None:
-    assert set(OPTION.findall(page.read_text())) <= set(options_of(parser()))
+    known = {*options_of(parser()), *OPTION.findall(PLUGIN), "--junitxml"}
+    assert set(OPTION.findall(page.read_text())) <= known
+
+
+def test_every_ini_option_of_the_pytest_plugin_is_described() -> None:
+    from aligndbg.pytest_plugin import COUNTS, NUMBERS
+
+    named = {
+        *re.findall(r'addini\("(\w+)"', PLUGIN),
+        "aligndbg_baselines",
+        *(f"aligndbg_{n}" for n in NUMBERS + COUNTS),
+    }
+    table = section(DOCS / "pytest.md", "Defaults")
+    assert set(re.findall(r"`(aligndbg_\w+)`", table)) == named
 
 
 def section(page: Path, heading: str) -> str:

@@ -37,8 +37,11 @@ STAGES = {
     "explain": ("explain", "explain."),
     "verdict": ("verdict",),
     "report": ("report", "report."),
-    "result": ("_diff",),
-    "api": ("_api", "_feeding", "_session", "_capturing", "_isolating", "_samples", "_checks"),
+    "result": ("_diff", "_baseline"),
+    "api": (
+        *("_api", "_feeding", "_session", "_capturing", "_isolating", "_samples", "_checks"),
+        *("_assert", "_reproduce"),
+    ),
     "face": ("",),
     "testing": ("testing", "testing."),
     "entry": ("cli", "pytest_plugin", "__main__"),
