@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aligndbg._assert import assert_aligned
     from aligndbg._diff import Diff, DivergedError
     from aligndbg._errors import AligndbgError
+    from aligndbg._rejudge import judge
     from aligndbg._types import Status, Verdict
     from aligndbg.backends.memory import MemoryBackend, MemoryNode
     from aligndbg.feeds import ImageOptions
@@ -32,6 +33,7 @@ __all__ = [
     "capture",
     "diff",
     "doctor",
+    "judge",
     "layers",
     "open_model",
     "print_layers",
@@ -42,6 +44,7 @@ _HOMES = {
     "capture": "aligndbg._api",
     "diff": "aligndbg._api",
     "doctor": "aligndbg._api",
+    "judge": "aligndbg._rejudge",
     "layers": "aligndbg._api",
     "print_layers": "aligndbg._api",
     "open_model": "aligndbg._api",

@@ -21,7 +21,7 @@ from aligndbg.feeds import ImageOptions
 from aligndbg.metrics import Tolerance, ToleranceRules
 from aligndbg.store import Store, write_trace
 
-__all__ = ["capture", "diff", "doctor", "layers", "open_model", "print_layers"]
+__all__ = ["capture", "check_limits", "diff", "doctor", "layers", "open_model", "print_layers"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 
@@ -68,7 +68,8 @@ def diff(
     """
     limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
-    _check_limits(min_coverage, max_faults, samples, max_memory, limits)
+    check_limits(limits, min_coverage)
+    _check_counts(max_faults, samples, max_memory)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
@@ -89,19 +90,21 @@ def diff(
         return merge_samples(found)
 
 
-def _check_limits(
-    min_coverage: float, max_faults: int, samples: int, max_memory: int | None, limits: Mapping[str, float | None]
-) -> None:
-    if not 0 <= min_coverage <= 1:
+def check_limits(limits: Mapping[str, float | None], min_coverage: float | None) -> None:
+    """Raises UsageError for a number that can be no limit."""
+    if min_coverage is not None and not 0 <= min_coverage <= 1:
         raise UsageError(f"min_coverage is {min_coverage}", hint="give a share, 0 to 1")
+    for name, value in limits.items():
+        if value is not None and (value != value or (value < 0 and not name.startswith("min_"))):
+            raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
+
+
+def _check_counts(max_faults: int, samples: int, max_memory: int | None) -> None:
     for name, count in (("max_faults", max_faults), ("samples", samples)):
         if count < 1:
             raise UsageError(f"{name} is {count}", hint="give 1 or more")
     if max_memory is not None and max_memory < 0:
         raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")
-    for name, value in limits.items():
-        if value is not None and (value != value or (value < 0 and not name.startswith("min_"))):
-            raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
 def capture(

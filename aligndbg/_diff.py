@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Coverage, Fault, Matching, Measurement, ModelInfo, Status, Verdict
+from aligndbg._basis import Basis
+from aligndbg._types import Coverage, Fault, Graph, Matching, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,8 @@ class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
+    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`).
     """
 
     reference: ModelInfo
@@ -43,6 +46,8 @@ class Diff:
     checks: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    graphs: tuple[Graph, Graph] = (Graph(), Graph())
+    basis: Basis | None = None
 
     def __bool__(self) -> bool:
         raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")
@@ -91,6 +96,19 @@ class Diff:
         if path is not None:
             write_text(path, text)
         return text
+
+    def save(self, path: str | Path) -> None:
+        """The whole result in one file, for `Diff.load` and `aligndbg judge`. Raises UsageError."""
+        from aligndbg._saved import save
+
+        save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Diff:
+        """What `save` wrote. Raises ModelError for a file that it did not write, or of another version."""
+        from aligndbg._saved import load
+
+        return load(Path(path))
 
     def summary(self, *, all_rows: bool = False, width: int = 100) -> str:
         """The terminal report as plain text."""

@@ -7,20 +7,20 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from aligndbg._basis_of import basis_of
 from aligndbg._capturing import Captured, Clock, capture, weight_reader
 from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
 from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
-from aligndbg._types import Backend, Matching, Measurement, Pair, Status, Trace, Verdict
+from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.locate import Isolation
 from aligndbg.match import Weights, match
 from aligndbg.metrics import ToleranceRules
 from aligndbg.store import Store
-from aligndbg.verdict import Judge, decide
+from aligndbg.verdict import Judge, decide, drift_notes
 
 __all__ = ["Settings", "diff_once", "one_blas_thread"]
 
@@ -67,7 +67,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules)
-        _refuse_unused(settings.rules, left.trace, right.trace)
+        judge.refuse_unused()
         found: dict[str, Any] = {}
         if settings.checks:
             with clock.stage("checks"):
@@ -97,9 +97,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
         )
         notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
-        drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
-        if verdict is Verdict.ALIGNED and drifting:
-            notes.append(f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine")
+        notes += drift_notes(verdict, measured)
         return Diff(
             reference=ref.info,
             candidate=cand.info,
@@ -114,6 +112,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             checks=found,
             timing=dict(clock.seconds),
             warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
+            graphs=(left.trace.graph, right.trace.graph),
+            basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped),
         )
 
 
@@ -172,14 +172,6 @@ def _measure(
             out.append(judge.measure(pair, own, doubt, why_not))
             step()
     return out
-
-
-def _refuse_unused(rules: ToleranceRules, left: Trace, right: Trace) -> None:
-    ops = {n.op_type for t in (left, right) for n in t.graph.nodes}
-    names = {n for t in (left, right) for n in t.values}
-    unused = rules.unused(ops, names)
-    if unused:
-        raise UsageError(f"the tolerance {unused[0]!r} matches no operator and no tensor", hint="see `aligndbg layers`")
 
 
 def _outputs(left: Trace, right: Trace, pairs: Sequence[Pair]) -> frozenset[str]:

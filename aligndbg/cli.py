@@ -16,6 +16,8 @@ from aligndbg._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aligndbg._diff import Diff
+
 __all__ = ["main", "parser"]
 
 EXIT = {"aligned": 0, "diverged": 1, "inconclusive": 3}
@@ -46,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"aligndbg {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _diff_parser(commands.add_parser("diff", help="compare two models layer by layer"))
+    judge = commands.add_parser("judge", help="judge a saved diff by other tolerances; nothing is run")
+    judge.add_argument("saved", help="what `aligndbg diff --save` wrote; with no tolerance, its own stay")
+    _tolerance_options(judge, None)
+    _output_options(judge)
+    judge.set_defaults(run=_judge)
     layers = commands.add_parser("layers", help="list the layers of a model in execution order")
     layers.add_argument("model", help=MODEL_HELP)
     layers.add_argument("--timeout", type=_positive, help="seconds a runtime may take")
@@ -70,6 +77,21 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     p.add_argument("--candidate-input", action="append", metavar="SPEC", help="feed the candidate this, as it is")
     p.add_argument("--map", action="append", default=[], metavar="REF=CAND", help="pair these tensors, whatever else")
     p.add_argument("--input-map", action="append", default=[], metavar="REF=CAND", help="pair these inputs")
+    _tolerance_options(p, 0.5)
+    out = _output_options(p)
+    out.add_argument("--save", metavar="FILE", help="the whole result, for `aligndbg judge`")
+    out.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
+    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
+    p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
+    p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
+    p.add_argument(
+        "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
+    )
+    p.set_defaults(run=_diff)
+
+
+def _tolerance_options(p: argparse.ArgumentParser, coverage: float | None) -> None:
     limits = p.add_argument_group("tolerances (default: from the noise floor of the dtypes)")
     for name, text in (
         ("atol", "absolute; with --rtol: |r - c| <= atol + rtol |r| everywhere"),
@@ -87,21 +109,18 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
         metavar="RULE",
         help="op=Conv:atol=1e-3 or name=/head/*:min_cosine=0.9; later rules win",
     )
-    limits.add_argument("--min-coverage", type=_share, default=0.5, help="share to compare, else inconclusive (0.5)")
+    limits.add_argument(
+        "--min-coverage", type=_share, default=coverage, help="share to compare, else inconclusive (0.5)"
+    )
+
+
+def _output_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     out = p.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the whole result")
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
     out.add_argument("--html", metavar="FILE", help="one self-contained page")
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
-    out.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
-    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
-    p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
-    p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
-    p.add_argument(
-        "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
-    )
-    p.set_defaults(run=_diff)
+    return out
 
 
 def _input_options(p: argparse.ArgumentParser) -> None:
@@ -276,14 +295,7 @@ def _diff(args: argparse.Namespace) -> int:
             candidate_inputs=args.candidate_input,
             map=_pairs(args.map, "--map"),
             input_map=_pairs(args.input_map, "--input-map"),
-            atol=args.atol,
-            rtol=args.rtol,
-            min_cosine=args.min_cosine,
-            min_euclid=args.min_euclid,
-            min_sqnr=args.min_sqnr,
-            max_lsb=args.max_lsb,
-            tolerances=args.tol,
-            min_coverage=args.min_coverage,
+            **_tolerance_arguments(args),
             max_memory=args.max_memory,
             checks=not args.no_checks,
             isolate=not args.no_isolate,
@@ -292,6 +304,18 @@ def _diff(args: argparse.Namespace) -> int:
             progress=progress,
             **arguments,
         )
+    if args.save:
+        result.save(args.save)
+    return _report(result, args)
+
+
+def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("atol", "rtol", "min_cosine", "min_euclid", "min_sqnr", "max_lsb", "min_coverage")
+    return {name: getattr(args, name) for name in names} | {"tolerances": args.tol}
+
+
+def _report(result: Diff, args: argparse.Namespace) -> int:
+    """Writes what was asked for, prints the result, and gives its exit code."""
     if args.json:
         result.to_json(args.json)
     if args.csv:
@@ -300,6 +324,12 @@ def _diff(args: argparse.Namespace) -> int:
         result.to_html(args.html)
     result.print(all_rows=args.all_rows)
     return EXIT[result.verdict]
+
+
+def _judge(args: argparse.Namespace) -> int:
+    import aligndbg
+
+    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from aligndbg._errors import UsageError
 from aligndbg._types import (
     Array,
     Fault,
@@ -24,7 +25,7 @@ from aligndbg._types import (
 from aligndbg.grid import Rounding
 from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, default_tolerance, degenerate, judge
 
-__all__ = ["Judge", "decide"]
+__all__ = ["Judge", "decide", "drift_notes"]
 
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
@@ -49,11 +50,26 @@ class Judge:
         self.weights_unknown = False
         self._hybrid = _quantized_weights(reference) or _quantized_weights(candidate)
 
+    def refuse_unused(self) -> None:
+        """Raises UsageError for a rule that matches no operator and no tensor."""
+        traces = (self.reference, self.candidate)
+        unused = self.rules.unused(
+            {n.op_type for t in traces for n in t.graph.nodes}, {n for t in traces for n in t.values}
+        )
+        if unused:
+            fact = f"the tolerance {unused[0]!r} matches no operator and no tensor"
+            raise UsageError(fact, hint="see `aligndbg layers`")
+
     def ops(self, pair: Pair) -> tuple[str, str]:
         rn, cn = self._nodes_r.get(pair.reference), self._nodes_c.get(pair.candidate)
         return (rn.op_type if rn else "", cn.op_type if cn else "")
 
     def tolerance(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        default = self.default(pair, isolated=isolated)
+        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+
+    def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        """The limits of the noise floor, which hold where the user set none."""
         rn = self._nodes_r.get(pair.reference)
         dtypes = (self._precision_r.of(pair.reference), self._precision_c.of(pair.candidate))
         default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
@@ -69,7 +85,7 @@ class Judge:
         if self._hybrid and default.rel_l2 is not None:
             own = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)
             default = own if isolated else Tolerance(min_cosine=0.95)
-        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+        return default
 
     def _on_grid(self, pair: Pair) -> bool:
         sides = ((self.reference, pair.reference), (self.candidate, pair.candidate))
@@ -242,6 +258,14 @@ def decide(
     if share < min_coverage:
         return Verdict.INCONCLUSIVE, f"only {share:.0%} of the reference's tensors were compared (--min-coverage)"
     return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
+
+
+def drift_notes(verdict: Verdict, measurements: Iterable[Measurement]) -> list[str]:
+    """What a verdict of aligned does not say of inner tensors."""
+    drifting = sum(1 for m in measurements if m.status in (Status.DRIFT, Status.UNKNOWN))
+    if verdict is not Verdict.ALIGNED or not drifting:
+        return []
+    return [f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine"]
 
 
 def _transposed(layout: Layout) -> bool:

@@ -14,7 +14,7 @@ from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
 
 def test_every_metric_is_a_column() -> None:
     """But those that are no number, or the same for both sides."""
-    left_out = {"count", "nonfinite_mismatch", "worst_index", "reasons"}
+    left_out = {"count", "nonfinite_mismatch", "worst_index", "reasons", "joint"}
     assert set(METRIC_COLUMNS) == {f.name for f in fields(Metrics)} - left_out
 
 
