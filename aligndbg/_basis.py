@@ -14,13 +14,11 @@ __all__ = ["Basis", "Isolated", "PairBasis"]
 class PairBasis:
     """Of one pair: the limits of the noise floor, accumulated and own, and the metrics under other layouts that fit.
 
-    `steps` counts the inner tensors that its region rounds (`Judge.inner`), `doubt` is why it is not confirmed.
-    `layouts` holds (permutation, metrics) of an ambiguous layout's alternatives.
+    `doubt` is why it is not confirmed; `layouts` holds (permutation, metrics) of an ambiguous layout's alternatives.
     """
 
     limits: Tolerance
     own_limits: Tolerance
-    steps: int = 0
     doubt: str = ""
     layouts: tuple[tuple[tuple[int, ...], Metrics], ...] = ()
 

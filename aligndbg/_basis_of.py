@@ -47,7 +47,6 @@ def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
     return PairBasis(
         limits=judge.default(m.pair),
         own_limits=judge.default(m.pair, isolated=True),
-        steps=judge.inner.get(m.pair.reference, 0),
         doubt=doubt,
         layouts=tuple((permutation, judge.metrics(pair)) for permutation, pair in others),
     )

@@ -87,6 +87,30 @@ class Diff:
 
         write_text(path, self.to_frame().to_csv(index=False))
 
+    def to_parquet(self, path: str | Path) -> None:
+        """`to_frame()` as Parquet. Raises MissingDependencyError without pyarrow."""
+        from aligndbg.report.frame import to_parquet
+
+        to_parquet(self, Path(path))
+
+    def to_markdown(self) -> str:
+        """The short report as GitHub's Markdown."""
+        from aligndbg.report.github import to_markdown
+
+        return to_markdown(self)
+
+    def to_github(self) -> None:
+        """`to_markdown()` added to the job's summary in GitHub Actions. Raises UsageError elsewhere."""
+        from aligndbg.report.github import append_summary
+
+        append_summary(self.to_markdown())
+
+    def to_model_explorer(self, folder: str | Path) -> list[Path]:
+        """Both graphs and overlays of the errors for Google's Model Explorer; the files written."""
+        from aligndbg.report.model_explorer import write_model_explorer
+
+        return write_model_explorer(self, Path(folder))
+
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained HTML page; written to `path` too where given."""
         from aligndbg.report.html import to_html

@@ -17,6 +17,7 @@ from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._types import Fault, Measurement, ModelInfo, Pair, Trace
 from aligndbg.faults import make_faults
+from aligndbg.grid import inner_roundings
 from aligndbg.locate import Isolation, Standing
 from aligndbg.metrics import Metrics, Tolerance, ToleranceRules
 from aligndbg.verdict import Judge, decide, drift_notes
@@ -142,7 +143,9 @@ class _SavedJudge(Judge):
         left = _without_values(found.reference, found, basis, 0)
         right = _without_values(found.candidate, found, basis, 1)
         super().__init__(left, right, rules)
-        self.inner = {name: p.steps for name, p in basis.pairs.items() if p.steps}
+        if basis.isolated is not None:
+            bounds = [m.pair for m in found.pairs if m.pair.reference not in basis.isolated.refused]
+            self.inner = inner_roundings(found.graphs[1], bounds)
         self.weights_unknown = basis.weights_unknown
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}

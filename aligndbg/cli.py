@@ -118,7 +118,10 @@ def _output_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     out = p.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the whole result")
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
+    out.add_argument("--parquet", metavar="FILE", help="as --csv; needs pyarrow")
     out.add_argument("--html", metavar="FILE", help="one self-contained page")
+    out.add_argument("--model-explorer", metavar="DIR", help="both graphs and the errors on them, for Model Explorer")
+    out.add_argument("--github", action="store_true", help="a summary for the job page of GitHub Actions")
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
     return out
 
@@ -286,6 +289,7 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
+    _check_github(args)
     arguments = _input_arguments(args)
     with _progress(args.quiet) as progress:
         result = aligndbg.diff(
@@ -314,14 +318,29 @@ def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {"tolerances": args.tol}
 
 
+def _check_github(args: argparse.Namespace) -> None:
+    """Before anything is run: outside GitHub Actions there is no summary to write."""
+    from aligndbg._errors import UsageError
+
+    if args.github and not os.environ.get("GITHUB_STEP_SUMMARY"):
+        fact = "--github writes to the file that GITHUB_STEP_SUMMARY names, and it is not set"
+        raise UsageError(fact, hint="GitHub Actions sets it for each step")
+
+
 def _report(result: Diff, args: argparse.Namespace) -> int:
     """Writes what was asked for, prints the result, and gives its exit code."""
     if args.json:
         result.to_json(args.json)
     if args.csv:
         result.to_csv(args.csv)
+    if args.parquet:
+        result.to_parquet(args.parquet)
     if args.html:
         result.to_html(args.html)
+    if args.model_explorer:
+        result.to_model_explorer(args.model_explorer)
+    if args.github:
+        result.to_github()
     result.print(all_rows=args.all_rows)
     return EXIT[result.verdict]
 
@@ -329,6 +348,7 @@ def _report(result: Diff, args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace) -> int:
     import aligndbg
 
+    _check_github(args)
     return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
 
 

@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
 PLUGIN = (ROOT / "aligndbg" / "pytest_plugin.py").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z_-]+")
 
 
 def anchors(page: Path) -> set[str]:
@@ -51,7 +51,7 @@ def options_of(parsed: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_options_that_are_written_of_exist(page: Path) -> None:
-    known = {*options_of(parser()), *OPTION.findall(PLUGIN), "--junitxml"}
+    known = {*options_of(parser()), *OPTION.findall(PLUGIN), "--junitxml", "--node_data_paths"}
     assert set(OPTION.findall(page.read_text())) <= known
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg.report.json_ import metrics_dict
+from aligndbg._errors import MissingDependencyError
+from aligndbg.report.json_ import metrics_dict, write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from aligndbg._diff import Diff
 
-__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame"]
+__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame", "to_parquet"]
 
 # Columns that say which pair it is (strings, but for confidence: float64, and output: bool).
 COLUMNS = (
@@ -89,3 +93,14 @@ def to_frame(diff: Diff) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     numbers = [c for c in columns if c not in COLUMNS]
     return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def to_parquet(diff: Diff, path: Path) -> None:
+    """`to_frame` as a Parquet file, by pyarrow."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingDependencyError(
+            "Parquet files need pyarrow, not installed here", hint='pip install "aligndbg[parquet]"'
+        )
+    stream = io.BytesIO()
+    to_frame(diff).to_parquet(stream, engine="pyarrow", index=False)
+    write_bytes(path, stream.getvalue())

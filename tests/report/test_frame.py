@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import fields
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from aligndbg._diff import Diff
+from aligndbg._errors import MissingDependencyError
 from aligndbg.metrics import Metrics
 from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
 
@@ -41,3 +45,17 @@ def test_undefined_is_nan_and_never_zero(silent: Diff) -> None:
     assert math.isnan(last["cosine"])
     assert math.isnan(last["lsb_max"])
     assert last["status"] == "unknown"
+
+
+def test_parquet_keeps_names_types_and_undefined(diverged: Diff, silent: Diff, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for diff in (diverged, silent):
+        diff.to_parquet(tmp_path / "x.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "x.parquet"), to_frame(diff))
+
+
+def test_parquet_without_pyarrow_is_an_error(diverged: Diff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="pyarrow"):
+        diverged.to_parquet(tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
