@@ -79,7 +79,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
             isolation = isolation.judged(found.graphs[kept.forward], over)
             made, truncated = make_faults(now.reference, now.candidate, isolation, basis.max_faults)
             faults = tuple(_with_cause(f, found.faults) for f in made)
-            again = f"{AGAIN}; the own errors of {len(over ^ kept.over)} of them are now on the other side of it"
+            again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
     measured = [_measured(now, m, isolation, basis) for m in found.pairs]
     verdict, why = decide(
         now.reference,

@@ -129,20 +129,22 @@ def _output_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def _input_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("input (default: seeded random)")
     g.add_argument("--input", action="append", metavar="SPEC", help="x.npz, name=x.npy, x.npy or an image; may repeat")
-    g.add_argument("--seed", type=int, default=0)
-    g.add_argument("--distribution", choices=("uniform", "normal"), default="uniform")
-    g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI")
+    g.add_argument("--seed", type=int, default=0, help="of the random input (0)")
+    g.add_argument("--distribution", choices=("uniform", "normal"), default="uniform", help="of its values (uniform)")
+    g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI", help="of its values")
     g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
     g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
     g.add_argument("--timeout", type=_positive, help="seconds a runtime may take for one request")
     i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
-    i.add_argument("--resize", type=_two, metavar="H,W")
-    i.add_argument("--keep-aspect-ratio", action="store_true")
-    i.add_argument("--pad-value", type=float, default=0.0)
-    i.add_argument("--pixel-format", choices=("rgb", "bgr"), default="rgb")
+    i.add_argument("--resize", type=_two, metavar="H,W", help="to this size (the model's own)")
+    i.add_argument("--keep-aspect-ratio", action="store_true", help="fit it inside, and pad around it")
+    i.add_argument("--pad-value", type=float, default=0.0, help="around it, 0..255 (0)")
+    i.add_argument("--pixel-format", choices=("rgb", "bgr"), default="rgb", help="the order the model takes (rgb)")
     for name in ("mean", "scale", "std"):
-        i.add_argument(f"--{name}", type=_numbers, default=(), metavar="A[,B,C]")
-    i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="")
+        i.add_argument(
+            f"--{name}", type=_numbers, default=(), metavar="A[,B,C]", help="one for all channels, or one each"
+        )
+    i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="", help="where its shape leaves it open")
 
 
 def _positive(text: str) -> float:
