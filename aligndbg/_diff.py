@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Coverage, Fault, Matching, Measurement, ModelInfo, Status, Verdict
+from aligndbg._types import Coverage, Fault, Graph, Matching, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
     """
 
     reference: ModelInfo
@@ -39,6 +40,7 @@ class Diff:
     checks: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    graphs: tuple[Graph, Graph] = (Graph(), Graph())
 
     def __bool__(self) -> bool:
         raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")

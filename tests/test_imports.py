@@ -24,7 +24,7 @@ MODULES = {
 STAGES = {
     "nouns": ("_types", "_errors", "_version"),
     "registry": ("_registry",),
-    "metrics": ("metrics", "tolerance", "_blocks", "_fingerprint"),
+    "metrics": ("metrics", "tolerance", "_blocks", "_details", "_fingerprint"),
     "feeds": ("feeds", "_feed_check", "_feed_layouts", "_feed_plans", "_images", "_random_feeds"),
     "arrays": ("_arrays",),
     "store": ("store", "_trace_format", "_trace_read", "_trace_write"),
