@@ -289,6 +289,7 @@ def _diff(args: argparse.Namespace) -> int:
             isolate=not args.no_isolate,
             samples=args.samples,
             max_faults=args.max_faults,
+            details=bool(args.html),
             progress=progress,
             **arguments,
         )

@@ -73,7 +73,7 @@ PACKAGES = {
     "store": {"safetensors"},
     "worker": {"psutil"},
     "evaluate": {"onnx", "onnxruntime"},
-    "report": {"pandas", "matplotlib", "jinja2", "rich"},
+    "report": {"pandas", "matplotlib", "jinja2", "markupsafe", "rich"},
     "api": {"psutil", "threadpoolctl"},
     "testing": {"pytest"},
     "entry": {"pytest", "rich"},

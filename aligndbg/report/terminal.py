@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aligndbg._types import Coverage, Measurement, ModelInfo, Status, Verdict
+from aligndbg.report._words import clean, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,31 +18,11 @@ if TYPE_CHECKING:
 
     from aligndbg._diff import Diff
 
-__all__ = ["clean", "number", "render", "render_text", "stdout_console"]
+__all__ = ["render", "render_text", "stdout_console"]
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
 WORST = 5
-
-
-def clean(text: str, width: int | None = None) -> str:
-    """A name from a model, safe for a terminal: control characters shown, the middle left out past `width`."""
-    safe = "".join(
-        ch if ch == " " or not unicodedata.category(ch).startswith(("C", "Z")) else f"\\x{ord(ch):02x}" for ch in text
-    )
-    if width is None or len(safe) <= width:
-        return safe
-    tail = (width - 1) * 2 // 3
-    return safe[: width - 1 - tail] + "…" + safe[-tail:]
-
-
-def number(value: Any) -> str:
-    """Two significant digits; `-` for undefined, counts as they are."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, int) or value == 0:
-        return str(int(value))
-    return f"{value:.2g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from aligndbg._diff import Diff
 from aligndbg._types import Cause, Unmatched, UnmatchedClass
-from aligndbg.report.terminal import clean, number, render_text
+from aligndbg.report._words import clean, number
+from aligndbg.report.terminal import render_text
 
 
 def harmless(text: str) -> bool:
