@@ -92,7 +92,7 @@ class _Side:
 
     def _tensor(self, name: str) -> list[str]:
         info = self.graph.tensors.get(name, TensorInfo(name))
-        shape = "?" if info.shape is None else "×".join("?" if d is None else str(d) for d in info.shape) or "scalar"
+        shape = "?" if info.shape is None else "x".join("?" if d is None else str(d) for d in info.shape) or "scalar"
         kind = " ".join(word for word in (shape, info.dtype, _quant(info.quant)) if word)
         return [clean(name), clean(kind) + (", constant" if name in self.graph.constants else "")]
 
@@ -108,7 +108,7 @@ def _quant(quant: Quant | None) -> str:
 def _short(value: Any) -> str:
     """An attribute in one short line; large arrays by what they are."""
     if isinstance(value, np.ndarray) and value.size > 16:
-        return f"{value.dtype} array {'×'.join(map(str, value.shape))}"
+        return f"{value.dtype} array {'x'.join(map(str, value.shape))}"
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return clean(str(value), ATTRIBUTE_WIDTH)
@@ -143,7 +143,7 @@ def _layout(layout: Layout) -> str:
 
 
 def _shape(shape: Iterable[int]) -> str:
-    return "×".join(map(str, shape)) or "scalar"
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _detail(d: Detail, pair: Pair) -> dict[str, Any]:
