@@ -24,7 +24,7 @@ BLOCK = 1 << 16  # elements read at a time
 BINS = 40
 POINTS = 240  # of the scatter
 LISTED = 8  # elements in each list
-AXES = 4  # axes looked at, the longest ones
+AXES, MAP_AXES = 4, 3  # axes looked at, the longest ones
 PROFILE_CELLS = 64
 MAP_CELLS = 32
 POOLED_CELLS = {0: 1, 1: 64, 2: 64, 3: 64, 4: 32}  # by the number of axes, so that at most 2^20 are held
@@ -248,9 +248,10 @@ class _Making:
         )
 
     def _maps(self) -> tuple[ErrorMap, ...]:
-        """One for each two axes, the last two (the spatial ones of NCHW) first."""
+        """One for each two of the MAP_AXES longest axes, the last two (the spatial ones of NCHW) first."""
         out = []
-        for pair in reversed(list(combinations(range(len(self.axes)), 2))):
+        longest = sorted(range(len(self.axes)), key=lambda k: -self.shape[self.axes[k]])[:MAP_AXES]
+        for pair in reversed(list(combinations(sorted(longest), 2))):
             cells = self.pooled.max(axis=tuple(i for i in range(len(self.axes)) if i not in pair))
             steps = []
             for side, k in enumerate(pair):

@@ -69,7 +69,7 @@ def test_profiles_and_maps_hold_the_largest_difference_of_each_cell(shape: tuple
         assert np.array_equal(m.values, cells)
     axes = min(4, sum(size > 1 for size in shape))
     assert len(found.profiles) == axes
-    assert len(found.maps) == axes * (axes - 1) // 2
+    assert len(found.maps) == (0, 0, 1, 3, 3)[axes]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6).filter(lambda s: math.prod(s) < 100_000))
@@ -79,7 +79,7 @@ def test_its_size_does_not_follow_the_tensors(shape: list[int]) -> None:
     assert found.counts_reference.shape == (BINS,)
     assert all(p.values.size <= PROFILE_CELLS for p in found.profiles)
     assert all(max(m.values.shape) <= MAP_CELLS for m in found.maps)
-    assert len(found.maps) <= 6
+    assert len(found.maps) <= 3
 
 
 def test_a_transposed_view_is_read_in_the_references_order() -> None:

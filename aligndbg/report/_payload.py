@@ -28,7 +28,7 @@ LISTED_REGION = 40
 
 
 def payload(diff: Diff) -> dict[str, Any]:
-    """Everything about each pair and each node; `clean`ed strings, numbers of 5 digits, None for undefined."""
+    """Everything about each pair and each node; `clean`ed strings, numbers of 8 digits, None for undefined."""
     left, right = (_Side(graph) for graph in diff.graphs)
     by_candidate = {m.pair.candidate: m.pair.reference for m in diff.pairs}
     links: dict[int, int] = {}
@@ -207,4 +207,4 @@ def _number(value: Any) -> float | int | str | None:
     value = float(value)
     if math.isnan(value):
         return None
-    return float(f"{value:.5g}") if math.isfinite(value) else str(value)
+    return float(f"{value:.8g}") if math.isfinite(value) else str(value)
