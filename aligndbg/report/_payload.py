@@ -44,6 +44,7 @@ def payload(diff: Diff) -> dict[str, Any]:
         "metrics": METRICS,
         "pairs": [_pair(m, left, right, m.pair.reference in diff.outputs) for m in diff.pairs],
         "graphs": [left.as_list(row_left, lost[0]), right.as_list(row_right, lost[1])],
+        "tensors": [left.tensors, right.tensors],
     }
 
 
@@ -54,10 +55,15 @@ def script_json(value: Any) -> str:
 
 
 class _Side:
-    """One graph without the nodes that compute constants; `places` maps each tensor to its node's number."""
+    """One graph without the nodes that compute constants.
+
+    `places` maps each tensor to its node's number; `tensors` holds the names and kinds that `as_list` refers to.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.tensors: list[list[str]] = []
+        self._numbers: dict[str, int] = {}
         self.nodes = [n for n in graph.nodes if not n.outputs or not graph.constants.issuperset(n.outputs)]
         self.places = {o: k for k, n in enumerate(self.nodes) for o in n.outputs if o}
         self.sources = [
@@ -90,7 +96,13 @@ class _Side:
             out["lost"] = lost
         return out
 
-    def _tensor(self, name: str) -> list[str]:
+    def _tensor(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.tensors)
+            self.tensors.append(self._described(name))
+        return self._numbers[name]
+
+    def _described(self, name: str) -> list[str]:
         info = self.graph.tensors.get(name, TensorInfo(name))
         shape = "?" if info.shape is None else "x".join("?" if d is None else str(d) for d in info.shape) or "scalar"
         kind = " ".join(word for word in (shape, info.dtype, _quant(info.quant)) if word)

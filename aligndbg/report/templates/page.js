@@ -224,8 +224,8 @@ function node(side, p) {
   const title = ["reference", "candidate"][side];
   if (!n) return h("div", { class: "node" }, h("h3", {}, title), h("code", {}, [p.r, p.c][side]), h("p", { class: "dim" }, "no graph is known"));
   const facts = [["operator", n.is ? `${n.op} (${n.is})` : n.op], ["node", n.name], ["scope", n.scope]];
-  for (const t of n.in) facts.push(["reads", t]);
-  for (const t of n.out) facts.push(["gives", t]);
+  for (const t of n.in) facts.push(["reads", data.tensors[side][t]]);
+  for (const t of n.out) facts.push(["gives", data.tensors[side][t]]);
   for (const a of n.at || []) facts.push(a);
   const cell = f => Array.isArray(f) ? [h("code", {}, f[0]), h("span", { class: "dim" }, "  " + f[1])] : [f];
   return h("div", { class: "node", style: "flex:1 1 20rem" }, h("h3", {}, title),
@@ -301,7 +301,7 @@ function box(n, k, side, x, y, width) {
   if (p && pair === chosen) rect.setAttribute("class", "chosen");
   const fits = Math.floor((width - 14) / 7), op = n.op.length > fits ? n.op.slice(0, fits - 1) + "…" : n.op;
   const room = Math.floor((width - 26 - op.length * 7.6) / 5.6);
-  const output = n.out.length ? n.out[0][0] : n.name;
+  const output = n.out.length ? data.tensors[side][n.out[0]][0] : n.name;
   const name = room < 6 ? "" : output.length > room ? "…" + output.slice(-(room - 1)) : output;
   g.append(rect, s("text", { x: x + 7, y: y + 4 }, op), s("text", { class: "small", x: x + width - 7, y: y + 4, "text-anchor": "end" }, name),
     s("title", {}, `${n.op}  ${output}\n${p ? `${p.status}, own ${num(metric(p, "rel_l2", true))}` : (n.lost || "not compared").replace("_", "-")}`));
