@@ -197,7 +197,8 @@ def _map(m: ErrorMap) -> dict[str, Any]:
 
 
 def _element(e: Element, layout: Layout) -> list[Any]:
-    return [list(e.index), list(_candidate_index(e.index, layout)), _number(e.reference), _number(e.candidate)]
+    there = _candidate_index(e.index, layout)
+    return [list(e.index), None if there == e.index else list(there), _number(e.reference), _number(e.candidate)]
 
 
 def _candidate_index(index: tuple[int, ...], layout: Layout) -> tuple[int, ...]:

@@ -202,11 +202,11 @@ function limit(d) {
   return `|difference| over ${num(atol)}${rtol ? ` + ${num(rtol)} |reference|` : ""}`;
 }
 function elements(title, list, note) {
-  const same = list.every(e => index(e[0]) === index(e[1]));
+  const same = list.every(e => !e[1]);
   const head = ["index", ...(same ? [] : ["in the candidate"]), "reference", "candidate", "difference"];
   const line = ([where, there, r, c]) => {
     const gap = typeof r === "number" && typeof c === "number" ? num(r - c) : "-";
-    return h("tr", {}, ...[index(where), ...(same ? [] : [index(there)])].map(t => h("td", {}, t)),
+    return h("tr", {}, ...[index(where), ...(same ? [] : [index(there || where)])].map(t => h("td", {}, t)),
       ...[num(r, 5), num(c, 5), gap].map(t => h("td", { class: "num" }, t)));
   };
   return h("div", {}, h("h3", {}, title), note ? h("p", { class: "dim" }, note) : null,
@@ -327,6 +327,10 @@ if (tools) {
       filter();
     });
   }
+  body.addEventListener("mouseover", event => {
+    const name = event.target.closest("td.name");
+    if (name) name.title = name.textContent;
+  });
   document.addEventListener("click", event => {
     const target = event.target.closest("[data-pair]");
     if (!target) return;
