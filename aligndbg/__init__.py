@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aligndbg._types import Status, Verdict
     from aligndbg.backends.memory import MemoryBackend, MemoryNode
     from aligndbg.feeds import ImageOptions
+    from aligndbg.report.table import TableView
 
 __all__ = [
     "AligndbgError",
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryBackend",
     "MemoryNode",
     "Status",
+    "TableView",
     "Verdict",
     "__version__",
     "capture",
@@ -49,6 +51,7 @@ _HOMES = {
     "MemoryBackend": "aligndbg.backends.memory",
     "MemoryNode": "aligndbg.backends.memory",
     "Status": "aligndbg._types",
+    "TableView": "aligndbg.report.table",
     "Verdict": "aligndbg._types",
 }
 

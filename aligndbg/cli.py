@@ -8,13 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from aligndbg._version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["main", "parser"]
 
@@ -93,6 +89,20 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
     out.add_argument("--html", metavar="FILE", help="one self-contained page")
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
+    out.add_argument(
+        "--sort", metavar="COLUMN", help="order of the table: rel_l2, isolated_rel_l2, cosine, ...; worst first"
+    )
+    out.add_argument(
+        "--only",
+        type=_words,
+        action="extend",
+        default=[],
+        metavar="WORDS",
+        help="rows to show: pass, drift, fault, unknown, outputs, or globs of tensors and operators, by commas",
+    )
+    out.add_argument(
+        "--columns", type=_words, default=[], metavar="NAMES", help="of the table: status,reference,op,bar,rel_l2,..."
+    )
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
     p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
@@ -138,6 +148,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(t) for t in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give words separated by commas")
+    return words
 
 
 def _two(text: str) -> tuple[int, int]:
@@ -268,66 +285,39 @@ def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
     arguments = _input_arguments(args)
-    with _progress(args.quiet) as progress:
-        result = aligndbg.diff(
-            args.reference,
-            args.candidate,
-            arguments.pop("inputs"),
-            candidate_inputs=args.candidate_input,
-            map=_pairs(args.map, "--map"),
-            input_map=_pairs(args.input_map, "--input-map"),
-            atol=args.atol,
-            rtol=args.rtol,
-            min_cosine=args.min_cosine,
-            min_euclid=args.min_euclid,
-            min_sqnr=args.min_sqnr,
-            max_lsb=args.max_lsb,
-            tolerances=args.tol,
-            min_coverage=args.min_coverage,
-            max_memory=args.max_memory,
-            checks=not args.no_checks,
-            isolate=not args.no_isolate,
-            samples=args.samples,
-            max_faults=args.max_faults,
-            details=bool(args.html),
-            progress=progress,
-            **arguments,
-        )
+    view = aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
+    result = aligndbg.diff(
+        args.reference,
+        args.candidate,
+        arguments.pop("inputs"),
+        candidate_inputs=args.candidate_input,
+        map=_pairs(args.map, "--map"),
+        input_map=_pairs(args.input_map, "--input-map"),
+        atol=args.atol,
+        rtol=args.rtol,
+        min_cosine=args.min_cosine,
+        min_euclid=args.min_euclid,
+        min_sqnr=args.min_sqnr,
+        max_lsb=args.max_lsb,
+        tolerances=args.tol,
+        min_coverage=args.min_coverage,
+        max_memory=args.max_memory,
+        checks=not args.no_checks,
+        isolate=not args.no_isolate,
+        samples=args.samples,
+        max_faults=args.max_faults,
+        details=bool(args.html),
+        progress=not args.quiet,
+        **arguments,
+    )
     if args.json:
         result.to_json(args.json)
     if args.csv:
         result.to_csv(args.csv)
     if args.html:
         result.to_html(args.html)
-    result.print(all_rows=args.all_rows)
+    result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """A callback that draws stages on stderr, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
 
 
 def _layers(args: argparse.Namespace) -> int:
@@ -341,8 +331,7 @@ def _capture(args: argparse.Namespace) -> int:
     import aligndbg
 
     arguments = _input_arguments(args)
-    with _progress(False) as progress:
-        trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
+    trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
     _say(f"{args.output}: {len(trace.values)} tensors{lost}")
     return 0
@@ -355,8 +344,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     with as_file(files("aligndbg") / "demo") as folder:
         reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
-        with _progress(False) as progress:
-            result = aligndbg.diff(reference, candidate, progress=progress)
+        result = aligndbg.diff(reference, candidate, details=False, progress=True)
     result.print(all_rows=args.all_rows)
     _say("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from typing import Any
 
-__all__ = ["clean", "number"]
+__all__ = ["bar", "clean", "cosine", "number"]
 
 
 def clean(text: str, width: int | None = None) -> str:
@@ -26,3 +27,17 @@ def number(value: Any) -> str:
     if isinstance(value, int) or value == 0:
         return str(int(value))
     return f"{value:.2g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def cosine(value: float | None) -> str:
+    """Six decimals: a cosine near 1 says nothing in two digits."""
+    return "-" if value is None or value != value else f"{value:.6f}"
+
+
+def bar(value: float | None) -> int:
+    """An error as percents of a logarithmic bar from 1e-8 to 1; 0 for none, 100 for undefined."""
+    if value is None or value == 0:
+        return 0
+    if not math.isfinite(value):
+        return 100
+    return max(2, min(100, round((math.log10(value) + 8) / 8 * 100)))

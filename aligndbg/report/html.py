@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aligndbg._version import __version__
 from aligndbg.report._chart import charts
 from aligndbg.report._payload import payload, script_json
-from aligndbg.report._words import clean, number
+from aligndbg.report._words import bar, clean, cosine, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,6 +38,7 @@ def _environment() -> Environment:
     )
     made.filters["number"] = number
     made.filters["bar"] = bar
+    made.filters["cosine"] = cosine
     made.filters["lines"] = _lines
     made.filters["facts"] = _facts
     return made
@@ -65,15 +65,6 @@ def _facts(value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(str, value)) or "none"
     return number(value) if isinstance(value, float) else str(value)
-
-
-def bar(value: float | None) -> int:
-    """An error as percents of a logarithmic bar from 1e-8 to 1; 0 for none, 100 for undefined."""
-    if value is None or value == 0:
-        return 0
-    if not math.isfinite(value):
-        return 100
-    return max(2, min(100, round((math.log10(value) + 8) / 8 * 100)))
 
 
 def fragment(diff: Diff, rows: int = NOTEBOOK_ROWS) -> str:
