@@ -908,6 +908,24 @@ def test_demo_shows_the_planted_fault(run: Any) -> None:
     assert max(map(len, done.out.splitlines())) <= 80
 
 
+def test_the_table_shows_what_was_asked_for(run: Any, fixtures: Path) -> None:
+    pair = (fixtures / "cnn.onnx", fixtures / "cnn_weight_fault.tflite")
+    asked = ("--only", "fault,outputs", "--only", "Soft*", "--sort", "isolated_max_abs", "--columns", "index,status,op")
+    done = run("diff", *pair, *asked)
+    table = done.out.split("by isolated_max_abs\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    assert table[0].split() == ["#", "status", "op"]
+    assert [row.split()[1] for row in table[2:3]] == ["fault"]
+    assert len(table) > 3
+
+
+@pytest.mark.parametrize("option", ["--sort", "--columns"])
+def test_an_unknown_column_is_said_before_anything_runs(run: Any, option: str) -> None:
+    done = run("diff", "no_such.onnx", "no_such.tflite", option, "rel_l3")
+    assert done.code == 2
+    assert "rel_l3" in done.err
+    assert "rel_l2" in done.err
+
+
 def test_doctor_names_every_backend(run: Any) -> None:
     done = run("doctor")
     assert done.code == 0

@@ -99,11 +99,17 @@ def _chart(pairs: Sequence[Measurement], metric: str, title: str) -> Chart:
         zero=zero,
         bottom=bottom,
         decades=tuple((round(TOP + (high - e) * step, 1), e) for e in range(low, high + 1, -(-(high - low) // 7))),
-        depths=tuple((round(across(k), 1), k) for k in range(0, len(pairs), max(1, -(-len(pairs) // 10)))),
+        depths=tuple((round(across(k), 1), k) for k in range(0, len(pairs), _step(len(pairs)))),
         accumulated=points[0],
         isolated=points[1],
         path=_path(points[0]),
     )
+
+
+def _step(count: int) -> int:
+    """A round step between about ten labels."""
+    magnitude = int(10 ** math.floor(math.log10(max(1, count / 10))))
+    return next(k * magnitude for k in (1, 2, 5, 10) if k * magnitude >= count / 10)
 
 
 def _exponents(values: Sequence[float]) -> tuple[int, int]:

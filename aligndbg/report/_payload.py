@@ -104,8 +104,8 @@ class _Side:
 
     def _described(self, name: str) -> list[str]:
         info = self.graph.tensors.get(name, TensorInfo(name))
-        shape = "?" if info.shape is None else "x".join("?" if d is None else str(d) for d in info.shape) or "scalar"
-        kind = " ".join(word for word in (shape, info.dtype, _quant(info.quant)) if word)
+        shape = "" if info.shape is None else f"[{', '.join('?' if d is None else str(d) for d in info.shape)}]"
+        kind = " ".join(word for word in (info.dtype, shape, _quant(info.quant)) if word)
         return [clean(name), clean(kind) + (", constant" if name in self.graph.constants else "")]
 
 

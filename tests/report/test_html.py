@@ -201,3 +201,4 @@ def test_a_thousand_pairs_stay_under_ten_megabytes(diverged: Diff) -> None:
         Node("CONV_2D", f"CONV_2D:{k}", tuple(names[max(0, k - 8) : k]), (n,), attributes) for k, n in enumerate(names)
     )
     page = to_html(replace(diverged, pairs=pairs, graphs=(Graph(nodes), Graph(nodes))))
+    assert len(page.encode()) < 10_000_000

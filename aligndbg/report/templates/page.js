@@ -124,6 +124,7 @@ function panel(k) {
 function lead(p, k) {
   const facts = [["why", p.reason], ["paired by", `${p.found}; ${p.evidence}`], ["layout", p.layout]];
   for (const [name, text] of Object.entries(p.why)) facts.push([name + " undefined", text]);
+  if (p.detail && !p.detail.profiles.length) facts.push(["difference", "none: every element is equal"]);
   if (p.samples) facts.push(["samples", Object.entries(p.samples).map(([n, v]) => `${n} ${num(v)}`).join(", ")]);
   const list = h("dl", {}, ...facts.filter(f => f[1]).flatMap(f => [h("dt", {}, f[0]), h("dd", {}, f[1])]));
   const link = graphBox && p.nodes[0] >= 0
@@ -207,7 +208,7 @@ function elements(title, list, note) {
   const line = ([where, there, r, c]) => {
     const gap = typeof r === "number" && typeof c === "number" ? num(r - c) : "-";
     return h("tr", {}, ...[index(where), ...(same ? [] : [index(there || where)])].map(t => h("td", {}, t)),
-      ...[num(r, 5), num(c, 5), gap].map(t => h("td", { class: "num" }, t)));
+      ...[num(r, 7), num(c, 7), gap].map(t => h("td", { class: "num" }, t)));
   };
   return h("div", {}, h("h3", {}, title), note ? h("p", { class: "dim" }, note) : null,
     h("table", {}, h("thead", {}, h("tr", {}, ...head.map((t, k) => h("th", { class: k > head.length - 4 ? "num" : "" }, t)))), h("tbody", {}, ...list.map(line))));
