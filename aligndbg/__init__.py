@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aligndbg._types import Status, Verdict
     from aligndbg.backends.memory import MemoryBackend, MemoryNode
     from aligndbg.feeds import ImageOptions
+    from aligndbg.report.table import TableView
 
 __all__ = [
     "AligndbgError",
@@ -27,6 +28,7 @@ __all__ = [
     "MemoryBackend",
     "MemoryNode",
     "Status",
+    "TableView",
     "Verdict",
     "__version__",
     "assert_aligned",
@@ -55,6 +57,7 @@ _HOMES = {
     "MemoryBackend": "aligndbg.backends.memory",
     "MemoryNode": "aligndbg.backends.memory",
     "Status": "aligndbg._types",
+    "TableView": "aligndbg.report.table",
     "Verdict": "aligndbg._types",
 }
 

@@ -53,8 +53,9 @@ def diff(
     isolate: bool = True,
     max_faults: int = 20,
     samples: int = 1,
+    details: bool = True,
     timeout: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Diff:
     """Run two builds of one network on the same input and compare every layer.
 
@@ -62,7 +63,9 @@ def diff(
     a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
     random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
     noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    of each layer. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
+    `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is True for bars on
+    stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None).
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
@@ -75,9 +78,9 @@ def diff(
     options = InputOptions(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
-    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
-    clock = Clock(progress)
+    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, details)
     with ExitStack() as stack, one_blas_thread():
+        clock = Clock(_shown(progress, stack))
         ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))
         if samples == 1:
             return diff_once(ref, cand, options, settings, clock)
@@ -119,12 +122,12 @@ def capture(
     image: ImageOptions | None = None,
     allow_nonfinite: bool = False,
     timeout: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Trace:
     """Run one model on one input and keep every tensor; with `output` (.safetensors or .npz) write the trace."""
     options = InputOptions(inputs, None, seed, distribution, val_range, shapes, None, image, allow_nonfinite)
-    clock = Clock(progress)
     with ExitStack() as stack, one_blas_thread():
+        clock = Clock(_shown(progress, stack))
         backend = _opened(model, timeout, stack)
         feeds = feeds_for(backend.graph(), options)[0] if "run" in backend.capabilities else None
         trace = run_capture(backend, feeds, Store(None), clock, "run", prints=False).trace
@@ -158,6 +161,15 @@ def doctor() -> bool:
     with stdout_console() as console:
         render_doctor(states, console)
     return not any(state.broken for state in states)
+
+
+def _shown(progress: Progress | bool, stack: ExitStack) -> Progress | None:
+    """True draws bars on stderr, where that is a terminal."""
+    from aligndbg.report.progress import progress_bars
+
+    if progress is True:
+        return stack.enter_context(progress_bars())
+    return progress or None
 
 
 def _opened(model: Any, timeout: float | None, stack: ExitStack) -> Backend:

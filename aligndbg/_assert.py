@@ -38,7 +38,7 @@ def assert_aligned(
     command that repeats the run.
     """
     __tracebackhide__ = True
-    found = diff(reference, candidate, inputs, **options)
+    found = diff(reference, candidate, inputs, **{"details": html is not None} | options)
     if html is not None:
         found.to_html(Path(html))
     if baseline is None:

@@ -12,6 +12,9 @@ from aligndbg._types import Coverage, Fault, Graph, Matching, Measurement, Model
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+
+    from aligndbg.report.table import TableView
 
 __all__ = ["Diff", "DivergedError"]
 
@@ -134,18 +137,32 @@ class Diff:
 
         return load(Path(path))
 
-    def summary(self, *, all_rows: bool = False, width: int = 100) -> str:
+    def plot(self, pair: str | None = None, kind: str | None = None, ax: Axes | None = None) -> Any:
+        """Draw with matplotlib's pyplot; returns the axes.
+
+        Without arguments, error against depth: accumulated and own relative L2 of each pair. With the name of a tensor
+        (of either side), a 2 by 2 array of axes with that pair's pictures; with `kind` ("error", "histogram",
+        "scatter", "heatmap", "profile") one of them, on `ax` where given, and of the first fault or the worst pair
+        where no tensor is named. They show the accumulated values.
+
+        Raises UsageError for an unknown tensor or kind, or where the run kept no pictures (`details=False`).
+        """
+        from aligndbg.report.plots import plot
+
+        return plot(self, pair, kind, ax)
+
+    def summary(self, *, all_rows: bool = False, width: int = 100, view: TableView | None = None) -> str:
         """The terminal report as plain text."""
         from aligndbg.report.terminal import render_text
 
-        return render_text(self, all_rows=all_rows, width=width)
+        return render_text(self, all_rows=all_rows, width=width, view=view)
 
-    def print(self, *, all_rows: bool = False) -> None:
+    def print(self, *, all_rows: bool = False, view: TableView | None = None) -> None:
         """The terminal report on stdout, coloured and as wide as the terminal."""
         from aligndbg.report.terminal import render, stdout_console
 
         with stdout_console() as console:
-            render(self, console, all_rows=all_rows)
+            render(self, console, all_rows=all_rows, view=view)
 
     def raise_if_diverged(self, *, allow_inconclusive: bool = False) -> None:
         """Raise DivergedError unless the verdict is aligned (or inconclusive, where allowed)."""

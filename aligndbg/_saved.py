@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg._details import Detail
 from aligndbg._diff import Diff
 from aligndbg._errors import ModelError
 from aligndbg._types import Array, Graph, Measurement, ModelInfo
@@ -78,10 +79,10 @@ def _not_saved(path: Path, why: str) -> ModelError:
 
 
 def _typed(m: Measurement) -> Measurement:
-    """The measurement with its metrics, which `_types` does not know, as what they are."""
+    """The measurement with its metrics and detail, which `_types` does not know, as what they are."""
     import msgspec
 
-    kinds: dict[str, Any] = {"metrics": Metrics, "isolated": Metrics | None}
+    kinds: dict[str, Any] = {"metrics": Metrics, "isolated": Metrics | None, "detail": Detail | None}
     return replace(
         m, **{name: msgspec.convert(getattr(m, name), kind, dec_hook=_as_is) for name, kind in kinds.items()}
     )

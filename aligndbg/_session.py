@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aligndbg._basis_of import basis_of
@@ -50,6 +50,7 @@ class Settings:
     checks: bool = True
     isolate: bool = True
     budget: int | None = None
+    details: bool = False
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
@@ -84,7 +85,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching
         )
-        measured = _measure(judge, matching.pairs, isolation, why_not, clock)
+        measured = _measure(judge, matching.pairs, isolation, why_not, clock, settings.details)
         faults, truncated = (
             make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)
         )
@@ -162,14 +163,15 @@ def _capture_and_match(
 
 
 def _measure(
-    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock
+    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
 ) -> list[Measurement]:
     with clock.stage("compare", len(pairs)) as step:
         out = []
         for pair in pairs:
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            out.append(judge.measure(pair, own, doubt, why_not))
+            measured = judge.measure(pair, own, doubt, why_not)
+            out.append(replace(measured, detail=judge.detail(pair, measured.metrics)) if details else measured)
             step()
     return out
 

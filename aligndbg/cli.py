@@ -8,14 +8,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aligndbg._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aligndbg._diff import Diff
 
 __all__ = ["main", "parser"]
@@ -123,6 +120,20 @@ def _output_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     out.add_argument("--model-explorer", metavar="DIR", help="both graphs and the errors on them, for Model Explorer")
     out.add_argument("--github", action="store_true", help="a summary for the job page of GitHub Actions")
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
+    out.add_argument(
+        "--sort", metavar="COLUMN", help="order of the table: rel_l2, isolated_rel_l2, cosine, ...; worst first"
+    )
+    out.add_argument(
+        "--only",
+        type=_words,
+        action="extend",
+        default=[],
+        metavar="WORDS",
+        help="rows to show: pass, drift, fault, unknown, outputs, or globs of tensors and operators, by commas",
+    )
+    out.add_argument(
+        "--columns", type=_words, default=[], metavar="NAMES", help="of the table: status,reference,op,bar,rel_l2,..."
+    )
     return out
 
 
@@ -162,6 +173,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(t) for t in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give words separated by commas")
+    return words
 
 
 def _two(text: str) -> tuple[int, int]:
@@ -293,23 +311,23 @@ def _diff(args: argparse.Namespace) -> int:
 
     _check_github(args)
     arguments = _input_arguments(args)
-    with _progress(args.quiet) as progress:
-        result = aligndbg.diff(
-            args.reference,
-            args.candidate,
-            arguments.pop("inputs"),
-            candidate_inputs=args.candidate_input,
-            map=_pairs(args.map, "--map"),
-            input_map=_pairs(args.input_map, "--input-map"),
-            **_tolerance_arguments(args),
-            max_memory=args.max_memory,
-            checks=not args.no_checks,
-            isolate=not args.no_isolate,
-            samples=args.samples,
-            max_faults=args.max_faults,
-            progress=progress,
-            **arguments,
-        )
+    result = aligndbg.diff(
+        args.reference,
+        args.candidate,
+        arguments.pop("inputs"),
+        candidate_inputs=args.candidate_input,
+        map=_pairs(args.map, "--map"),
+        input_map=_pairs(args.input_map, "--input-map"),
+        **_tolerance_arguments(args),
+        max_memory=args.max_memory,
+        checks=not args.no_checks,
+        isolate=not args.no_isolate,
+        samples=args.samples,
+        max_faults=args.max_faults,
+        details=bool(args.html or args.save),
+        progress=not args.quiet,
+        **arguments,
+    )
     if args.save:
         result.save(args.save)
     return _report(result, args)
@@ -331,6 +349,8 @@ def _check_github(args: argparse.Namespace) -> None:
 
 def _report(result: Diff, args: argparse.Namespace) -> int:
     """Writes what was asked for, prints the result, and gives its exit code."""
+    import aligndbg
+
     if args.json:
         result.to_json(args.json)
     if args.csv:
@@ -343,7 +363,8 @@ def _report(result: Diff, args: argparse.Namespace) -> int:
         result.to_model_explorer(args.model_explorer)
     if args.github:
         result.to_github()
-    result.print(all_rows=args.all_rows)
+    view = aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
+    result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
 
 
@@ -352,33 +373,6 @@ def _judge(args: argparse.Namespace) -> int:
 
     _check_github(args)
     return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """A callback that draws stages on stderr, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
 
 
 def _layers(args: argparse.Namespace) -> int:
@@ -392,8 +386,7 @@ def _capture(args: argparse.Namespace) -> int:
     import aligndbg
 
     arguments = _input_arguments(args)
-    with _progress(False) as progress:
-        trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
+    trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
     _say(f"{args.output}: {len(trace.values)} tensors{lost}")
     return 0
@@ -406,8 +399,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     with as_file(files("aligndbg") / "demo") as folder:
         reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
-        with _progress(False) as progress:
-            result = aligndbg.diff(reference, candidate, progress=progress)
+        result = aligndbg.diff(reference, candidate, details=False, progress=True)
     result.print(all_rows=args.all_rows)
     _say("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from aligndbg._details import Detail, detail, element_limit
 from aligndbg._errors import UsageError
 from aligndbg._types import (
     Array,
@@ -17,6 +18,7 @@ from aligndbg._types import (
     Matching,
     Measurement,
     Pair,
+    Quant,
     Status,
     Trace,
     UnmatchedClass,
@@ -111,10 +113,8 @@ class Judge:
         return judge(metrics, self.tolerance(pair, isolated=True))[0]
 
     def _compare(self, pair: Pair, left: Trace, right: Trace, limits: Tolerance, on_grid: bool = False) -> Metrics:
-        value, quant = right.values[pair.candidate], right.quant(pair.candidate)
+        value, quant = _without_axis(right.values[pair.candidate], right.quant(pair.candidate))
         ours, our_quant = left.values[pair.reference], left.quant(pair.reference)
-        if quant is not None and quant.axis is not None and quant.scale.size > 1:
-            value, quant = quant.dequantize(value), None  # its axis means nothing in the reference's layout
         if on_grid and quant is not None and our_quant is None:
             ours = quant.dequantize(quant.quantize(ours, value.dtype))
         return compare(
@@ -124,6 +124,13 @@ class Judge:
             reference_quant=our_quant,
             candidate_quant=quant,
         )
+
+    def detail(self, pair: Pair, metrics: Metrics) -> Detail | None:
+        """The picture of the accumulated values whose `metrics` these are."""
+        value, quant = _without_axis(self.candidate.values[pair.candidate], self.candidate.quant(pair.candidate))
+        ours, our_quant = self.reference.values[pair.reference], self.reference.quant(pair.reference)
+        limit = element_limit(self.tolerance(pair), metrics)
+        return detail(ours, pair.layout.to_reference(value), metrics, limit, our_quant, quant)
 
     def measure(
         self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = ""
@@ -168,6 +175,13 @@ class Judge:
             if judge(self.metrics(other), self.tolerance(pair))[0] != within:
                 return True
         return False
+
+
+def _without_axis(value: Array, quant: Quant | None) -> tuple[Array, Quant | None]:
+    """A tensor quantized per channel is dequantized: its axis means nothing in the reference's layout."""
+    if quant is not None and quant.axis is not None and quant.scale.size > 1:
+        return quant.dequantize(value), None
+    return value, quant
 
 
 class _Precision:

@@ -24,7 +24,7 @@ MODULES = {
 STAGES = {
     "nouns": ("_types", "_errors", "_version"),
     "registry": ("_registry",),
-    "metrics": ("metrics", "tolerance", "_blocks", "_fingerprint", "_joint"),
+    "metrics": ("metrics", "tolerance", "_blocks", "_details", "_fingerprint", "_joint"),
     "feeds": ("feeds", "_feed_check", "_feed_layouts", "_feed_plans", "_images", "_random_feeds"),
     "arrays": ("_arrays",),
     "store": ("store", "_trace_format", "_trace_read", "_trace_write"),
@@ -76,7 +76,7 @@ PACKAGES = {
     "store": {"safetensors"},
     "worker": {"psutil"},
     "evaluate": {"onnx", "onnxruntime"},
-    "report": {"pandas", "matplotlib", "jinja2", "rich"},
+    "report": {"pandas", "matplotlib", "jinja2", "markupsafe", "rich"},
     "result": {"msgspec"},
     "api": {"psutil", "threadpoolctl"},
     "testing": {"pytest"},

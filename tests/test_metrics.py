@@ -427,3 +427,10 @@ def test_malformed_rules_are_usage_errors(spec: str) -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(metrics, name) for name in metrics.__all__)
+
+
+def test_scalars_compare() -> None:
+    """A loss, or a mean over everything, is a tensor without axes."""
+    quant = Quant(np.array([0.5], np.float32), np.array([0]))
+    assert compare(np.array(1.0), np.array(3.0)).max_abs == 2
+    assert compare(np.array(1.0), np.array(4, np.int8), candidate_quant=quant).lsb_max == 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aligndbg._errors import UsageError
 from aligndbg._types import Coverage, Fault, Measurement, ModelInfo, Verdict
-from aligndbg.report.terminal import clean, number
+from aligndbg.report._words import clean, number
 
 if TYPE_CHECKING:
     from aligndbg._diff import Diff

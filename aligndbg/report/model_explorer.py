@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._types import Graph, Measurement, Node, Status
+from aligndbg.report._words import clean, number
 from aligndbg.report.json_ import plain_value, write_text
-from aligndbg.report.terminal import clean, number
 
 if TYPE_CHECKING:
     from aligndbg._diff import Diff

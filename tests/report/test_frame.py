@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -39,12 +40,32 @@ def test_dtypes_do_not_depend_on_the_values(aligned: Diff, silent: Diff) -> None
     assert {str(one[c].dtype) for c in one.columns if c not in COLUMNS} == {"float64"}
 
 
+def test_a_diff_without_pairs_has_the_same_columns_and_dtypes(aligned: Diff) -> None:
+    full, empty = to_frame(aligned), to_frame(replace(aligned, pairs=()))
+    assert len(empty) == 0
+    assert list(empty.columns) == list(full.columns)
+    assert [str(t) for t in empty.dtypes] == [str(t) for t in full.dtypes]
+    assert {str(empty[c].dtype) for c in COLUMNS} == {"string", "float64", "bool"}
+
+
 def test_undefined_is_nan_and_never_zero(silent: Diff) -> None:
     last = to_frame(silent).iloc[-1]
     assert math.isnan(last["rel_l2"])
     assert math.isnan(last["cosine"])
     assert math.isnan(last["lsb_max"])
     assert last["status"] == "unknown"
+
+
+def test_the_columns_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reports.md").read_text().split("## Data frame\n", 1)[1]
+    dtypes = {
+        name: row.split("|")[2].strip()
+        for row in text.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    expected = dict.fromkeys(COLUMNS, "string") | {"confidence": "float64", "output": "bool"}
+    assert dtypes == expected
 
 
 def test_parquet_keeps_names_types_and_undefined(diverged: Diff, silent: Diff, tmp_path: Path) -> None:
