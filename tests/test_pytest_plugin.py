@@ -56,7 +56,7 @@ def write(project: pytest.Pytester, body: str, **others: str) -> None:
 
 
 def test_the_sample_project(sample: pytest.Pytester) -> None:
-    ran = sample.runpytest_inprocess("-W", "error", "--aligndbg-html", "pages", "--junitxml", "junit.xml")
+    ran = sample.runpytest_subprocess("-W", "error", "--aligndbg-html", "pages", "--junitxml", "junit.xml")
     ran.assert_outcomes(passed=3, failed=3)
     ran.stdout.fnmatch_lines(
         [
@@ -211,6 +211,6 @@ def test_nothing_heavy_is_loaded_to_collect(project: pytest.Pytester) -> None:
 
 def test_no_test_without_the_fixture_is_touched(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it():\n    assert 1 + 1 == 2\n")
-    ran = project.runpytest_inprocess("-W", "error", "--aligndbg-html", "pages")
+    ran = project.runpytest_subprocess("-W", "error", "--aligndbg-html", "pages")
     ran.assert_outcomes(passed=1)
     assert not (project.path / "pages").exists()
