@@ -52,9 +52,32 @@ def match_structure(state: State) -> None:
                 else:
                     state.add(link)
         if len(state.links) == before:
+            _pair_what_is_read(state)
+        if len(state.links) == before:
             break
     for link in [link for r, link in state.links.items() if r not in given and _vanishes(state, link)]:
         state.drop(link)
+
+
+def _pair_what_is_read(state: State) -> None:
+    """Pair upwards: what the same op reads on both sides, where nothing before it could be paired."""
+    for r in reversed(state.reference.names):
+        link = state.links.get(r)
+        rn, cn = state.reference.node(r), state.candidate.node(link.candidate) if link else None
+        if link is None or rn is None or cn is None or ops_agree(rn, cn) < 0.9:
+            continue
+        read = state.unpaired_inputs(rn, cn)
+        if read is None:
+            continue
+        fits = state.fits(*read)
+        above_r, above_c = state.reference.node(read[0]), state.candidate.node(read[1])
+        if not fits or above_r is None or above_c is None or step_of(above_r, above_c):
+            continue
+        if not state.ends_alike(*read) or not _plays_its_part(state, *read):
+            continue
+        fit = settle_layout(state, *read, fits, max(1.5 * fits[0].error, NOISE))
+        evidence = f"read by {r} and {link.candidate}, which are paired, sampled error {fit.error:.2g} of the spread"
+        state.add(Link(*read, fit.layout, "structure", fit.error, evidence))
 
 
 def _vanishes(state: State, link: Link) -> bool:
@@ -232,11 +255,15 @@ def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], 
 
 
 def match_outputs(state: State) -> None:
-    """Pair the models' outputs that are left: they must be compared even where nothing before them could be."""
-    ours = [o for o in state.reference.graph.outputs if o in state.reference.comparable and o not in state.links]
-    theirs = [
-        o for o in state.candidate.graph.outputs if o in state.candidate.comparable and o not in state.by_candidate
-    ]
+    """Pair the models' outputs that are left: they must be compared even where nothing before them could be.
+
+    Where each side has as many outputs left, one that agrees with a tensor inside the other model counts as left: an
+    operator is missing there, or one too many.
+    """
+    ours, theirs = _open_outputs(state, state.reference), _open_outputs(state, state.candidate)
+    if len(ours) != len(theirs):
+        ours = [o for o in ours if o not in state.links]
+        theirs = [o for o in theirs if o not in state.by_candidate]
     options: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
     for r in ours:
         for c in theirs:
@@ -248,8 +275,25 @@ def match_outputs(state: State) -> None:
         alone = sum(1 for k in options if k[0] == r) == 1 and sum(1 for k in options if k[1] == c) == 1
         fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
         why = "the only outputs that fit each other" if alone else "the likeliest by name and value of the outputs left"
+        for link in (state.links.get(r), state.by_candidate.get(c)):
+            if link:
+                state.drop(link)
         state.add(Link(r, c, fit.layout, "output", fit.error, why))
         options = {k: v for k, v in options.items() if k[0] != r and k[1] != c}
+
+
+def _open_outputs(state: State, side: Side) -> list[str]:
+    """The outputs of one model that are not paired with an output of the other, nor by the user."""
+    mine = side is state.reference
+    others = set((state.candidate if mine else state.reference).graph.outputs)
+    found = []
+    for o in side.graph.outputs:
+        link = state.link_of(side, o)
+        if o not in side.comparable or (link and link.method == "user"):
+            continue
+        if link is None or (link.candidate if mine else link.reference) not in others:
+            found.append(o)
+    return found
 
 
 def match_names(state: State) -> None:
