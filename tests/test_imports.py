@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "backends": {"nouns", "store"},
     "match": {"nouns", "metrics"},
     "locate": {"nouns", "metrics", "match", "verdict"},
-    "explain": {"nouns", "metrics"},
+    "explain": {"nouns", "metrics", "evaluate", "match", "locate"},
     "verdict": {"nouns", "metrics"},
     "report": {"nouns", "metrics", "registry"},
     "result": {"nouns", "report"},

@@ -1,0 +1,68 @@
+"""Why a fault is one: hypotheses tried on the fault's own tensors, and the one that makes the error vanish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from aligndbg._evaluate import CannotEvaluateError
+from aligndbg._types import Cause, Fault
+from aligndbg.explain._case import Case, Context, OutOfTimeError, Side, make_case
+from aligndbg.explain._hypothesis import Hypothesis
+from aligndbg.explain.axis import Axis
+from aligndbg.explain.epsilon import Epsilon
+from aligndbg.explain.padding import Padding
+
+__all__ = ["HYPOTHESES", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults"]
+
+HYPOTHESES: tuple[Hypothesis, ...] = (Padding(), Axis(), Epsilon())
+
+
+def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ...]:
+    """Every fault with its cause, within the context's deadline; each gets its share of the time left."""
+    out = []
+    for k, fault in enumerate(faults):
+        now = time.perf_counter()
+        share = now + (context.deadline - now) / (len(faults) - k)
+        out.append(replace(fault, cause=explain_fault(fault, replace(context, deadline=share))))
+    return tuple(out)
+
+
+def explain_fault(fault: Fault, context: Context) -> Cause:
+    """The cause of one fault: the simplest tested one, or `unexplained` with what was tried."""
+    try:
+        case = make_case(fault, context)
+    except CannotEvaluateError as error:
+        case = str(error)
+    if isinstance(case, str):
+        return Cause("unexplained", f"it could not be experimented on: {case}", details={"why": case})
+    found, out_of_time = [], False
+    try:
+        for hypothesis in HYPOTHESES:
+            if hypothesis.applies(case):
+                cause = hypothesis.test(case)
+                if cause is not None:
+                    found.append(cause)
+    except OutOfTimeError:
+        out_of_time = True
+    details = _details(case, out_of_time)
+    if not found:
+        return Cause("unexplained", _unexplained(case), case.before, None, details)
+    best, *rest = sorted(found, key=lambda c: c.details["weight"])
+    also = [{"kind": c.kind, "summary": c.summary, "after": c.after} for c in rest]
+    return replace(best, details={**details, **best.details, "also": also})
+
+
+def _details(case: Case, out_of_time: bool) -> dict[str, Any]:
+    tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
+    missing: Mapping[str, str] = {
+        side: half.why_not for side, half in case.halves.items() if half.program is None
+    }
+    return {"unit": case.unit, "tried": tried, "not_evaluated": missing, "out_of_time": out_of_time}
+
+
+def _unexplained(case: Case) -> str:
+    tried = ", ".join(case.tried) or "nothing"
+    return f"no hypothesis makes the error vanish (tried: {tried})"
