@@ -56,9 +56,7 @@ def evaluate(steps: Sequence[Step], values: Mapping[str, Array], fetch: Sequence
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return [np.asarray(value) for value in session.run(list(fetch), feeds)]
     except Exception as error:  # ORT's and onnx's exceptions have no common class
         if isinstance(error, MemoryError):
@@ -71,7 +69,5 @@ def _node(step: Step, opset: int) -> Any:
 
     domain = "" if onnx.defs.has(step.op, "") else "com.microsoft"
     attributes = {k: v for k, v in step.attributes.items() if not (isinstance(v, list | tuple) and not len(v))}
-    tensors = {
-        k: onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in attributes.items()
-    }
+    tensors = {k: onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
     return onnx.helper.make_node(step.op, list(step.inputs), list(step.outputs), domain=domain, **tensors)

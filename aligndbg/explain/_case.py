@@ -262,7 +262,9 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     if not own.graph.opset:
         half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
     try:
-        program = canonical_program(own.graph, nodes, list(feeds), output, {**stored, **own.fixed}, _shapes(own, stored))
+        program = canonical_program(
+            own.graph, nodes, list(feeds), output, {**stored, **own.fixed}, _shapes(own, stored)
+        )
         made = own.real(output, program.run(half.feeds)[0])
         near = _near(own, output, made, half.value)
     except CannotEvaluateError as error:

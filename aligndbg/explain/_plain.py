@@ -102,13 +102,15 @@ def _cancel_transposes(program: Program) -> Program | None:
         if perm == sorted(perm):
             return program.with_steps(k, Step("Identity", step.inputs, step.outputs, {}, step.node))
         before = program.producer(step.inputs[0])
-        if before is None or program.steps[before].op != "Transpose" or not program.steps[before].attributes.get("perm"):
+        if (
+            before is None
+            or program.steps[before].op != "Transpose"
+            or not program.steps[before].attributes.get("perm")
+        ):
             continue
         first = list(program.steps[before].attributes["perm"])
         both = [first[p] for p in perm]
-        return program.with_steps(
-            k, replace(step, inputs=program.steps[before].inputs, attributes={"perm": both})
-        )
+        return program.with_steps(k, replace(step, inputs=program.steps[before].inputs, attributes={"perm": both}))
     return None
 
 

@@ -141,9 +141,7 @@ def _pads(e: Emitter, node: Node, x: str, kernel: Sequence[int]) -> list[int]:
     dilations = (a.get("dilation_h_factor", 1), a.get("dilation_w_factor", 1))
     height, width = (
         same_pads(length, (k - 1) * d + 1, s)
-        for length, k, d, s in zip(
-            e.shape(x)[1:3], kernel, dilations, (a["stride_h"], a["stride_w"]), strict=True
-        )
+        for length, k, d, s in zip(e.shape(x)[1:3], kernel, dilations, (a["stride_h"], a["stride_w"]), strict=True)
     )
     return [height[0], width[0], height[1], width[1]]
 
@@ -222,9 +220,7 @@ def _resize(e: Emitter, node: Node) -> None:
     else:
         coordinates, nearest = "asymmetric", "floor"
     mode = {"mode": "linear"} if node.op_type == "RESIZE_BILINEAR" else {"mode": "nearest", "nearest_mode": nearest}
-    core = e.inner(
-        "Resize", [e.channels_first(x), "", "", sizes], coordinate_transformation_mode=coordinates, **mode
-    )
+    core = e.inner("Resize", [e.channels_first(x), "", "", sizes], coordinate_transformation_mode=coordinates, **mode)
     e.add("Transpose", [core], perm=TO_LAST)
 
 
