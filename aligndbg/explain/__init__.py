@@ -11,14 +11,30 @@ from aligndbg._evaluate import CannotEvaluateError
 from aligndbg._types import Cause, Fault
 from aligndbg.explain._case import Case, Context, OutOfTimeError, Side, make_case
 from aligndbg.explain._hypothesis import Hypothesis
+from aligndbg.explain.activation import Activation
+from aligndbg.explain.attribute import Attribute, compared_attributes
 from aligndbg.explain.axis import Axis
 from aligndbg.explain.constants import Constants
 from aligndbg.explain.epsilon import Epsilon
+from aligndbg.explain.order import Arrangement, Operands
 from aligndbg.explain.padding import Padding
+from aligndbg.explain.pooling import Pooling
+from aligndbg.explain.resize import Resize
 
 __all__ = ["HYPOTHESES", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults"]
 
-HYPOTHESES: tuple[Hypothesis, ...] = (Padding(), Axis(), Epsilon(), Constants())
+HYPOTHESES: tuple[Hypothesis, ...] = (
+    Padding(),
+    Attribute(),
+    Pooling(),
+    Axis(),
+    Constants(),
+    Operands(),
+    Activation(),
+    Resize(),
+    Epsilon(),
+    Arrangement(),
+)
 
 
 def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ...]:
@@ -59,7 +75,14 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
 def _details(case: Case, out_of_time: bool) -> dict[str, Any]:
     tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
     missing: Mapping[str, str] = {side: half.why_not for side, half in case.halves.items() if half.program is None}
-    return {"unit": case.unit, "tried": tried, "not_evaluated": missing, "out_of_time": out_of_time}
+    attributes = compared_attributes(case)
+    return {
+        "attributes": attributes,
+        "unit": case.unit,
+        "tried": tried,
+        "not_evaluated": missing,
+        "out_of_time": out_of_time,
+    }
 
 
 def _unexplained(case: Case) -> str:
