@@ -57,7 +57,7 @@ def _print_trial(t: Trial) -> None:
         if f.how in ("region", "wide", "absent"):
             print(f"           by {f.fault}")
         if f.located:
-            mark = "right" if is_right(f.plant.site, t.side, f.cause) else "CAUSE"
+            mark = "right" if is_right(f.plant, t.side, f.cause) else "CAUSE"
             print(f"           {mark} {f.cause}: {f.summary}")
     for text in t.invented:
         print(f"    INVENTED {text}")

@@ -16,23 +16,30 @@ from aligndbg.explain.attribute import Attribute, compared_attributes
 from aligndbg.explain.axis import Axis
 from aligndbg.explain.constants import Constants
 from aligndbg.explain.epsilon import Epsilon
+from aligndbg.explain.inputs import Inputs
+from aligndbg.explain.numbers import Nonfinite, Precision
 from aligndbg.explain.order import Arrangement, Operands
 from aligndbg.explain.padding import Padding
 from aligndbg.explain.pooling import Pooling
+from aligndbg.explain.quantization import QuantizationScale
 from aligndbg.explain.resize import Resize
 
 __all__ = ["HYPOTHESES", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults"]
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
+    Nonfinite(),
     Padding(),
     Attribute(),
     Pooling(),
     Axis(),
     Constants(),
     Operands(),
+    Inputs(),
     Activation(),
     Resize(),
     Epsilon(),
+    Precision(),
+    QuantizationScale(),
     Arrangement(),
 )
 

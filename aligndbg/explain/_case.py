@@ -25,6 +25,7 @@ SAME_REL, SAME_LSB = 2e-4, 1.5
 EXPLAINED_SHARE = 0.05  # of the error that a correction may leave, where it is still over the floor
 FLOOR = {"float32": 2e-5, "float64": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 FLOOR_LSB = 1.5
+STILL, STILL_LSB = 0.2, 0.6  # of a small error, whose twentieth is below the floor
 
 
 class OutOfTimeError(Exception):
@@ -109,6 +110,8 @@ class Trial:
     change: str = ""
     cost: float = 1.0
     details: Mapping[str, Any] = field(default_factory=dict)
+    feeds: Mapping[str, Array] | None = None  # in place of the side's own
+    floor: float = 0.0  # what the change may leave, where that is more than the fault's tolerance
 
 
 class Case:
@@ -170,20 +173,20 @@ class Case:
     def after(self, trial: Trial) -> float:
         """The error with the trial's change made. Raises CannotEvaluateError, OutOfTimeError."""
         self.context.check_time()
-        made = trial.made.run(self.half(trial.side).feeds)[0] if isinstance(trial.made, Program) else trial.made
+        feeds = self.half(trial.side).feeds if trial.feeds is None else trial.feeds
+        made = trial.made.run(feeds)[0] if isinstance(trial.made, Program) else trial.made
         own, other = self.half(trial.side), self.other(trial.side)
         made = own.own.real(own.output, made)
         if made.shape != own.value.shape:
             raise CannotEvaluateError(f"it gives shape {made.shape}")
         return self.error(made, other.value) if trial.side == "reference" else self.error(other.value, made)
 
-    def explains(self, after: float) -> bool:
+    def explains(self, after: float, floor: float = 0.0) -> bool:
         """True where so little is left that the change is the explanation, not merely an improvement."""
         if not self.before > 0 or after != after:
             return False
-        if self.grid is not None:
-            return after <= max(self.floor, EXPLAINED_SHARE * self.before) and after <= 0.6 * self.before
-        return after <= max(self.floor, EXPLAINED_SHARE * self.before) and after <= 0.2 * self.before
+        share, left = EXPLAINED_SHARE * self.before, (STILL_LSB if self.grid is not None else STILL) * self.before
+        return after <= max(self.floor, floor, share if np.isfinite(share) else 0.0) and after <= left
 
     def programs(self, plain: bool = True) -> Iterable[tuple[str, Program]]:
         """(side, program) of the sides that have one; the reference first."""

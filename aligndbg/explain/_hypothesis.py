@@ -38,7 +38,7 @@ class Hypothesis:
             except CannotEvaluateError:
                 continue
             case.note(self.name, trial, after)
-            if case.explains(after) and (best is None or weigh(case, trial, after) < best[0]):
+            if case.explains(after, trial.floor) and (best is None or weigh(case, trial, after) < best[0]):
                 best = weigh(case, trial, after), trial, after
         if best is None:
             return None

@@ -107,7 +107,8 @@ def _replacements(
 ) -> Iterator[tuple[str, Program, float]]:
     step = program.steps[at]
     x, y, own = step.inputs[0], step.outputs[0], _name(program, step)
-    for other in theirs.steps if theirs is not None else ():
+    theirs = theirs or program
+    for other in theirs.steps:
         if other.op not in ACTIVATIONS or other.op == "PRelu" or _name(theirs, other) == own:
             continue
         rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}

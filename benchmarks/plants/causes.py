@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from plants import Site
+from plants import Plant
 
 if TYPE_CHECKING:
     from plants.bench import Finding, Trial
@@ -49,8 +49,10 @@ CONSTANT = {
 MIRRORED = {"missing_activation": "extra_activation", "extra_activation": "missing_activation"}
 
 
-def is_right(site: Site, side: str, cause: str) -> bool:
-    kind = MIRRORED.get(site.kind, site.kind) if side == "reference" else site.kind
+def is_right(plant: Plant, side: str, cause: str) -> bool:
+    site = plant.site
+    kind = "missing_activation" if plant.detail.endswith("-> Identity") else site.kind  # one replaced by nothing
+    kind = MIRRORED.get(kind, kind) if side == "reference" else kind
     if kind == "constant":
         return cause in CONSTANT[site.op_type.capitalize() if site.op_type.isupper() else site.op_type]
     return cause in RIGHT[kind]
@@ -67,7 +69,7 @@ def confusion(done: Sequence[Trial]) -> dict[str, dict[str, int]]:
 
 
 def _verdict(finding: Finding, side: str) -> str:
-    if is_right(finding.plant.site, side, finding.cause):
+    if is_right(finding.plant, side, finding.cause):
         return "right"
     return finding.cause if finding.cause in ("", "unexplained") else f"wrong: {finding.cause}"
 
