@@ -19,7 +19,7 @@ from aligndbg.explain.epsilon import Epsilon
 from aligndbg.explain.inputs import Inputs
 from aligndbg.explain.numbers import Nonfinite, Precision
 from aligndbg.explain.order import Arrangement, Operands
-from aligndbg.explain.padding import Padding
+from aligndbg.explain.padding import Padding, StrideOffset
 from aligndbg.explain.pooling import Pooling
 from aligndbg.explain.quantization import QuantizationScale
 from aligndbg.explain.resize import Resize
@@ -29,6 +29,7 @@ __all__ = ["HYPOTHESES", "Context", "Hypothesis", "Side", "explain_fault", "expl
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
     Padding(),
+    StrideOffset(),
     Attribute(),
     Pooling(),
     Axis(),

@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 
 from aligndbg._evaluate import CannotEvaluateError, Step
-from aligndbg._types import Array, Graph, Node
+from aligndbg._types import Array, Graph, Node, Quant
 
 __all__ = ["FORMS", "Emitter"]
 
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # NHWC to NCHW, and back
+# Their result holds their inputs' values.
+MOVING = frozenset(
+    {"PAD", "PADV2", "MIRROR_PAD", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "GATHER", "SLICE", "STRIDED_SLICE"}
+    | {"SPLIT", "SPLIT_V", "UNPACK", "PACK", "CONCATENATION", "MAX_POOL_2D", "RESIZE_NEAREST_NEIGHBOR"}
+)
 Form = Callable[["Emitter", Node], None]
 FORMS: dict[str, Form] = {}
 
@@ -107,7 +112,7 @@ class Emitter:
             return
         if info.quant.scale.size > 1:
             raise CannotEvaluateError(f"{output!r} is quantized per channel")
-        if not any(output in step.outputs for step in self.steps[first:]):
+        if self._moves_only(info.quant) or not any(output in step.outputs for step in self.steps[first:]):
             return
         self._rename_last(output, before := f"{output}:real")
         limits = np.iinfo(info.dtype)
@@ -116,6 +121,16 @@ class Emitter:
         shifted = self.inner("Add", [self.inner("Round", [self.inner("Div", [before, scale])]), zero])
         low, high = self.const(limits.min, np.float32), self.const(limits.max, np.float32)
         self.add("Mul", [self.inner("Sub", [self.inner("Clip", [shifted, low, high]), zero]), scale], output)
+
+    def _moves_only(self, quant: Quant) -> bool:
+        """Values that were on this very grid before: rounding them again says nothing, and hides a Pad from its Conv."""
+        if self._node.op_type not in MOVING:
+            return False
+        sources = [self.graph.tensors[i].quant for i in self._node.inputs if i and i not in self.stored]
+        return all(
+            q is not None and np.array_equal(q.scale, quant.scale) and np.array_equal(q.zero_point, quant.zero_point)
+            for q in sources
+        )
 
     def _rename_last(self, output: str, name: str) -> None:
         for k in range(len(self.steps) - 1, -1, -1):

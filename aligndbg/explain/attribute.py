@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from aligndbg.explain._program import Program
 
 __all__ = ["Attribute", "compared_attributes"]
 
+Unlike = Sequence[tuple[str, Any, Any]]
 ELSEWHERE = {"perm", "axis", "epsilon"}  # other hypotheses try these, with more than one value
 KINDS = {"ceil_mode": "pool_mode", "count_include_pad": "pool_mode", "cubic_coeff_a": "resize_mode", "axes": "axis"}
 # What an operator does where the attribute is not written (ONNX operator specifications).
@@ -35,7 +36,10 @@ class Attribute(Hypothesis):
         both = dict(case.programs())
         for at_r, at_c in _same_ops(both["reference"], both["candidate"]):
             steps = {"reference": both["reference"].steps[at_r], "candidate": both["candidate"].steps[at_c]}
-            for key, ours, theirs in differing(steps["reference"], steps["candidate"]):
+            unlike = differing(steps["reference"], steps["candidate"])
+            if len(unlike) > 1 and not ELSEWHERE.intersection(key for key, _, _ in unlike):
+                yield from _together(both, {"reference": at_r, "candidate": at_c}, unlike)
+            for key, ours, theirs in unlike:
                 if key in ELSEWHERE:
                     continue
                 values = {"reference": ours, "candidate": theirs}
@@ -49,6 +53,26 @@ class Attribute(Hypothesis):
                         0.6,
                         {k: {key: v} for k, v in values.items()},
                     )
+
+
+def _together(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike) -> Iterator[Trial]:
+    """All that differ at once: a dilation goes with its pads."""
+    for side in ("candidate", "reference"):
+        taken = {key: (ours if side == "candidate" else theirs) for key, ours, theirs in unlike}
+        words = {
+            name: ", ".join(f"{key}={(ours, theirs)[k]}" for key, ours, theirs in unlike)
+            for k, name in enumerate(("reference", "candidate"))
+        }
+        yield Trial(
+            "attribute",
+            side,
+            both[side].with_attributes(at[side], **taken),
+            f"the candidate's {both[side].steps[at[side]].op} has {words['candidate']}, "
+            f"the reference's {words['reference']}",
+            f"with the {other_side(side)}'s in the {side}",
+            0.9,
+            {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}},
+        )
 
 
 def compared_attributes(case: Case) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from aligndbg.explain._hypothesis import Hypothesis, other_side
 from aligndbg.explain._plain import WINDOWS
 from aligndbg.explain._program import Program
 
-__all__ = ["Padding"]
+__all__ = ["Padding", "StrideOffset"]
 
 MAX_SPLITS = 24
 
@@ -61,6 +61,42 @@ def _splits(pads: Sequence[int]) -> Iterator[list[int]]:
         split = [*begins, *(t - b for t, b in zip(totals, begins, strict=True))]
         if split != list(pads):
             yield split
+
+
+class StrideOffset(Hypothesis):
+    """A strided slice that begins elsewhere: every second row from row 1, not from row 0."""
+
+    name = "stride_offset"
+
+    def applies(self, case: Case) -> bool:
+        return any(True for _, program in case.programs(plain=False) for _ in _strided(program))
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        for side, program in case.programs(plain=False):
+            for at, starts, steps in _strided(program):
+                step = program.steps[at]
+                for begins in itertools.islice(itertools.product(*(range(s) for s in steps)), MAX_SPLITS):
+                    if list(begins) == starts:
+                        continue
+                    words = {side: str(starts), other_side(side): str(list(begins))}
+                    yield Trial(
+                        "stride_offset",
+                        side,
+                        program.with_constant(at, 1, np.array(begins, np.int64)),
+                        f"the candidate's {step.op} takes every {steps} from {words['candidate']}, the reference's from "
+                        f"{words['reference']}",
+                        f"from {list(begins)} in the {side}",
+                        0.4,
+                        {side: {"starts": starts}, other_side(side): {"starts": list(begins)}, "steps": steps},
+                    )
+
+
+def _strided(program: Program) -> Iterator[tuple[int, list[int], list[int]]]:
+    """(index, starts, steps) of slices with steps over 1."""
+    for k, step in enumerate(program.steps):
+        starts, steps = program.constant(step, 1), program.constant(step, 4)
+        if step.op == "Slice" and starts is not None and steps is not None and np.any(steps > 1) and np.all(steps > 0):
+            yield k, [int(s) for s in starts], [int(s) for s in steps]
 
 
 def _trial(program: Program, side: str, at: int, pads: list[int], other: list[int], cost: float) -> Trial:
