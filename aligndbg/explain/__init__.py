@@ -9,7 +9,7 @@ from typing import Any
 
 from aligndbg._evaluate import CannotEvaluateError
 from aligndbg._types import Cause, Fault
-from aligndbg.explain._case import Case, Context, OutOfTimeError, Side, make_case
+from aligndbg.explain._case import Case, Context, Side, make_case
 from aligndbg.explain._hypothesis import Hypothesis
 from aligndbg.explain.activation import Activation
 from aligndbg.explain.attribute import Attribute, compared_attributes
@@ -35,13 +35,13 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Axis(),
     Constants(),
     Operands(),
+    Arrangement(),
     Inputs(),
     Activation(),
     Resize(),
     Epsilon(),
     Precision(),
     QuantizationScale(),
-    Arrangement(),
 )
 
 
@@ -63,24 +63,16 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
         case = str(error)
     if isinstance(case, str):
         return Cause("unexplained", f"it could not be experimented on: {case}", details={"why": case})
-    found, out_of_time = [], False
-    try:
-        for hypothesis in HYPOTHESES:
-            if hypothesis.applies(case):
-                cause = hypothesis.test(case)
-                if cause is not None:
-                    found.append(cause)
-    except OutOfTimeError:
-        out_of_time = True
-    details = _details(case, out_of_time)
-    if not found:
+    for hypothesis in HYPOTHESES:
+        if not case.out_of_time and hypothesis.applies(case):
+            hypothesis.test(case)
+    details = _details(case)
+    if case.found is None:
         return Cause("unexplained", _unexplained(case), case.before, None, details)
-    best, *rest = sorted(found, key=lambda c: c.details["weight"])
-    also = [{"kind": c.kind, "summary": c.summary, "after": c.after} for c in rest]
-    return replace(best, details={**details, **best.details, "also": also})
+    return replace(case.found, details={**details, **case.found.details})
 
 
-def _details(case: Case, out_of_time: bool) -> dict[str, Any]:
+def _details(case: Case) -> dict[str, Any]:
     tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
     missing: Mapping[str, str] = {side: half.why_not for side, half in case.halves.items() if half.program is None}
     attributes = compared_attributes(case)
@@ -89,7 +81,7 @@ def _details(case: Case, out_of_time: bool) -> dict[str, Any]:
         "unit": case.unit,
         "tried": tried,
         "not_evaluated": missing,
-        "out_of_time": out_of_time,
+        "out_of_time": case.out_of_time,
     }
 
 

@@ -21,7 +21,7 @@ ACTIVATIONS = frozenset(
 _NAMES = (
     "Relu", "ReLU6", "HardSwish", "SiLU", "Sigmoid", "Tanh", "LeakyRelu 0.01", "LeakyRelu 0.1", "LeakyRelu 0.2",
     "LeakyRelu 0.3", "HardSigmoid (x/6+0.5)", "HardSigmoid (0.2x+0.5)", "Clip to -1..1", "Clip to 0..1", "Elu",
-    "GELU (erf)", "GELU (tanh)", "Softplus", "Mish", "Softsign", "Erf", "Selu",
+    "GELU (erf)", "GELU (tanh)", "Softplus", "Mish", "Softsign", "Erf", "Erf by tanh", "Selu",
 )  # fmt: skip
 
 
@@ -73,6 +73,10 @@ def activation_steps(name: str, x: str, y: str, dtype: np.dtype) -> Written:
         w.op("HardSigmoid", x, alpha=1 / 6 if "6" in rest else 0.2, beta=0.5, last=True)
     elif word == "GELU":
         w.op("Mul", w.op("Mul", x, w.number(0.5)), w.op("Add", _gelu_curve(w, rest), w.number(1.0)), last=True)
+    elif name == "Erf by tanh":  # what the tanh form of GELU has in place of erf(x / sqrt 2)
+        cube = w.op("Mul", w.op("Mul", x, x), x)
+        inside = w.op("Add", x, w.op("Mul", cube, w.number(2 * 0.044715)))
+        w.op("Tanh", w.op("Mul", inside, w.number(2 / math.sqrt(math.pi))), last=True)
     elif word == "Mish":
         w.op("Mul", x, w.op("Tanh", w.op("Softplus", x)), last=True)
     else:

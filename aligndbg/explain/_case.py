@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._evaluate import CannotEvaluateError
-from aligndbg._types import FLOAT_DTYPES, Array, Fault, Graph, Node, Pair, Quant
+from aligndbg._types import FLOAT_DTYPES, Array, Cause, Fault, Graph, Node, Pair, Quant
 from aligndbg.explain._canonical import canonical_program
 from aligndbg.explain._plain import plain_form
 from aligndbg.explain._program import Program
@@ -134,6 +134,9 @@ class Case:
         ) if n in s.graph.tensors]  # fmt: skip
         self.floor = FLOOR_LSB if self.grid is not None else max((FLOOR.get(d, 2e-5) for d in dtypes), default=2e-5)
         self.before = self.error(reference.value, candidate.value)
+        self.best = float("inf")  # weight of the best explanation so far
+        self.found: Cause | None = None
+        self.out_of_time = False
         self.tried: dict[str, tuple[float, str]] = {}  # hypothesis -> the best error it reached, and how
 
     def note(self, name: str, trial: Trial, after: float) -> None:
@@ -252,10 +255,7 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
             return f"the {name}'s {i!r} has no value"
         feeds[i] = value
     stored = _constants(own, nodes)
-    if source:
-        value = own.value(output)
-    else:
-        value = context.isolated.get(output)
+    value = own.value(output) if source else context.isolated.get(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
     half = Half(name, own, nodes, output, feeds, own.real(output, value), None)

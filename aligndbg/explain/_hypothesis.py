@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from aligndbg._evaluate import CannotEvaluateError
 from aligndbg._types import Cause
-from aligndbg.explain._case import Case, Trial
+from aligndbg.explain._case import Case, OutOfTimeError, Trial
 
 __all__ = ["Hypothesis", "other_side", "weigh"]
 
@@ -30,22 +30,28 @@ class Hypothesis:
         raise NotImplementedError
 
     def test(self, case: Case) -> Cause | None:
-        """The best trial that explains the error. What was tried goes to `case.tried`."""
-        best: tuple[float, Trial, float] | None = None
+        """The best explanation so far, after these trials; those that cannot beat it are not run."""
         for trial in self.trials(case):
+            if trial.cost >= case.best:
+                continue
             try:
                 after = case.after(trial)
             except CannotEvaluateError:
                 continue
+            except OutOfTimeError:
+                case.out_of_time = True
+                break
             case.note(self.name, trial, after)
-            if case.explains(after, trial.floor) and (best is None or weigh(case, trial, after) < best[0]):
-                best = weigh(case, trial, after), trial, after
-        if best is None:
-            return None
-        weight, trial, after = best
-        summary = f"{trial.summary}; {trial.change or 'with that undone'}, the error falls from {_say(case, case.before)} to {_say(case, after)}"
-        details = {"hypothesis": self.name, "changed_side": trial.side, "weight": weight, **trial.details}
-        return Cause(trial.kind, summary, case.before, after, details)
+            weight = weigh(case, trial, after)
+            if case.explains(after, trial.floor) and weight < case.best:
+                case.best, case.found = weight, _cause(self.name, case, trial, after)
+        return case.found
+
+
+def _cause(name: str, case: Case, trial: Trial, after: float) -> Cause:
+    fall = f"the error falls from {_say(case, case.before)} to {_say(case, after)}"
+    details = {"hypothesis": name, "changed_side": trial.side, **trial.details}
+    return Cause(trial.kind, f"{trial.summary}; {trial.change}, {fall}", case.before, after, details)
 
 
 def weigh(case: Case, trial: Trial, after: float) -> float:

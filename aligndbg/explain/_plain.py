@@ -30,7 +30,7 @@ SAME = 1e-4  # relative: folding rounds the weights once more
 def plain_form(program: Program, feeds: Mapping[str, Array]) -> Program:
     """An equivalent program, checked by running both; the program itself where folding does not keep its value."""
     try:
-        plain = _folded(_explicit_pads(program, feeds))
+        plain = _folded(_explicit_pads(_fixed_as_constants(program, feeds), feeds))
         before, after = program.run(feeds)[0], plain.run(feeds)[0]
     except CannotEvaluateError:
         return program
@@ -47,6 +47,22 @@ def _folded(program: Program) -> Program:
             break
         program = replace(changed, steps=tuple(changed.needed([changed.output])))
     return program
+
+
+def _fixed_as_constants(program: Program, feeds: Mapping[str, Array]) -> Program:
+    """What no fed value can change (shapes, biases that an exporter expands) computed once."""
+    varying = set(feeds)
+    for step in program.steps:
+        read = {"CastLike": step.inputs[:1], "Shape": (), "Size": ()}.get(step.op, step.inputs)
+        if varying.intersection(read):
+            varying.update(step.outputs)
+    fixed = {o for s in program.steps for o in s.outputs if o and o not in varying}
+    needed = sorted({i for s in program.steps if varying.intersection(s.outputs) for i in s.inputs} & fixed)
+    if not needed or program.output in fixed:
+        return program
+    values = dict(zip(needed, program.run(feeds, needed), strict=True))
+    left = tuple(s for s in program.steps if varying.intersection(s.outputs))
+    return replace(program, steps=left, constants={**program.constants, **values})
 
 
 def _only_reader(program: Program, name: str) -> int | None:
@@ -138,7 +154,7 @@ def _pad_below_transpose(program: Program) -> Program | None:
 
 def _sink_transpose(program: Program) -> Program | None:
     """Transpose, op -> op, Transpose, for what works on each element alone."""
-    for k, step in enumerate(program.steps):
+    for _k, step in enumerate(program.steps):
         if step.op != "Transpose" or "perm" not in step.attributes:
             continue
         at = _only_reader(program, step.outputs[0])
@@ -177,7 +193,7 @@ def _sink_transpose(program: Program) -> Program | None:
 
 
 def _pad_into_conv(program: Program) -> Program | None:
-    for k, step in enumerate(program.steps):
+    for _k, step in enumerate(program.steps):
         if step.op != "Pad" or step.attributes.get("mode", "constant") != "constant" or len(step.inputs) > 3:
             continue
         at, pads = _only_reader(program, step.outputs[0]), program.constant(step, 1)

@@ -20,8 +20,10 @@ NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One constant that a step reads. `value` is as the role has it: weights (out, in, ...), terms added, factors
-    multiplied by; `put` gives the program with another value there."""
+    """One constant that a step reads. `value` is as the role has it: weights (out, in, ...), terms, factors.
+
+    `put` gives the program with another value there; `absent` marks a bias that is not written.
+    """
 
     role: str  # weight | term | factor | mean | variance | exponent | slope
     step: int
@@ -34,7 +36,7 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class SlotPair:
-    """The same constant on both sides. `theirs` is the candidate's value in the reference's shape; `moved` goes back."""
+    """The same constant on both sides. `theirs` is the candidate's value in the reference's shape."""
 
     reference: Slot
     candidate: Slot

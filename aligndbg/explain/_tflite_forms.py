@@ -86,6 +86,13 @@ class Emitter:
         self.constants[name] = np.asarray(value, dtype)
         return name
 
+    def bias(self, node: Node, slot: int) -> list[str]:
+        """The bias as ONNX takes it, (channels,): files hold (1, 1, 1, channels) too."""
+        if slot >= len(node.inputs) or not node.inputs[slot]:
+            return []
+        value = self.value(node.inputs[slot])
+        return [node.inputs[slot]] if value is None else [self.const(value.reshape(-1), value.dtype)]
+
     def channels_first(self, name: str) -> str:
         value = self.value(name)
         if value is not None:
@@ -123,7 +130,7 @@ class Emitter:
         self.add("Mul", [self.inner("Sub", [self.inner("Clip", [shifted, low, high]), zero]), scale], output)
 
     def _moves_only(self, quant: Quant) -> bool:
-        """Values that were on this very grid before: rounding them again says nothing, and hides a Pad from its Conv."""
+        """Values that are on this very grid already: to round them again would only hide a Pad from its Conv."""
         if self._node.op_type not in MOVING:
             return False
         sources = [self.graph.tensors[i].quant for i in self._node.inputs if i and i not in self.stored]
@@ -170,7 +177,7 @@ def _conv(e: Emitter, node: Node) -> None:
     a, kernel = node.attributes, weight.shape[1:3]
     core = e.inner(
         "Conv",
-        [e.channels_first(x), e.const(np.ascontiguousarray(moved), weight.dtype), *filter(None, node.inputs[2:3])],
+        [e.channels_first(x), e.const(np.ascontiguousarray(moved), weight.dtype), *e.bias(node, 2)],
         kernel_shape=list(kernel),
         strides=[a["stride_h"], a["stride_w"]],
         dilations=[a.get("dilation_h_factor", 1), a.get("dilation_w_factor", 1)],
@@ -199,7 +206,7 @@ def _conv_transpose(e: Emitter, node: Node) -> None:
         [
             e.channels_first(x),
             e.const(np.ascontiguousarray(weight.transpose(3, 0, 1, 2)), weight.dtype),
-            *filter(None, node.inputs[3:4]),
+            *e.bias(node, 3),
         ],
         kernel_shape=list(weight.shape[1:3]),
         strides=list(strides),
@@ -247,7 +254,7 @@ def _dense(e: Emitter, node: Node) -> None:
     x, w = node.inputs[:2]
     depth = e.shape(w)[-1]
     flat = x if len(e.shape(x)) == 2 and e.shape(x)[1] == depth else e.inner("Reshape", [x, e.const([-1, depth])])
-    inputs = [flat, w, *filter(None, node.inputs[2:3])]
+    inputs = [flat, w, *e.bias(node, 2)]
     shape = e.shape(node.outputs[0])
     if len(shape) == 2:
         e.add("Gemm", inputs, transB=1)

@@ -21,8 +21,10 @@ BEFORE = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Sub", "BatchNormalization", "Concat", "Transpose"}
     | {"MaxPool", "AveragePool", "Resize", "Reshape"}
 )
+# What activations are written out with, besides those that are one by themselves.
+CURVES = frozenset({"Max", "Min", "Exp", "Softmax", "Abs", "Where"})
 MAX_PLACES = 3
-SHARED_WORDS = (("GELU (erf)", "GELU (tanh)"), ("Erf", "Tanh"))
+APPROXIMATIONS = ({"GELU (erf)", "GELU (tanh)"}, {"Erf", "Erf by tanh"})
 
 
 class Activation(Hypothesis):
@@ -31,7 +33,10 @@ class Activation(Hypothesis):
     name = "activation"
 
     def applies(self, case: Case) -> bool:
-        return any(True for _ in case.programs())
+        names = [
+            sorted(_name(p, s) for s in p.steps if s.op in ACTIVATIONS or s.op in CURVES) for _, p in case.programs()
+        ]
+        return bool(names) and not (len(names) == 2 and names[0] == names[1])
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
@@ -90,7 +95,7 @@ def _insertions(program: Program) -> list[str]:
 def _replaced(program: Program, side: str, at: int, name: str, changed: Program, cost: float) -> Trial:
     own = _name(program, program.steps[at])
     words = {side: own, other_side(side): name}
-    close = any({own, name} == set(pair) for pair in SHARED_WORDS)
+    close = {own, name} in APPROXIMATIONS
     return Trial(
         "approximation" if close else "activation",
         side,

@@ -16,7 +16,13 @@ __all__ = ["Attribute", "compared_attributes"]
 
 Unlike = Sequence[tuple[str, Any, Any]]
 ELSEWHERE = {"perm", "axis", "epsilon"}  # other hypotheses try these, with more than one value
-KINDS = {"ceil_mode": "pool_mode", "count_include_pad": "pool_mode", "cubic_coeff_a": "resize_mode", "axes": "axis"}
+KINDS = {
+    "pads": "padding",
+    "ceil_mode": "pool_mode",
+    "count_include_pad": "pool_mode",
+    "cubic_coeff_a": "resize_mode",
+    "axes": "axis",
+}
 # What an operator does where the attribute is not written (ONNX operator specifications).
 DEFAULTS: dict[str, Any] = {
     "group": 1, "auto_pad": "NOTSET", "ceil_mode": 0, "count_include_pad": 0, "alpha": None, "transA": 0, "transB": 0,
@@ -35,6 +41,8 @@ class Attribute(Hypothesis):
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
         for at_r, at_c in _same_ops(both["reference"], both["candidate"]):
+            if both["reference"].steps[at_r].op == "Resize":
+                continue  # has a hypothesis of its own
             steps = {"reference": both["reference"].steps[at_r], "candidate": both["candidate"].steps[at_c]}
             unlike = differing(steps["reference"], steps["candidate"])
             if len(unlike) > 1 and not ELSEWHERE.intersection(key for key, _, _ in unlike):
@@ -118,7 +126,7 @@ def _same_ops(reference: Program, candidate: Program) -> Iterator[tuple[int, int
     for k, step in enumerate(candidate.steps):
         left.setdefault(step.op, []).append(k)
     for k, step in enumerate(reference.steps):
-        if left.get(step.op) and step.op not in ("Transpose", "Reshape", "Identity"):
+        if left.get(step.op) and step.op not in ("Transpose", "Reshape", "Identity", "Cast"):
             yield k, left[step.op].pop(0)
 
 

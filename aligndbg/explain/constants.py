@@ -11,6 +11,7 @@ import numpy as np
 from aligndbg._types import Array
 from aligndbg.explain._case import Case, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
+from aligndbg.explain._plain import LINEAR
 from aligndbg.explain._rounding import rounded_to
 from aligndbg.explain._slots import Slot, SlotPair, pair_slots, slots
 
@@ -47,6 +48,7 @@ class Constants(Hypothesis):
             yield from _both_ways(case, pair)
         if len(differing) > 1:
             yield from _together(case, differing)
+        yield from _without_conv_bias(case)
         for side, lone in (("reference", lone_r), ("candidate", lone_c)):
             for slot in lone:
                 yield from _neutral(side, slot)
@@ -71,6 +73,21 @@ def _together(case: Case, differing: Sequence[SlotPair]) -> Iterator[Trial]:
     words = "; ".join(dict.fromkeys(f.words for f in forms))
     change = "with the reference's in the candidate"
     yield Trial(lead.kind, "candidate", changed, words, change, lead.cost + 0.7 * (len(forms) - 1), lead.details)
+
+
+def _without_conv_bias(case: Case) -> Iterator[Trial]:
+    """Batch normalization folded as beta - mean * factor, the convolution's own bias forgotten."""
+    for side, program in case.programs(plain=False):
+        for k, step in enumerate(program.steps):
+            at = program.producer(step.inputs[0]) if step.op == "BatchNormalization" else None
+            if at is None or program.steps[at].op not in LINEAR or program.constant(program.steps[at], 2) is None:
+                continue
+            words = (
+                f"the {other_side(side)} folds the batch normalization without the bias of the {program.steps[at].op} "
+                f"before it: its bias is beta - mean * scale"
+            )
+            changed = program.with_inputs(at, program.steps[at].inputs[:2])
+            yield Trial("missing_bias", side, changed, words, f"without that bias in the {side}", 0.3, {"step": k})
 
 
 def _neutral(side: str, slot: Slot) -> Iterator[Trial]:
@@ -178,7 +195,7 @@ def _order(r: Array, c: Array, axis: int) -> Array | None:
 def _term(pair: SlotPair, r: Array, c: Array) -> Form:
     op = pair.candidate.op
     for side, mine, other in (("candidate", c, r), ("reference", r, c)):
-        if not mine.any() and other.any():
+        if not mine.any() and 2 * np.count_nonzero(other) > other.size:
             words = f"the {side}'s {op} has no bias; the {other_side(side)}'s is {_span(other)}"
             return Form("missing_bias", words, 0.5, {"missing_on": side, "bias": _some(other)})
     rounding = rounded_to(r.astype(np.float32), c.astype(np.float32))

@@ -1,4 +1,4 @@
-"""The model's own input, fed or prepared in another way: BGR for RGB, another normalization, axes exchanged, flipped."""
+"""The model's own input, prepared in another way: BGR for RGB, another normalization, axes exchanged, flipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The right values in the wrong place: operands, concatenated parts, axes, flips, channels, memory read as another shape."""
+"""The right values in the wrong place: operands, parts of a Concat, axes, channels, memory read in another shape."""
 
 from __future__ import annotations
 
@@ -103,13 +103,16 @@ def _of_values(case: Case) -> Iterator[Trial]:
             words = f"the candidate's axis {axis} holds the reference's channels in the order {shown}"
             details = {"axis": axis, "order": order, "shuffle_groups": _groups(order)}
             change = "with the reference's in that order"
-            yield Trial("channel_order", "reference", np.take(r, order, axis), words, change, 0.6, details)
+            cost = 0.6 if len(order) <= 16 or details["shuffle_groups"] else 1.5
+            yield Trial("channel_order", "reference", np.take(r, order, axis), words, change, cost, details)
 
 
 def channel_order(r: Array, c: Array, axis: int) -> list[int] | None:
     """The order in which `c` holds the slices of `r` along an axis, by their sorted sums; None for the same order."""
     size = r.shape[axis]
     if not 1 < size <= 8192 or r.shape != c.shape or r.size // size < 2:
+        return None
+    if not (np.isfinite(r).all() and np.isfinite(c).all()):
         return None
     marks = []
     for value in (r, c):

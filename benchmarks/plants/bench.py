@@ -42,7 +42,8 @@ class Finding:
     `how`: exact, fused (at its counterpart, or at another tensor of the group that the clean run cannot tell apart),
     region (in a fault's region of few operators), wide (of many), absent (a region holds the counterpart only), missed.
     `visible`: how far the nearest tensors that both files show move; where that is nothing (a bias under a dead ReLU,
-    fused on the other side), no comparison can find it. `fault`: the one that was meant; `cause` its kind, `summary` in words.
+    fused on the other side), no comparison can find it. `fault`: the one that was meant; `cause`: its kind, in words
+    `summary`.
     """
 
     plant: Plant

@@ -41,7 +41,8 @@ class Net:
         inputs = [x, self.weight(f"{name}.w", out, into, kernel, kernel)]
         if bias:
             inputs.append(self.weight(f"{name}.b", out))
-        return self.op("Conv", inputs, name, **({"pads": [kernel // 2] * 4} | attributes))
+        padding = {} if "auto_pad" in attributes else {"pads": [kernel // 2] * 4}
+        return self.op("Conv", inputs, name, **(padding | attributes))
 
     def save(self, path: Path, output: str, shape: Sequence[int] = (1, 3, SIZE, SIZE)) -> Path:
         graph = helper.make_graph(

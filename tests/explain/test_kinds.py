@@ -203,7 +203,7 @@ STRIDED = {"strides": [2, 2]}
 ORDERS = ([0, 1, 2, 3, 4, 5], [3, 1, 4, 0, 5, 2])
 CASES: list[tuple[str, str, Middle, Middle]] = [
     ("padding", "padding", conv(pads=SAME, **STRIDED), conv(pads=[1, 1, 1, 1], **STRIDED)),
-    ("auto_pad", "padding", conv(pads=[], auto_pad="SAME_UPPER", **STRIDED), conv(pads=[1, 1, 1, 1], **STRIDED)),
+    ("auto_pad", "padding", conv(auto_pad="SAME_UPPER", **STRIDED), conv(pads=[1, 1, 1, 1], **STRIDED)),
     ("dilation", "attribute", conv(), conv(dilations=[2, 2], pads=[2, 2, 2, 2])),
     ("stride_offset", "stride_offset", strided([0, 0]), strided([1, 1])),
     (
