@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Coverage, Fault, Matching, Measurement, ModelInfo, Status, Verdict
+from aligndbg._types import Cause, Coverage, Fault, Matching, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     """
 
     reference: ModelInfo
@@ -33,6 +34,7 @@ class Diff:
     pairs: tuple[Measurement, ...]
     matching: Matching
     faults: tuple[Fault, ...] = ()
+    causes: tuple[Cause, ...] = ()
     outputs: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
     truncated: bool = False

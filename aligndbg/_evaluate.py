@@ -21,7 +21,10 @@ class CannotEvaluateError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One ONNX operator on named values; "" is an absent input. `node` names the model's operator it stands for."""
+    """One ONNX operator on named values; "" is an absent input.
+
+    `node` names the model's operator that it stands for, "" where it is only a helper.
+    """
 
     op: str
     inputs: tuple[str, ...]

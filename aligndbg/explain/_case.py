@@ -25,6 +25,7 @@ SAME_REL, SAME_LSB = 2e-4, 1.5
 EXPLAINED_SHARE = 0.05  # of the error that a correction may leave, where it is still over the floor
 FLOOR = {"float32": 2e-5, "float64": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 FLOOR_LSB = 1.5
+GUESS_LSB = 4.0
 STILL, STILL_LSB = 0.2, 0.6  # of a small error, whose twentieth is below the floor
 
 
@@ -111,6 +112,7 @@ class Trial:
     cost: float = 1.0
     details: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Array] | None = None  # in place of the side's own
+    guess: bool = False  # one of many that are tried because they are common
     floor: float = 0.0  # what the change may leave, where that is more than the fault's tolerance
 
 
@@ -184,12 +186,17 @@ class Case:
             raise CannotEvaluateError(f"it gives shape {made.shape}")
         return self.error(made, other.value) if trial.side == "reference" else self.error(other.value, made)
 
-    def explains(self, after: float, floor: float = 0.0) -> bool:
-        """True where so little is left that the change is the explanation, not merely an improvement."""
+    def explains(self, trial: Trial, after: float) -> bool:
+        """True where so little is left that the change is the explanation, not merely an improvement.
+
+        A guess (a change that neither side is known to have) of many proves nothing where a step or two are at stake.
+        """
+        if self.grid is not None and trial.guess and self.before < GUESS_LSB:
+            return False
         if not self.before > 0 or after != after:
             return False
         share, left = EXPLAINED_SHARE * self.before, (STILL_LSB if self.grid is not None else STILL) * self.before
-        return after <= max(self.floor, floor, share if np.isfinite(share) else 0.0) and after <= left
+        return after <= max(self.floor, trial.floor, share if np.isfinite(share) else 0.0) and after <= left
 
     def programs(self, plain: bool = True) -> Iterable[tuple[str, Program]]:
         """(side, program) of the sides that have one; the reference first."""

@@ -43,7 +43,7 @@ class Hypothesis:
                 break
             case.note(self.name, trial, after)
             weight = weigh(case, trial, after)
-            if case.explains(after, trial.floor) and weight < case.best:
+            if case.explains(trial, after) and weight < case.best:
                 case.best, case.found = weight, _cause(self.name, case, trial, after)
         return case.found
 

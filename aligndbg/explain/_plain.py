@@ -223,6 +223,8 @@ def norm_terms(program: Program, step: Step) -> tuple[Array, Array] | None:
 
 def _scaling(program: Program, step: Step, source: str, axis: int, rank: int) -> tuple[Array, Array] | None:
     """(factor, term) that `step` applies to each channel of `source`, scalars included; None if it does more."""
+    if not step.node:
+        return None  # rounding to a grid is no part of the operator
     if step.op == "BatchNormalization" and (axis == 1 or rank == 2):
         return norm_terms(program, step)
     if step.op not in ("Add", "Sub", "Mul", "Div") or len(step.inputs) != 2:

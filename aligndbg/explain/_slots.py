@@ -55,6 +55,8 @@ def slots(program: Program) -> list[Slot]:
     """Every float constant with a role; epsilons and shapes left out."""
     found: list[Slot] = []
     for k, step in enumerate(program.steps):
+        if not step.node:
+            continue
         if step.op in LINEAR:
             found += _linear(program, k)
         elif step.op.endswith("Normalization"):

@@ -97,7 +97,14 @@ class Emitter:
         value = self.value(name)
         if value is not None:
             return self.const(np.ascontiguousarray(value.transpose(TO_FIRST)), value.dtype)
-        return self.inner("Transpose", [name], perm=TO_FIRST)
+        made = self.inner("Transpose", [name], perm=TO_FIRST)
+        self.steps[-1] = replace(self.steps[-1], node="")
+        return made
+
+    def channels_last(self, core: str) -> None:
+        """The node's output, from its core's."""
+        self.add("Transpose", [core], perm=TO_LAST)
+        self.steps[-1] = replace(self.steps[-1], node="")
 
     def _activation(self, node: Node) -> None:
         word = node.attributes.get("fused_activation")
@@ -125,9 +132,11 @@ class Emitter:
         limits = np.iinfo(info.dtype)
         scale = self.const(info.quant.scale[0], np.float32)
         zero = self.const(info.quant.zero_point[0], np.float32)
+        start = len(self.steps)
         shifted = self.inner("Add", [self.inner("Round", [self.inner("Div", [before, scale])]), zero])
         low, high = self.const(limits.min, np.float32), self.const(limits.max, np.float32)
         self.add("Mul", [self.inner("Sub", [self.inner("Clip", [shifted, low, high]), zero]), scale], output)
+        self.steps[start:] = [replace(step, node="") for step in self.steps[start:]]
 
     def _moves_only(self, quant: Quant) -> bool:
         """Values that are on this very grid already: to round them again would only hide a Pad from its Conv."""
@@ -184,7 +193,7 @@ def _conv(e: Emitter, node: Node) -> None:
         pads=_pads(e, node, x, kernel),
         group=channels if depthwise else channels // weight.shape[3],
     )
-    e.add("Transpose", [core], perm=TO_LAST)
+    e.channels_last(core)
 
 
 @form("TRANSPOSE_CONV")
@@ -213,7 +222,7 @@ def _conv_transpose(e: Emitter, node: Node) -> None:
         pads=begin + end,
         output_padding=extra,
     )
-    e.add("Transpose", [core], perm=TO_LAST)
+    e.channels_last(core)
 
 
 @form("MAX_POOL_2D", "AVERAGE_POOL_2D")
@@ -227,7 +236,7 @@ def _pool(e: Emitter, node: Node) -> None:
         strides=[a["stride_h"], a["stride_w"]],
         pads=_pads(e, node, x, kernel),
     )
-    e.add("Transpose", [core], perm=TO_LAST)
+    e.channels_last(core)
 
 
 @form("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
@@ -243,7 +252,7 @@ def _resize(e: Emitter, node: Node) -> None:
         coordinates, nearest = "asymmetric", "floor"
     mode = {"mode": "linear"} if node.op_type == "RESIZE_BILINEAR" else {"mode": "nearest", "nearest_mode": nearest}
     core = e.inner("Resize", [e.channels_first(x), "", "", sizes], coordinate_transformation_mode=coordinates, **mode)
-    e.add("Transpose", [core], perm=TO_LAST)
+    e.channels_last(core)
 
 
 # Matrices.

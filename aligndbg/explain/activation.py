@@ -34,7 +34,8 @@ class Activation(Hypothesis):
 
     def applies(self, case: Case) -> bool:
         names = [
-            sorted(_name(p, s) for s in p.steps if s.op in ACTIVATIONS or s.op in CURVES) for _, p in case.programs()
+            sorted(_name(p, s) for s in p.steps if s.node and (s.op in ACTIVATIONS or s.op in CURVES))
+            for _, p in case.programs()
         ]
         return bool(names) and not (len(names) == 2 and names[0] == names[1])
 
@@ -44,7 +45,7 @@ class Activation(Hypothesis):
             if side not in both:
                 continue
             program, theirs = both[side], both.get(other_side(side))
-            places = [k for k, s in enumerate(program.steps) if s.op in ACTIVATIONS]
+            places = [k for k, s in enumerate(program.steps) if s.op in ACTIVATIONS and s.node]
             for at in places:
                 yield _removed(program, side, at)
                 for name, changed, cost in _replacements(case, side, program, at, theirs):
@@ -78,6 +79,7 @@ def _added(case: Case, side: str, program: Program, name: str) -> Iterator[Trial
             f"with {each.name} in the {side}",
             0.8,
             {"activation": each.name, "on": other_side(side)},
+            guess=True,
         )
 
 
@@ -86,8 +88,8 @@ def _insertions(program: Program) -> list[str]:
     found = []
     for step in reversed(program.steps):
         readers = program.readers(step.outputs[0])
-        bare = not any(program.steps[r].op in ACTIVATIONS for r in readers)
-        if step.op in BEFORE and bare and not (step.op == "Transpose" and step.outputs[0] != program.output):
+        bare = not any(program.steps[r].op in ACTIVATIONS and program.steps[r].node for r in readers)
+        if step.op in BEFORE and bare and step.node:
             found.append(step.outputs[0])
     return found[:MAX_PLACES]
 
@@ -104,6 +106,7 @@ def _replaced(program: Program, side: str, at: int, name: str, changed: Program,
         f"with {name} in the {side}",
         cost,
         {k: {"activation": v} for k, v in words.items()},
+        guess=cost >= 1.0,
     )
 
 
@@ -114,7 +117,7 @@ def _replacements(
     x, y, own = step.inputs[0], step.outputs[0], _name(program, step)
     theirs = theirs or program
     for other in theirs.steps:
-        if other.op not in ACTIVATIONS or other.op == "PRelu" or _name(theirs, other) == own:
+        if not other.node or other.op not in ACTIVATIONS or other.op == "PRelu" or _name(theirs, other) == own:
             continue
         rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}
         if len(rest) == len([i for i in other.inputs[1:] if i]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aligndbg._evaluate import Step
+from aligndbg._evaluate import CannotEvaluateError, Step
 from aligndbg._types import Array
 from aligndbg.explain._case import Case, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
@@ -71,7 +71,7 @@ class Arrangement(Hypothesis):
     def trials(self, case: Case) -> Iterator[Trial]:
         yield from _of_values(case)
         for side, program in case.programs():
-            yield from _perms(side, program)
+            yield from _perms(case, side, program)
             yield from _reshapes(case, side, program)
 
 
@@ -88,12 +88,13 @@ def _of_values(case: Case) -> Iterator[Trial]:
         words = f"the candidate's result is the reference's with axes in the order {list(perm)}"
         change = "with the reference's transposed so"
         yield Trial("layout", "reference", r.transpose(perm), words, change, 0.5, {"permutation": list(perm)})
-    for perm in _all_permutations(r.ndim):
+    packed = r.reshape([d for d in r.shape if d != 1])
+    for perm in _all_permutations(packed.ndim):
         change = "with the reference's memory read so"
         words = f"the candidate's result is the reference's read in the order {list(perm)} of its axes and reshaped"
-        made = np.ascontiguousarray(r.transpose(perm)).reshape(r.shape)
+        made = np.ascontiguousarray(packed.transpose(perm)).reshape(r.shape)
         yield Trial("layout", "reference", made, words, change, 0.7, {"permutation": list(perm), "reshaped": True})
-        back = np.ascontiguousarray(r.reshape([r.shape[p] for p in perm]).transpose(np.argsort(perm)))
+        back = packed.reshape([packed.shape[p] for p in perm]).transpose(np.argsort(perm)).reshape(r.shape)
         words = f"the candidate's result is the reference's memory read as axes in the order {list(perm)}"
         yield Trial("layout", "reference", back, words, change, 0.7, {"permutation": list(perm), "reshaped": True})
     for axis in range(r.ndim):
@@ -103,7 +104,7 @@ def _of_values(case: Case) -> Iterator[Trial]:
             words = f"the candidate's axis {axis} holds the reference's channels in the order {shown}"
             details = {"axis": axis, "order": order, "shuffle_groups": _groups(order)}
             change = "with the reference's in that order"
-            cost = 0.6 if len(order) <= 16 or details["shuffle_groups"] else 1.5
+            cost = 0.6 if len(order) <= 16 else 0.9 if details["shuffle_groups"] else 1.5
             yield Trial("channel_order", "reference", np.take(r, order, axis), words, change, cost, details)
 
 
@@ -147,15 +148,16 @@ def _all_permutations(rank: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.islice(itertools.permutations(range(rank)), 1, None)
 
 
-def _perms(side: str, program: Program) -> Iterator[Trial]:
-    """Another order of axes in each Transpose."""
+def _perms(case: Case, side: str, program: Program) -> Iterator[Trial]:
+    """Another order of axes in each Transpose, of those that keep its shape."""
     for at, step in enumerate(program.steps):
-        if step.op != "Transpose" or "perm" not in step.attributes:
+        if step.op != "Transpose" or "perm" not in step.attributes or not step.node:
             continue
         own = [int(p) for p in step.attributes["perm"]]
+        shape = _shape(case, side, program, step.inputs[0])
         orders = itertools.permutations(range(len(own))) if len(own) <= 4 else _swaps(own)
         for perm in itertools.islice(orders, MAX_ORDERS):
-            if list(perm) != own:
+            if list(perm) != own and shape is not None and [shape[p] for p in perm] == [shape[p] for p in own]:
                 words = {side: str(own), other_side(side): str(list(perm))}
                 yield Trial(
                     "layout",
@@ -166,6 +168,17 @@ def _perms(side: str, program: Program) -> Iterator[Trial]:
                     0.5,
                     {side: {"perm": own}, other_side(side): {"perm": list(perm)}},
                 )
+
+
+def _shape(case: Case, side: str, program: Program, name: str) -> tuple[int, ...] | None:
+    """The shape of a tensor inside a program; None where it cannot be run so far."""
+    feeds = case.half(side).feeds
+    if name in feeds or name in program.constants:
+        return tuple((feeds[name] if name in feeds else program.constants[name]).shape)
+    try:
+        return tuple(program.run(feeds, [name])[0].shape)
+    except CannotEvaluateError:
+        return None
 
 
 def _swaps(own: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -180,15 +193,12 @@ def _reshapes(case: Case, side: str, program: Program) -> Iterator[Trial]:
     for at, step in enumerate(program.steps):
         if step.op not in ("Reshape", "Flatten") or step.outputs[0] == "":
             continue
-        try:
-            rank = (
-                program.run(case.half(side).feeds, [step.inputs[0]])[0].ndim
-                if program.producer(step.inputs[0]) is not None
-                else case.half(side).feeds[step.inputs[0]].ndim
-            )
-        except KeyError:
+        shape = _shape(case, side, program, step.inputs[0])
+        if shape is None:
             continue
-        for perm in itertools.islice(_all_permutations(rank), MAX_ORDERS):
+        for perm in itertools.islice(_all_permutations(len(shape)), MAX_ORDERS):
+            if (moved := [p for p in perm if shape[p] != 1]) == sorted(moved):
+                continue
             name = f"{step.outputs[0]}:permuted"
             steps = (
                 Step("Transpose", step.inputs[:1], (name,), {"perm": list(perm)}, step.node),

@@ -83,8 +83,8 @@ class StrideOffset(Hypothesis):
                         "stride_offset",
                         side,
                         program.with_constant(at, 1, np.array(begins, np.int64)),
-                        f"the candidate's {step.op} takes every {steps} from {words['candidate']}, the reference's from "
-                        f"{words['reference']}",
+                        f"the candidate's {step.op} takes every {steps} from {words['candidate']}, the reference's "
+                        f"from {words['reference']}",
                         f"from {list(begins)} in the {side}",
                         0.4,
                         {side: {"starts": starts}, other_side(side): {"starts": list(begins)}, "steps": steps},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Coverage, Measurement, ModelInfo, Status, Verdict
+from aligndbg._types import Cause, Coverage, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +94,8 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False) -> None:
         line(("checks     " + text, "dim"))
     for warning in diff.warnings:
         line(("warning: ", "yellow"), (clean(warning), ""))
+    for cause in diff.causes:
+        _render_cause(cause, console)
     _render_faults(diff, console)
     first = diff.first_divergence
     if first is not None and not diff.faults:
@@ -158,9 +160,21 @@ def _render_faults(diff: Diff, console: Console) -> None:
             more = f", ... ({len(region.nodes)})" if len(region.nodes) > 4 else ""
             console.print(Text(f"  {label}  {clean(name or '-', 60)}  [{nodes}{more}]"))
         if fault.cause is not None:
-            console.print(Text(f"  {clean(fault.cause.kind)}: {clean(fault.cause.summary)}"))
+            _render_cause(fault.cause, console)
     if diff.truncated:
         console.print(Text("more faults may follow: the search stopped at --max-faults", style="yellow"))
+
+
+def _render_cause(cause: Cause, console: Console) -> None:
+    """The sentence; of a fault that nothing explains, the attributes that differ."""
+    from rich.text import Text
+
+    style = "dim" if cause.kind == "unexplained" else "bold"
+    console.print(Text.assemble("  ", (clean(cause.kind), style), f": {clean(cause.summary)}"))
+    rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]
+    for row in rows[:8]:
+        both = f"{clean(str(row['reference']), 40)} against {clean(str(row['candidate']), 40)}"
+        console.print(Text(f"    {clean(row['op'])}.{clean(row['attribute'])}: {both}", style="dim"))
 
 
 def _shown(diff: Diff) -> list[Measurement]:
