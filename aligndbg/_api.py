@@ -53,6 +53,7 @@ def diff(
     isolate: bool = True,
     max_faults: int = 20,
     samples: int = 1,
+    repro: str | Path | None = None,
     timeout: float | None = None,
     progress: Progress | None = None,
 ) -> Diff:
@@ -62,7 +63,8 @@ def diff(
     a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
     random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
     noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a script that
+    runs them. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
@@ -75,6 +77,7 @@ def diff(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
     settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
+    settings = replace(settings, repro=None if repro is None else Path(repro))
     clock = Clock(progress)
     with ExitStack() as stack, one_blas_thread():
         ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))

@@ -92,6 +92,9 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     out.add_argument("--json", metavar="FILE", help="the whole result")
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
     out.add_argument("--html", metavar="FILE", help="one self-contained page")
+    out.add_argument(
+        "--repro", metavar="DIR", help="the first faults' operators and tensors, with a script to run them"
+    )
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
@@ -289,6 +292,7 @@ def _diff(args: argparse.Namespace) -> int:
             isolate=not args.no_isolate,
             samples=args.samples,
             max_faults=args.max_faults,
+            repro=args.repro,
             progress=progress,
             **arguments,
         )

@@ -38,7 +38,7 @@ STAGES = {
     "verdict": ("verdict",),
     "report": ("report", "report."),
     "result": ("_diff",),
-    "api": ("_api", "_feeding", "_session", "_capturing", "_isolating", "_samples", "_checks"),
+    "api": ("_api", "_feeding", "_session", "_capturing", "_isolating", "_explaining", "_repro", "_samples", "_checks"),
     "face": ("",),
     "testing": ("testing", "testing."),
     "entry": ("cli", "pytest_plugin", "__main__"),

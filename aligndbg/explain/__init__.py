@@ -24,7 +24,7 @@ from aligndbg.explain.pooling import Pooling
 from aligndbg.explain.quantization import QuantizationScale
 from aligndbg.explain.resize import Resize
 
-__all__ = ["HYPOTHESES", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults"]
+__all__ = ["HYPOTHESES", "Case", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults", "make_case"]
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),

@@ -93,6 +93,7 @@ class Half:
     value: Array
     program: Program | None
     why_not: str = ""
+    stored: dict[str, Array] = field(default_factory=dict)  # the feeds as the runtime takes them
 
     @cached_property
     def plain(self) -> Program | None:
@@ -261,19 +262,19 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
         if value is None:
             return f"the {name}'s {i!r} has no value"
         feeds[i] = value
-    stored = _constants(own, nodes)
+    constants = _constants(own, nodes)
     value = own.value(output) if source else context.isolated.get(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
-    half = Half(name, own, nodes, output, feeds, own.real(output, value), None)
-    if stored is None:
+    half = Half(name, own, nodes, output, feeds, own.real(output, value), None, stored=dict(feeds))
+    if constants is None:
         half.why_not = f"the {name}'s constants are not known"
         return half
     if not own.graph.opset:
         half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
     try:
         program = canonical_program(
-            own.graph, nodes, list(feeds), output, {**stored, **own.fixed}, _shapes(own, stored)
+            own.graph, nodes, list(feeds), output, {**constants, **own.fixed}, _shapes(own, constants)
         )
         made = own.real(output, program.run(half.feeds)[0])
         near = _near(own, output, made, half.value)
