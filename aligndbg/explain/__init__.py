@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from aligndbg._evaluate import CannotEvaluateError
 from aligndbg._types import Cause, Fault
-from aligndbg.explain._case import Case, Context, Side, make_case
+from aligndbg.explain._advice import ADVICE
+from aligndbg.explain._case import Case, Context, Half, Side, make_case
 from aligndbg.explain._hypothesis import Hypothesis
 from aligndbg.explain.activation import Activation
 from aligndbg.explain.attribute import Attribute, compared_attributes
 from aligndbg.explain.axis import Axis
 from aligndbg.explain.constants import Constants
 from aligndbg.explain.epsilon import Epsilon
+from aligndbg.explain.fit import Fit
 from aligndbg.explain.inputs import Inputs
 from aligndbg.explain.numbers import Nonfinite, Precision
 from aligndbg.explain.order import Arrangement, Operands
@@ -26,6 +28,7 @@ from aligndbg.explain.resize import Resize
 
 __all__ = ["HYPOTHESES", "Case", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults", "make_case"]
 
+MOST_OPERATORS = 20
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
     Padding(),
@@ -34,6 +37,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Pooling(),
     Axis(),
     Constants(),
+    Fit(),
     Operands(),
     Arrangement(),
     Inputs(),
@@ -69,20 +73,26 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
     details = _details(case)
     if case.found is None:
         return Cause("unexplained", _unexplained(case), case.before, None, details)
-    return replace(case.found, details={**details, **case.found.details})
+    return replace(case.found, details={**details, "change": ADVICE[case.found.kind], **case.found.details})
 
 
 def _details(case: Case) -> dict[str, Any]:
+    """What is told with every cause: where in each model, the attributes, what was tried and what could not be."""
     tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
-    missing: Mapping[str, str] = {side: half.why_not for side, half in case.halves.items() if half.program is None}
-    attributes = compared_attributes(case)
     return {
-        "attributes": attributes,
+        "where": {side: _where(half) for side, half in case.halves.items()},
+        "attributes": compared_attributes(case),
         "unit": case.unit,
         "tried": tried,
-        "not_evaluated": missing,
+        "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
         "out_of_time": case.out_of_time,
     }
+
+
+def _where(half: Half) -> dict[str, Any]:
+    """The file, the tensor, and the operators with the module or source line that the file knows."""
+    operators = [{"name": n.name, "op": n.op_type, "scope": n.scope} for n in half.nodes[:MOST_OPERATORS]]
+    return {"file": half.own.path, "tensor": half.output, "operators": operators, "count": len(half.nodes)}
 
 
 def _unexplained(case: Case) -> str:

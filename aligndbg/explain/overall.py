@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._types import Array, Cause, Fault, LayoutKind, Measurement, Quant, Trace
+from aligndbg.explain._advice import ADVICE
 from aligndbg.feeds import FeedFinding
 from aligndbg.match.weights import WeightPrint
 from aligndbg.metrics import compare
@@ -32,7 +33,13 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
             f"the candidate's input {f.candidate!r} is not what the reference is fed at {f.reference!r}: {f.what}",
             f.max_abs,
             None if f.kind in ("shape", "unexplained") else 0.0,
-            {**f.details, "reference": f.reference, "candidate": f.candidate, "unit": "max_abs"},
+            {
+                **f.details,
+                "change": ADVICE.get(f.kind, ""),
+                "reference": f.reference,
+                "candidate": f.candidate,
+                "unit": "max_abs",
+            },
         )
         for f in findings
     ]
@@ -54,16 +61,27 @@ def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left:
             f"{m.pair.candidate!r} equals the reference's once they are moved; the error falls from "
             f"{straight.rel_l2:.2g} to {m.metrics.rel_l2:.2g}"
         )
-        return [Cause("layout", words, straight.rel_l2, m.metrics.rel_l2, {"permutation": order, "tensors": moved})]
+        return [
+            Cause(
+                "layout",
+                words,
+                straight.rel_l2,
+                m.metrics.rel_l2,
+                {"change": ADVICE["layout"], "permutation": order, "tensors": moved},
+            )
+        ]
     return []
 
 
 def another_network(
-    faults: tuple[Fault, ...], weights: tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]], diverged: bool
+    faults: tuple[Fault, ...], weights: tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]], suspect: bool
 ) -> tuple[tuple[Fault, ...], list[Cause]]:
-    """One cause instead of a fault for each layer, where hardly a weight of the reference is in the candidate."""
+    """One cause instead of a fault for each layer, where hardly a weight of the reference is in the candidate.
+
+    `suspect`: an output is over tolerance or was not compared.
+    """
     ours, theirs = weights
-    if not diverged or min(len(ours), len(theirs)) < FEWEST_WEIGHTS:
+    if not suspect or min(len(ours), len(theirs)) < FEWEST_WEIGHTS:
         return faults, []
     known = [f.cause for f in faults if f.cause is not None]
     if known and sum(c.kind in WHOLE for c in known) < 0.8 * len(known):
@@ -80,7 +98,12 @@ def another_network(
         f"this is another network ({what}): of the reference's {len(ours)} weights {found:.0%} are in the candidate, "
         f"{shaped:.0%} have a counterpart of their size; the candidate has {len(theirs)}"
     )
-    details = {"weights_found": found, "sizes_found": shaped, "faults": len(faults)}
+    details = {
+        "change": ADVICE["different_network"],
+        "weights_found": found,
+        "sizes_found": shaped,
+        "faults": len(faults),
+    }
     details |= {"reference_weights": len(ours), "candidate_weights": len(theirs)}
     cause = Cause("different_network", words, 1.0 - found, None, details)
     return tuple(replace(f, cause=cause) for f in faults[:1]), [cause]
@@ -92,18 +115,26 @@ def shared_grids(measured: Sequence[Measurement], left: Trace, right: Trace) -> 
     Proved by putting the reference's values on the shared grid, and then each lost part on one of its own.
     """
     for m in measured:
-        quant = right.quant(m.pair.candidate)
+        stored = _stored(m.pair.candidate, right)
+        quant = right.quant(stored)
         if quant is None or quant.scale.size > 1 or m.pair.reference not in left.values:
             continue
         reference = left.values[m.pair.reference]
         if reference.dtype.kind != "f" or reference.size > MAX_ELEMENTS:
             continue
-        dtype = right.values[m.pair.candidate].dtype
+        dtype = right.values[stored].dtype
         for axis in range(1, reference.ndim):
             found = _lost_parts(reference, axis, quant, dtype)
             if found is not None:
                 return [_shared(m, reference, axis, found, quant, dtype)]
     return []
+
+
+def _stored(name: str, trace: Trace) -> str:
+    """The quantized tensor whose values these are: itself, or what a DequantizeLinear reads."""
+    node = trace.graph.producers().get(name)
+    read = node.inputs[0] if node is not None and node.canonical == "DequantizeLinear" else name
+    return read if read in trace.values else name
 
 
 def _lost_parts(reference: Array, axis: int, quant: Quant, dtype: np.dtype[Any]) -> list[int] | None:
@@ -141,7 +172,13 @@ def _shared(m: Measurement, reference: Array, axis: int, parts: list[int], quant
         f"scale of their own ({scale:.2g}) their error falls from {before:.2g} to {after:.2g}"
     )
     details = {"reference": m.pair.reference, "candidate": m.pair.candidate, "axis": axis, "channels": parts[:100]}
-    details |= {"scale": shared, "own_scale": scale, "distinct": distinct, "unit": "rel_l2"}
+    details |= {
+        "change": ADVICE["saturation"],
+        "scale": shared,
+        "own_scale": scale,
+        "distinct": distinct,
+        "unit": "rel_l2",
+    }
     return Cause("saturation" if distinct == 1 else "quantization_scale", words, before, after, details)
 
 

@@ -171,6 +171,12 @@ def _render_cause(cause: Cause, console: Console) -> None:
 
     style = "dim" if cause.kind == "unexplained" else "bold"
     console.print(Text.assemble("  ", (clean(cause.kind), style), f": {clean(cause.summary)}"))
+    for side, place in cause.details.get("where", {}).items():
+        scopes = dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"])
+        if scopes:
+            console.print(Text(f"    {side}'s module: {clean(', '.join(scopes), 70)}", style="dim"))
+    if cause.details.get("change"):
+        console.print(Text(f"    to change: {cause.details['change']}"))
     rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]
     for row in rows[:8]:
         both = f"{clean(str(row['reference']), 40)} against {clean(str(row['candidate']), 40)}"
