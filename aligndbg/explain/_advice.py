@@ -6,7 +6,7 @@ __all__ = ["ADVICE"]
 
 ADVICE = {
     "input_channel_order": "feed both the same channel order (RGB, BGR), or swap the first weights'",
-    "input_normalization": "prepare both inputs with the same mean and scale; look for a normalization inside one model",
+    "input_normalization": "prepare both inputs with the same mean and scale; look for one inside a model too",
     "layout": "transpose (and copy: .contiguous()) before the reshape, or give the converter the layout it expects",
     "flip": "remove or add the reversal of that axis; convolution against correlation flips the kernel",
     "channel_order": "bring the channels in the same order: shuffle, concat order or weight conversion",

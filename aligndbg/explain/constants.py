@@ -12,7 +12,7 @@ from aligndbg._types import Array
 from aligndbg.explain._case import Case, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
 from aligndbg.explain._plain import LINEAR
-from aligndbg.explain._rounding import rounded_to
+from aligndbg.explain._rounding import held_grid, rounded_to
 from aligndbg.explain._slots import Slot, SlotPair, pair_slots, slots
 
 __all__ = ["Constants"]
@@ -132,6 +132,9 @@ def _weight(case: Case, pair: SlotPair, r: Array, c: Array) -> Form:
         whose, grid = rounding
         words = f"the {whose}'s weights of {op} are the {other_side(whose)}'s rounded to {grid}"
         return Form("precision", words, 0.3, {"rounded": whose, "to": grid})
+    held = _held(case, pair)
+    if held is not None:
+        return held
     quantized = case.grid is not None
     ratio = _one_ratio(r, c, 0.2 if quantized else OF_DIFFERENCE)
     if ratio is not None:
@@ -153,6 +156,26 @@ def _weight(case: Case, pair: SlotPair, r: Array, c: Array) -> Form:
             details["ratio"] = one
     few = len(channels) <= max(1, r.shape[0] // 4)
     return Form("weight", words, 1.5 if few else 3.0, details)
+
+
+def _held(case: Case, pair: SlotPair) -> Form | None:
+    """One side's weights, as its file has them, hold values of a smaller type only: folding hides it afterwards."""
+    grids = {}
+    for side, slot in (("reference", pair.reference), ("candidate", pair.candidate)):
+        program = case.half(side).program
+        if program is None:
+            return None
+        own = [program.constant(s, 1) for s in program.steps if s.node == slot.node and s.op in LINEAR]
+        grids[side] = held_grid(own[0], pair.apart) if len(own) == 1 and own[0] is not None else None
+    sides = [side for side, grid in grids.items() if grid]
+    if len(sides) != 1:
+        return None
+    side = sides[0]
+    words = (
+        f"the {side}'s weights of {pair.candidate.op} hold {grids[side]} values only, and differ from the "
+        f"{other_side(side)}'s by that rounding ({pair.apart:.1e})"
+    )
+    return Form("precision", words, 0.6, {"rounded": side, "to": grids[side]})
 
 
 def _rearranged(case: Case, pair: SlotPair, r: Array, c: Array) -> Form | None:
