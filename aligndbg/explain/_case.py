@@ -65,7 +65,8 @@ class Side:
 class Context:
     """Both sides, the pairs that isolation trusted, and what the last isolated run computed on the side it re-ran.
 
-    `forward`: the candidate was re-run on the reference's values; else the mirror.
+    `forward`: the candidate was re-run on the reference's values; else the mirror. `over` names the pairs over
+    tolerance, `open` those that were not overridden and so are no border of a region, by reference name.
     """
 
     reference: Side
@@ -74,6 +75,7 @@ class Context:
     over: frozenset[str]
     forward: bool
     isolated: Mapping[str, Array]
+    open: frozenset[str] = frozenset()
     deadline: float = float("inf")  # of time.perf_counter
 
     def check_time(self) -> None:
@@ -247,7 +249,7 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     """One side of a pair's region, with the inputs that both sides share and the output it makes of them."""
     own, other = (context.reference, context.candidate)[:: 1 if name == "reference" else -1]
     source = context.forward == (name == "reference")
-    mine = {getattr(p, name): p for p in context.pairs}
+    mine = {getattr(p, name): p for p in context.pairs if p.reference not in context.open}
     output = getattr(pair, name)
     found = region(own.graph, output, set(mine))
     by_name = {n.name: n for n in own.graph.nodes}
