@@ -95,7 +95,8 @@ def _neutral(side: str, slot: Slot) -> Iterator[Trial]:
     if slot.role not in ("factor", "term") or slot.absent:
         return
     value = np.ones_like(slot.value) if slot.role == "factor" else np.zeros_like(slot.value)
-    kind = "scale" if slot.role == "factor" else "missing_bias"
+    few = 2 * np.count_nonzero(slot.value != value) <= slot.value.size  # only some channels do anything
+    kind = ("weight" if few else "scale") if slot.role == "factor" else "bias" if few else "missing_bias"
     what = f"multiplies by {_span(slot.value)}" if slot.role == "factor" else f"adds {_span(slot.value)}"
     words = f"the {side}'s {slot.op} {what}, the {other_side(side)} does not"
     yield Trial(kind, side, slot.put(value), words, f"without it in the {side}", 1.0, {"value": _some(slot.value)})
