@@ -61,6 +61,8 @@ def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ..
 
 def explain_fault(fault: Fault, context: Context) -> Cause:
     """The cause of one fault: the simplest tested one, or `unexplained` with what was tried."""
+    if time.perf_counter() > context.deadline:
+        return Cause("unexplained", "there was no time left to explain it", details={"out_of_time": True})
     try:
         case = make_case(fault, context)
     except CannotEvaluateError as error:

@@ -15,6 +15,8 @@ from aligndbg.match.layouts import layouts, sampled_error
 __all__ = ["Slot", "SlotPair", "pair_slots", "slots"]
 
 SMALLEST_EPSILON, LARGEST_EPSILON = 0.0, 0.05
+# ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
+GATES = {"LSTM": (0, 2, 3, 1), "RNN": (0,)}
 NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
 
 
@@ -69,11 +71,8 @@ def slots(program: Program) -> list[Slot]:
                 value = program.constant(step, at)
                 if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and _is_epsilon(value)):
                     found += _arithmetic(program, k, at, value)
-        elif step.op in ("LSTM", "GRU", "RNN"):
-            for at, role in ((1, "weight"), (2, "weight"), (3, "term")):
-                value = program.constant(step, at)
-                if value is not None:
-                    found.append(_plain(program, k, at, role, value))
+        elif step.op in GATES:
+            found += _recurrent(program, k)
     return found
 
 
@@ -114,6 +113,27 @@ def _linear(program: Program, k: int) -> list[Slot]:
         return program.with_constant(k, 2, np.ascontiguousarray(new.reshape(channels)).astype(weight.dtype))
 
     found.append(Slot("term", k, step.op, value, put_bias, absent, step.node))
+    return found
+
+
+def _recurrent(program: Program, k: int) -> list[Slot]:
+    """One direction's weights as (gates * hidden, in), gates in Keras' and PyTorch's order; both biases as a sum."""
+    step = program.steps[k]
+    order = GATES[step.op]
+    found = []
+    for at, role in ((1, "weight"), (2, "weight"), (3, "term")):
+        stored = program.constant(step, at)
+        if stored is None or stored.shape[0] != 1:
+            continue
+        whole = stored[0] if at < 3 else stored[0].reshape(2, -1).sum(axis=0)
+        gates = whole.reshape(len(order), -1, *whole.shape[1:])
+
+        def put(new: Array, at: int = at, stored: Array = stored, shape: tuple[int, ...] = gates.shape) -> Program:
+            back = new.reshape(shape)[np.argsort(order)].reshape(-1, *shape[2:])
+            value = back if at < 3 else np.concatenate([back, np.zeros_like(back)])
+            return program.with_constant(k, at, value[None].astype(stored.dtype))
+
+        found.append(Slot(role, k, step.op, gates[list(order)].reshape(whole.shape), put, node=step.node))
     return found
 
 

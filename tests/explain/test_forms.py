@@ -13,6 +13,7 @@ from aligndbg._evaluate import CannotEvaluateError, Step, evaluate
 from aligndbg._types import Graph, Node, Trace
 from aligndbg.explain._canonical import canonical_program
 from aligndbg.explain._plain import plain_form
+from aligndbg.explain._slots import slots
 from aligndbg.explain._tflite_forms import same_pads
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -74,6 +75,10 @@ def test_each_operator_alone(fixtures: Path, name: str) -> None:
             limit = 1.01 * float(quant.scale[0]) if quant is not None else 2e-5 * max(1.0, float(np.abs(value).max()))
             assert made.shape == value.shape, node
             assert float(np.abs(made - value).max()) <= limit, node
+        form = plain_form(program, feeds)
+        for slot in slots(form):
+            same = slot.put(slot.value).run(feeds)[0]
+            assert np.allclose(same, form.run(feeds)[0], rtol=1e-4, atol=1e-5), (node, slot.role)
         done += 1
     assert done >= 5
 
