@@ -50,7 +50,7 @@ def causes_of_the_pair(
     causes = input_causes(feeding.findings)
     with clock.stage("explain"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
-        causes += shared_grids(measured, sides.left.trace, sides.right.trace)
+        causes += shared_grids(measured, outputs, sides.left.trace, sides.right.trace)
         if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):
             faults, found = another_network(faults, sides.weights(), suspect)
             causes += found

@@ -19,6 +19,7 @@ __all__ = ["another_network", "input_causes", "shared_grids", "swapped_axes"]
 FEWEST_WEIGHTS = 3  # of two weights that differ nothing general can be said
 FOUND_SHARE = 0.3  # of the weights that another network may share by chance (norms of ones, biases of zeros)
 WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
+CLIPPED_SHARE = 1e-3  # of an input's values; a grid made from typical data cuts off a few
 LOST = 0.5  # relative error of a part that its grid cannot hold
 COARSE = 4.0  # steps: a part whose values span fewer has collapsed
 MAX_PARTS = 512
@@ -42,6 +43,7 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
             },
         )
         for f in findings
+        if f.details.get("share", 1.0) >= CLIPPED_SHARE
     ]
 
 
@@ -109,15 +111,19 @@ def another_network(
     return tuple(replace(f, cause=cause) for f in faults[:1]), [cause]
 
 
-def shared_grids(measured: Sequence[Measurement], left: Trace, right: Trace) -> list[Cause]:
+def shared_grids(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
     """A quantized tensor whose parts need unlike scales: boxes of 0..640 and scores of 0..1 in one, the scores lost.
 
     Proved by putting the reference's values on the shared grid, and then each lost part on one of its own.
     """
+    joined = right.graph.producers()
     for m in measured:
         stored = _stored(m.pair.candidate, right)
         quant = right.quant(stored)
         if quant is None or quant.scale.size > 1 or m.pair.reference not in left.values:
+            continue
+        node = joined.get(m.pair.candidate)
+        if m.pair.reference not in outputs and (node is None or node.canonical != "Concat"):
             continue
         reference = left.values[m.pair.reference]
         if reference.dtype.kind != "f" or reference.size > MAX_ELEMENTS:

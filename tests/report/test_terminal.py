@@ -129,3 +129,23 @@ def test_names_cannot_drive_the_terminal(hostile: Diff) -> None:
         assert "[bold red]loud[/]" in text
         assert "\\x1b[31m\\x9b\\x202e\\x0aend" in text
         assert "\\x1b[2JOp" in text
+
+
+def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
+    details = {
+        "change": "pad as the reference does",
+        "attributes": [
+            {"op": "Conv", "attribute": "pads", "reference": [0, 0, 1, 1], "candidate": [1, 1, 1, 1], "same": False},
+            {"op": "Conv", "attribute": "strides", "reference": [2, 2], "candidate": [2, 2], "same": True},
+        ],
+        "where": {"reference": {"operators": [{"name": "n", "op": "Conv", "scope": "net.\x1bstem"}]}},
+    }
+    cause = Cause("padding", "the candidate pads (1,1), the reference (0,1)", 0.5, 1e-7, details)
+    whole = Cause("flip", "the candidate is fed a mirrored image", 1.0, 0.0)
+    text = render_text(replace(diverged, faults=(replace(diverged.faults[0], cause=cause),), causes=(whole,)))
+    assert "padding: the candidate pads (1,1), the reference (0,1)" in text
+    assert "to change: pad as the reference does" in text
+    assert "Conv.pads: [0, 0, 1, 1] against [1, 1, 1, 1]" in text
+    assert "strides" not in text
+    assert "reference's module: net.\\x1bstem" in text
+    assert text.index("flip: the candidate is fed") < text.index("fault 1")
