@@ -11,7 +11,7 @@ __all__ = ["GRIDS", "held_grid", "round_to", "rounded_to"]
 GRIDS = ("float16", "bfloat16", "int8", "int8 per channel", "float8_e4m3fn", "float8_e5m2")
 # The coarsest first, each with the largest relative error (rms over the whole) that rounding to it leaves.
 HELD = (("float8_e5m2", 0.1), ("float8_e4m3fn", 0.06), ("int8", 0.06), ("bfloat16", 3e-3), ("float16", 4e-4))
-FEWEST = 64  # values, fewer of which may be on a grid by chance
+FEWEST, DISTINCT = 48, 8  # values, fewer of which may be on a grid by chance
 LEFT = 0.05  # of the difference that rounding may leave: folded factors move a few values to the next step
 
 
@@ -46,7 +46,7 @@ def rounded_to(reference: Array, candidate: Array) -> tuple[str, str] | None:
 
 def held_grid(value: Array, apart: float) -> str | None:
     """The grid that all of `value` is on already, if `apart` (relative L2) is what rounding to it costs."""
-    if value.dtype != np.float32 or np.unique(value).size < FEWEST:
+    if value.dtype != np.float32 or value.size < FEWEST or np.unique(value).size < DISTINCT:
         return None
     for grid, cost in HELD:
         if apart <= cost and np.array_equal(round_to(value, grid), value):
