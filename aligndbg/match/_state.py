@@ -179,6 +179,33 @@ class State:
         count, links = self._agreeing(rn, cn, lenient=False)
         return 0 < count == len(links)
 
+    def unpaired_inputs(self, rn: Node, cn: Node) -> tuple[str, str] | None:
+        """The one input of each of two nodes that has no counterpart yet, where all others are paired; else None."""
+        alike = ops_agree(rn, cn) >= 0.9
+        head_r = self._head(self.reference, rn, cn.canonical) if alike else rn
+        head_c = self._head(self.candidate, cn, rn.canonical) if alike else cn
+        ours = [self._computed(self.reference, i) for i in self.reference.data_inputs(head_r)]
+        theirs = [self._computed(self.candidate, i) for i in self.candidate.data_inputs(head_c)]
+        open_r = [i for i in ours if i not in self.links]
+        open_c = [i for i in theirs if i not in self.by_candidate]
+        if len(open_r) != 1 or len(open_c) != 1 or len(ours) != len(theirs):
+            return None
+        if {self.links[i].candidate for i in ours if i in self.links} != {i for i in theirs if i in self.by_candidate}:
+            return None
+        if open_r[0] not in self.reference.comparable or open_c[0] not in self.candidate.comparable:
+            return None
+        return open_r[0], open_c[0]
+
+    def _computed(self, side: Side, name: str) -> str:
+        """The tensor that `name` is a moved copy of: a paired one, or the first that is computed."""
+        while not self.link_of(side, name):
+            node = side.producer.get(name)
+            inputs = side.data_inputs(node) if node is not None and node.canonical in PASSIVE_OPS else ()
+            if len(inputs) != 1:
+                break
+            name = inputs[0]
+        return name
+
     def inputs_layouts(self, r: str, c: str) -> list[Layout]:
         """The settled layouts of the inputs that two tensors' nodes have in common."""
         rn, cn = self.reference.node(r), self.candidate.node(c)

@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
+import numpy as np
+
+from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, written_out
+from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
@@ -50,9 +52,32 @@ def match_structure(state: State) -> None:
                 else:
                     state.add(link)
         if len(state.links) == before:
+            _pair_what_is_read(state)
+        if len(state.links) == before:
             break
     for link in [link for r, link in state.links.items() if r not in given and _vanishes(state, link)]:
         state.drop(link)
+
+
+def _pair_what_is_read(state: State) -> None:
+    """Pair upwards: what the same op reads on both sides, where nothing before it could be paired."""
+    for r in reversed(state.reference.names):
+        link = state.links.get(r)
+        rn, cn = state.reference.node(r), state.candidate.node(link.candidate) if link else None
+        if link is None or rn is None or cn is None or ops_agree(rn, cn) < 0.9:
+            continue
+        read = state.unpaired_inputs(rn, cn)
+        if read is None:
+            continue
+        fits = state.fits(*read)
+        above_r, above_c = state.reference.node(read[0]), state.candidate.node(read[1])
+        if not fits or above_r is None or above_c is None or step_of(above_r, above_c):
+            continue
+        if not state.ends_alike(*read) or not _plays_its_part(state, *read):
+            continue
+        fit = settle_layout(state, *read, fits, max(1.5 * fits[0].error, NOISE))
+        evidence = f"read by {r} and {link.candidate}, which are paired, sampled error {fit.error:.2g} of the spread"
+        state.add(Link(*read, fit.layout, "structure", fit.error, evidence))
 
 
 def _vanishes(state: State, link: Link) -> bool:
@@ -91,7 +116,11 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
         (r, c), (score, fits) = max(scored.items(), key=lambda item: item[1][0])
         if score < ACCEPT:
             return None
-        rivals = [s for (rr, cc), (s, _) in scored.items() if (rr == r) != (cc == c)]
+        rivals = [
+            s
+            for (rr, cc), (s, _) in scored.items()
+            if (rr == r) != (cc == c) and not (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc))
+        ]
         if all(score - s >= MARGIN for s in rivals):
             fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
             evidence = (
@@ -101,6 +130,23 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
             return Link(r, c, fit.layout, "structure", fit.error, evidence, _evident(state, r, c, ours, theirs))
         scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
     return None
+
+
+def _equal(side: Side, one: str, other: str) -> bool:
+    """Whether two tensors hold the same values, as an LSTM's two hidden outputs do: either will do."""
+    return one == other or np.array_equal(side.sample(one), side.sample(other))
+
+
+def _plays_its_part(state: State, r: str, c: str) -> bool:
+    """False for an output of an LSTM against a step that computes something else."""
+    for (fused, name), (steps, other) in (
+        ((state.reference, r), (state.candidate, c)),
+        ((state.candidate, c), (state.reference, r)),
+    ):
+        node, step = fused.producer[name], steps.producer[other]
+        if node.canonical == "LSTM" != step.canonical and written_out(node, step):
+            return is_cell(steps, other) if node.outputs.index(name) == 2 else is_hidden(steps, other)
+    return True
 
 
 def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -> bool:
@@ -135,11 +181,14 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
     if enclosed and not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)):
         return None
-    if ops < 0.4 and (error > ENCLOSED_ERROR or _only_one_moves(state, r, c)):
+    if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
+        return None
+    if not _plays_its_part(state, r, c):
         return None
     closeness = max(0.0, 1.0 - error)
     weights = state.weights_agree(rn, cn)
-    if not inputs and written_out(rn, cn) and _read_alike(state, r, c):
+    recurrent = RECURRENT_OPS & {rn.canonical, cn.canonical}
+    if not inputs and written_out(rn, cn) and (recurrent or _read_alike(state, r, c)):
         inputs = 0.6  # inside the written-out op the inputs have no counterpart
     if not inputs and error > ENCLOSED_ERROR and weights <= 0:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
@@ -206,11 +255,15 @@ def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], 
 
 
 def match_outputs(state: State) -> None:
-    """Pair the models' outputs that are left: they must be compared even where nothing before them could be."""
-    ours = [o for o in state.reference.graph.outputs if o in state.reference.comparable and o not in state.links]
-    theirs = [
-        o for o in state.candidate.graph.outputs if o in state.candidate.comparable and o not in state.by_candidate
-    ]
+    """Pair the models' outputs that are left: they must be compared even where nothing before them could be.
+
+    Where each side has as many outputs left, one that agrees with a tensor inside the other model counts as left: an
+    operator is missing there, or one too many.
+    """
+    ours, theirs = _open_outputs(state, state.reference), _open_outputs(state, state.candidate)
+    if len(ours) != len(theirs):
+        ours = [o for o in ours if o not in state.links]
+        theirs = [o for o in theirs if o not in state.by_candidate]
     options: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
     for r in ours:
         for c in theirs:
@@ -222,8 +275,25 @@ def match_outputs(state: State) -> None:
         alone = sum(1 for k in options if k[0] == r) == 1 and sum(1 for k in options if k[1] == c) == 1
         fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
         why = "the only outputs that fit each other" if alone else "the likeliest by name and value of the outputs left"
+        for link in (state.links.get(r), state.by_candidate.get(c)):
+            if link:
+                state.drop(link)
         state.add(Link(r, c, fit.layout, "output", fit.error, why))
         options = {k: v for k, v in options.items() if k[0] != r and k[1] != c}
+
+
+def _open_outputs(state: State, side: Side) -> list[str]:
+    """The outputs of one model that are not paired with an output of the other, nor by the user."""
+    mine = side is state.reference
+    others = set((state.candidate if mine else state.reference).graph.outputs)
+    found = []
+    for o in side.graph.outputs:
+        link = state.link_of(side, o)
+        if o not in side.comparable or (link and link.method == "user"):
+            continue
+        if link is None or (link.candidate if mine else link.reference) not in others:
+            found.append(o)
+    return found
 
 
 def match_names(state: State) -> None:
