@@ -50,13 +50,25 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 
 def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ...]:
-    """Every fault with its cause, within the context's deadline; each gets its share of the time left."""
-    out = []
-    for k, fault in enumerate(faults):
-        now = time.perf_counter()
-        share = now + (context.deadline - now) / (len(faults) - k)
-        out.append(replace(fault, cause=explain_fault(fault, replace(context, deadline=share))))
+    """Every fault with its cause, within the context's deadline; each gets its share of the time left.
+
+    Those that their share was too short for are tried again on what the others left.
+    """
+    out = list(faults)
+    waiting = list(range(len(faults)))
+    for _ in range(2):
+        for place, k in enumerate(waiting):
+            now = time.perf_counter()
+            share = now + (context.deadline - now) / (len(waiting) - place)
+            out[k] = replace(faults[k], cause=explain_fault(faults[k], replace(context, deadline=share)))
+        waiting = [k for k in waiting if _cut_short(out[k].cause)]
+        if time.perf_counter() > context.deadline:
+            break
     return tuple(out)
+
+
+def _cut_short(cause: Cause | None) -> bool:
+    return cause is not None and cause.kind == "unexplained" and bool(cause.details.get("out_of_time"))
 
 
 def explain_fault(fault: Fault, context: Context) -> Cause:
@@ -99,4 +111,5 @@ def _where(half: Half) -> dict[str, Any]:
 
 def _unexplained(case: Case) -> str:
     tried = ", ".join(case.tried) or "nothing"
-    return f"no hypothesis makes the error vanish (tried: {tried})"
+    when = ", and there was no time left for others" if case.out_of_time else ""
+    return f"no hypothesis makes the error vanish (tried: {tried}){when}"

@@ -43,7 +43,7 @@ class QuantizationScale(Hypothesis):
             yield Trial("quantization_scale", "reference", r + b, words, "with that added to the reference", 1.0, found)
         words = f"the candidate's values are {a:.4g} times the reference's{_plus(b / scale)}: its scale does not fit"
         change = "with the reference scaled so"
-        yield Trial("quantization_scale", "reference", r * a + b, words, change, 2.0, found)
+        yield Trial("quantization_scale", "reference", r * a + b, words, change, 2.0, found, guess=True)
 
 
 def _fit(r: Array, c: Array) -> tuple[float, float] | None:
