@@ -37,6 +37,7 @@ class Isolated:
     shadowed: Mapping[str, Metrics]
     refused: Mapping[str, str]
     aside: frozenset[str]
+    nearer: frozenset[str]
     runs: int
 
 

@@ -63,6 +63,7 @@ def isolated_of(isolation: Isolation) -> Isolated:
         shadowed={r: m for r, m in standing.own.items() if r not in isolation.own},
         refused=standing.refused,
         aside=standing.aside,
+        nearer=standing.nearer,
         runs=isolation.runs,
     )
 

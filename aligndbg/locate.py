@@ -70,7 +70,8 @@ class Isolation:
 class Standing:
     """What tells which pairs are in doubt: own metrics of all of them, those over tolerance, what was not overridden.
 
-    `refused` says why, `aside` are the user's pairs that were set aside. `forward`: the candidate was re-run.
+    `refused` says why, `aside` are the user's pairs that were set aside. `forward`: the candidate was re-run. `nearer`
+    are over, but far less so than when nothing was overridden.
     """
 
     own: Mapping[str, Metrics]
@@ -78,13 +79,14 @@ class Standing:
     refused: Mapping[str, str]
     aside: frozenset[str]
     forward: bool
+    nearer: frozenset[str]
 
 
 def stand(graph: Graph, pairs: Sequence[Pair], s: Standing) -> tuple[dict[str, str], dict[str, str]]:
     """Pairs whose own error cannot be known, and pairs that nothing confirms, each with the reason."""
     shadowed = _shadowed(graph, pairs, s.over, s.refused, s.forward)
     own = {r: m for r, m in s.own.items() if r not in shadowed}
-    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s.forward, s.aside)
+    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s.forward, s.aside, s.nearer)
 
 
 def isolate(
@@ -114,7 +116,8 @@ def isolate(
         }
         judge.inner = inner_roundings(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
         own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
-        standing = Standing(own, over, refused, aside, forward)
+        nearer = frozenset(p.reference for p in matching.pairs if p.reference in over and _comes_nearer(judge, own, p))
+        standing = Standing(own, over, refused, aside, forward, nearer)
         shadowed, unconfirmed = stand(graph, matching.pairs, standing)
         own, over = {r: m for r, m in own.items() if r not in shadowed}, over - shadowed.keys()
         refuted = _refuted(graph, matching.pairs, unconfirmed, forward, aside)
@@ -248,6 +251,7 @@ def _unconfirmed(
     over: frozenset[str],
     forward: bool,
     aside: frozenset[str],
+    nearer: frozenset[str],
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
     # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
@@ -261,12 +265,18 @@ def _unconfirmed(
         if p.provisional and (p.confidence >= EVIDENT or _spread_error(metrics) <= NEAR):
             continue
         below = next_pairs(consumers, by_name, name)
-        if any(d.reference in own and d.reference not in over for d in below):
+        if any(d.reference in own and (d.reference not in over or d.reference in nearer) for d in below):
             continue
         if not below and p.provisional:
             continue  # nothing is computed from it: there is nothing that could confirm it, nor be poisoned by it
         out[p.reference] = "nothing computed from it comes out right once it is overridden"
     return out
+
+
+def _comes_nearer(judge: Judge, own: Mapping[str, Metrics], pair: Pair) -> bool:
+    """Whether a pair over tolerance is near, and far nearer than before what it is computed from was corrected."""
+    error = _spread_error(own[pair.reference])
+    return error <= NEAR and error <= 0.5 * _spread_error(judge.metrics(pair))
 
 
 def _spread_error(m: Metrics) -> float:

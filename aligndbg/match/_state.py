@@ -175,8 +175,11 @@ class State:
         return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
 
     def same_inputs(self, rn: Node, cn: Node) -> bool:
-        """Whether every input that carries values is paired with one of the other node's, helpers looked through."""
-        count, links = self._agreeing(rn, cn, lenient=False)
+        """Whether every input that carries values is paired with one of the other node's, helpers looked through.
+
+        So is an activation that one side has more: what is computed from it is still the other side's counterpart.
+        """
+        count, links = self._agreeing(rn, cn, lenient=True)
         return 0 < count == len(links)
 
     def unpaired_inputs(self, rn: Node, cn: Node) -> tuple[str, str] | None:
