@@ -53,6 +53,7 @@ def diff(
     isolate: bool = True,
     max_faults: int = 20,
     samples: int = 1,
+    repro: str | Path | None = None,
     details: bool = True,
     timeout: float | None = None,
     progress: Progress | bool = False,
@@ -63,7 +64,8 @@ def diff(
     a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
     random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
     noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
+    of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a script that
+    runs them. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
     `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is True for bars on
     stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None).
 
@@ -78,7 +80,8 @@ def diff(
     options = InputOptions(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
-    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, details)
+    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
+    settings = replace(settings, repro=None if repro is None else Path(repro), details=details)
     with ExitStack() as stack, one_blas_thread():
         clock = Clock(_shown(progress, stack))
         ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))

@@ -76,6 +76,7 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         "outputs": graph.outputs,
         "constants": sorted(graph.constants),
         "untapped": dict(graph.untapped),
+        "opset": graph.opset,
     }
 
 
@@ -93,4 +94,5 @@ def graph_from_json(data: dict[str, Any]) -> Graph:
         outputs=tuple(data["outputs"]),
         constants=frozenset(data["constants"]),
         untapped=dict(data["untapped"]),
+        opset=data.get("opset", 0),  # traces of the first versions have none
     )

@@ -168,7 +168,8 @@ class Graph:
 
     `nodes` in execution order. `constants` names weights and whatever is known to depend on them alone; their
     values are read with `run({}, fetch=[name])`. `untapped` gives, for each node output that `run` cannot yield
-    (a string, a sequence, a value inside a control-flow body), the reason.
+    (a string, a sequence, a value inside a control-flow body), the reason. `opset` is the version of the default ONNX
+    domain that gives the nodes their meaning; 0 where their words are another runtime's.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -177,6 +178,7 @@ class Graph:
     outputs: tuple[str, ...] = ()
     constants: frozenset[str] = frozenset()
     untapped: Mapping[str, str] = field(default_factory=dict)
+    opset: int = 0
 
     def tappable(self) -> tuple[str, ...]:
         """Every node output that `run` can yield, in execution order, each once."""

@@ -14,6 +14,7 @@ from aligndbg._version import __version__
 
 if TYPE_CHECKING:
     from aligndbg._diff import Diff
+    from aligndbg.report.table import TableView
 
 __all__ = ["main", "parser"]
 
@@ -77,6 +78,9 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     _tolerance_options(p, 0.5)
     out = _output_options(p)
     out.add_argument("--save", metavar="FILE", help="the whole result, for `aligndbg judge`")
+    out.add_argument(
+        "--repro", metavar="DIR", help="the first faults' operators and tensors, with a script to run them"
+    )
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
     p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
@@ -309,7 +313,7 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
-    _check_github(args)
+    view = _checked_view(args)
     arguments = _input_arguments(args)
     result = aligndbg.diff(
         args.reference,
@@ -324,13 +328,14 @@ def _diff(args: argparse.Namespace) -> int:
         isolate=not args.no_isolate,
         samples=args.samples,
         max_faults=args.max_faults,
+        repro=args.repro,
         details=bool(args.html or args.save),
         progress=not args.quiet,
         **arguments,
     )
     if args.save:
         result.save(args.save)
-    return _report(result, args)
+    return _report(result, args, view)
 
 
 def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -338,19 +343,19 @@ def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {"tolerances": args.tol}
 
 
-def _check_github(args: argparse.Namespace) -> None:
-    """Before anything is run: outside GitHub Actions there is no summary to write."""
+def _checked_view(args: argparse.Namespace) -> TableView:
+    """What can be refused before anything is run: unknown columns; a summary to write outside GitHub Actions."""
+    import aligndbg
     from aligndbg._errors import UsageError
 
     if args.github and not os.environ.get("GITHUB_STEP_SUMMARY"):
         fact = "--github writes to the file that GITHUB_STEP_SUMMARY names, and it is not set"
         raise UsageError(fact, hint="GitHub Actions sets it for each step")
+    return aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
 
 
-def _report(result: Diff, args: argparse.Namespace) -> int:
+def _report(result: Diff, args: argparse.Namespace, view: TableView) -> int:
     """Writes what was asked for, prints the result, and gives its exit code."""
-    import aligndbg
-
     if args.json:
         result.to_json(args.json)
     if args.csv:
@@ -363,7 +368,6 @@ def _report(result: Diff, args: argparse.Namespace) -> int:
         result.to_model_explorer(args.model_explorer)
     if args.github:
         result.to_github()
-    view = aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
     result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
 
@@ -371,8 +375,8 @@ def _report(result: Diff, args: argparse.Namespace) -> int:
 def _judge(args: argparse.Namespace) -> int:
     import aligndbg
 
-    _check_github(args)
-    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
+    view = _checked_view(args)
+    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args, view)
 
 
 def _layers(args: argparse.Namespace) -> int:

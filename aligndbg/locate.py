@@ -184,7 +184,7 @@ def _shadowed(
 
 
 def _state(matching: Matching, aside: frozenset[str]) -> tuple[frozenset[Any], frozenset[str]]:
-    return frozenset((p.reference, p.candidate, p.layout.permutation) for p in matching.pairs), aside
+    return frozenset((p.reference, p.candidate, p.layout.permutation, _safe(p)) for p in matching.pairs), aside
 
 
 def _settled(pairs: Iterable[Pair], over: frozenset[str], refuted: Iterable[Pair]) -> tuple[Pair, ...]:

@@ -24,6 +24,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime writes 
 import numpy as np
 from plants import NotHere
 from plants.bench import Bench, Finding, PairOfModels, Trial
+from plants.causes import confusion, is_right, table
 from plants.pairs import BUNDLED, SHARED
 
 import aligndbg
@@ -55,6 +56,9 @@ def _print_trial(t: Trial) -> None:
         print(f"    {f.how:7}{f.strength:7}{f.plant}; the nearest pair moves by {f.visible:.2g}")
         if f.how in ("region", "wide", "absent"):
             print(f"           by {f.fault}")
+        if f.located:
+            mark = "right" if is_right(f.plant, t.side, f.cause) else "CAUSE"
+            print(f"           {mark} {f.cause}: {f.summary}")
     for text in t.invented:
         print(f"    INVENTED {text}")
     sys.stdout.flush()
@@ -83,6 +87,9 @@ def summary(done: Sequence[Trial], failed: int, clean_faults: int, clean_runs: i
         "clean_diffs": clean_runs,
         "clean_faults": clean_faults,
         "by_kind": _by_kind(solid),
+        "explaining_share_max": max((t.explaining / t.seconds for t in done), default=None),
+        "explaining_seconds_max": max((t.explaining for t in done), default=None),
+        "causes": confusion(done),
     }
 
 
@@ -140,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             done.append(t)
     totals = summary(done, failed, clean_faults, args.clean * len(pairs))
     for key, value in totals.items():
-        print(f"{key}: {value}")
+        if key != "causes":
+            print(f"{key}: {value}")
+    print(table(totals["causes"]))
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **totals, "detail": [asdict(t) for t in done]}, indent=1))
     missed = totals["planted"] - totals["located"]

@@ -79,6 +79,7 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
         outputs=tuple(item.name for item in graph.output),
         constants=frozenset(constants - set(untapped)) | sparse,
         untapped=untapped,
+        opset=next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 0),
     )
 
 

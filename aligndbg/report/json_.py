@@ -43,6 +43,7 @@ def as_dict(diff: Diff) -> dict[str, Any]:
             "candidate": [_skipped(s) for s in diff.matching.skipped_candidate],
         },
         "faults": [_fault(f) for f in diff.faults],
+        "causes": list(diff.causes),
         "truncated": diff.truncated,
         "checks": diff.checks,
         "inputs": list(diff.inputs),
