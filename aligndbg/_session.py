@@ -96,7 +96,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         verdict, why = decide(
             left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
         )
-        notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
+        said = [*left.trace.graph.notes, *right.trace.graph.notes]
+        notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
         if verdict is Verdict.ALIGNED and drifting:
             notes.append(f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine")

@@ -168,7 +168,9 @@ class Graph:
 
     `nodes` in execution order. `constants` names weights and whatever is known to depend on them alone; their
     values are read with `run({}, fetch=[name])`. `untapped` gives, for each node output that `run` cannot yield
-    (a string, a sequence, a value inside a control-flow body), the reason.
+    (a string, a sequence, a value inside a control-flow body), the reason. `notes` are what a user should know of how
+    the model is run. `by_feeds` says that the graph is that of the last run: other feeds may give another, and there
+    are no nodes before the first (`run` with an empty `fetch` is enough).
     """
 
     nodes: tuple[Node, ...] = ()
@@ -177,6 +179,8 @@ class Graph:
     outputs: tuple[str, ...] = ()
     constants: frozenset[str] = frozenset()
     untapped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    by_feeds: bool = False
 
     def tappable(self) -> tuple[str, ...]:
         """Every node output that `run` can yield, in execution order, each once."""
