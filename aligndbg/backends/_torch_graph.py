@@ -61,10 +61,9 @@ def _nodes(tape: Tape, step: Step, names: list[str]) -> list[Node]:
     ]
     for overlay in step.overlays:
         name = names[overlay.after]
-        reads = [overlay.before, overlay.written]
-        nodes.append(
-            Node(op_type, name, tuple(names[s] for s in reads), (name,), {}, step.scope, "ScatterND")
-        )
+        reads = [overlay.written] if overlay.whole else [overlay.before, overlay.written]
+        word = "Slice" if overlay.whole else "ScatterND"
+        nodes.append(Node(op_type, name, tuple(names[s] for s in reads), (name,), {}, step.scope, word))
     return nodes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from aligndbg._errors import UnsupportedError
 from aligndbg.backends._torch_arrays import dtype_name, untappable
-from aligndbg.backends._torch_tape import Overlay, Ref, Slot, Step, Tape, each
+from aligndbg.backends._torch_tape import Overlay, Ref, Slot, Step, Tape, each, extent
 
 __all__ = ["Namer", "Recorder", "flat_tensors", "make_mode", "op_word"]
 
@@ -127,12 +127,16 @@ class Recorder:
             here = self.tape.slots[after[id(tensor)]]
             for other in self._sharing(tensor):
                 stale = self._slot_of(other)
-                if stale is None or id(other) in after or not _overlap(here, there := self.tape.slots[stale]):
+                if stale is None or id(other) in after:
+                    continue
+                there = self.tape.slots[stale]
+                some, whole = _overlap(here, there)
+                if not some:
                     continue
                 if here.dtype != there.dtype:
                     fact = f"{here.name} writes into memory that {there.name} reads as {there.dtype}"
                     raise UnsupportedError(fact, hint="write in place through a view of the same type")
-                yield Overlay(stale, after[id(tensor)], self._add(other, next(names)))
+                yield Overlay(stale, after[id(tensor)], self._add(other, next(names)), whole)
 
     def _template(self, value: Any) -> Any:
         import torch
@@ -256,20 +260,16 @@ def _garbage(word: str) -> str:
     return "memory that nothing has been written to" if word in UNINITIALIZED else ""
 
 
-def _overlap(one: Slot, other: Slot) -> bool:
-    """Whether two values lie in the same elements of one storage."""
-    if 0 in one.size or 0 in other.size:
-        return False
-    ends = [(s.offset, s.offset + sum((n - 1) * d for n, d in zip(s.size, s.stride, strict=True))) for s in (one, other)]
-    low, high = max(e[0] for e in ends), min(e[1] for e in ends)
-    if low > high:
-        return False
-    if one.dtype != other.dtype or low == high:
-        return True
-    extent = max(e[1] for e in ends) + 1
-    marks = np.zeros(extent, np.bool_)
-    _window(marks, one)[...] = True
-    return bool(_window(marks, other).any())
+def _overlap(written: Slot, other: Slot) -> tuple[bool, bool]:
+    """Whether a write reaches some, and all, of the elements that another value has in the same storage."""
+    if 0 in written.size or 0 in other.size:
+        return False, False
+    if written.dtype != other.dtype:
+        return True, False
+    marks = np.zeros(max(extent(written), extent(other)), np.bool_)
+    _window(marks, written)[...] = True
+    reached = _window(marks, other)
+    return bool(reached.any()), bool(reached.all())
 
 
 def _window(marks: Any, slot: Slot) -> Any:

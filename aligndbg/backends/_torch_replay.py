@@ -10,7 +10,7 @@ from aligndbg._errors import ModelError
 from aligndbg._types import Array
 from aligndbg.backends._torch_arrays import to_array, to_tensor
 from aligndbg.backends._torch_record import flat_tensors
-from aligndbg.backends._torch_tape import Overlay, Step, Tape, fill
+from aligndbg.backends._torch_tape import Overlay, Step, Tape, extent, fill
 
 __all__ = ["replay"]
 
@@ -90,7 +90,7 @@ class _State:
             arguments[slot] = self.values[slot]
         for slot in step.writes:
             if self._shared(slot):
-                arguments[slot] = arguments[slot].clone()
+                arguments[slot] = _laid_out(arguments[slot], arguments[slot])
         try:
             if step.random and self.random:
                 with self.random:
@@ -112,21 +112,21 @@ class _State:
 
     def _fill(self, slot: int, tensor: Any) -> None:
         override = self.overrides.get(slot)
-        self.values[slot] = tensor if override is None else _shaped(to_tensor(override, tensor.device), tensor)
+        self.values[slot] = tensor if override is None else _laid_out(to_tensor(override, tensor.device), tensor)
         self._remember(slot)
 
     def _overlaid(self, overlay: Overlay) -> Any:
         """What was there, with what was written where the two lie in the same memory."""
         import torch
 
-        before = self.values[overlay.before]
+        written = self.values[overlay.written]
         here, there = self.tape.slots[overlay.written], self.tape.slots[overlay.before]
-        extent = 1 + max(s.offset + sum((n - 1) * d for n, d in zip(s.size, s.stride, strict=True)) for s in (here, there))
-        buffer = torch.empty(extent, dtype=before.dtype, device=before.device)
+        buffer = torch.empty(max(extent(here), extent(there)), dtype=written.dtype, device=written.device)
         view = buffer.as_strided(there.size, there.stride, there.offset)
-        view.copy_(before)
-        buffer.as_strided(here.size, here.stride, here.offset).copy_(self.values[overlay.written])
-        return view.clone()
+        if not overlay.whole:
+            view.copy_(self.values[overlay.before])
+        buffer.as_strided(here.size, here.stride, here.offset).copy_(written)
+        return view
 
     def settle(self, step: Step) -> None:
         """Lets go of what no later step reads."""
@@ -147,14 +147,20 @@ class _State:
         )
 
 
-def _shaped(tensor: Any, own: Any) -> Any:
-    """The tensor in the strides of the one it stands for, which later operators may rely on."""
+def _laid_out(tensor: Any, like: Any) -> Any:
+    """A copy that lies in memory as `like` does: sums depend on the order of what they add, and views on strides.
+
+    Where elements of `like` share memory (an expanded axis) it is contiguous.
+    """
     import torch
 
-    if tensor.stride() == own.stride():
-        return tensor
-    out = torch.empty_like(own)  # keeps the strides of what lies densely in memory
-    return out.copy_(tensor)
+    reach = 0
+    for stride, size in sorted(zip(like.stride(), like.size(), strict=True)):
+        if size > 1 and stride <= reach:
+            return tensor.clone(memory_format=torch.contiguous_format)
+        reach += (size - 1) * stride
+    buffer = torch.empty(like.storage_offset() + max(reach + 1, 0), dtype=like.dtype, device=like.device)
+    return buffer.as_strided(like.size(), like.stride(), like.storage_offset()).copy_(tensor)
 
 
 class _Random:

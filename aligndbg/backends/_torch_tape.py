@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Overlay", "Ref", "Slot", "Step", "Tape", "each", "fill"]
+__all__ = ["Overlay", "Ref", "Slot", "Step", "Tape", "each", "extent", "fill"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Overlay:
-    """`after` is what `before` holds once `written` has been written into the memory they share."""
+    """`after` is what `before` holds once `written` has been written into the memory they share; `whole` where nothing
+    of what it held is left."""
 
     before: int
     written: int
     after: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Step:
 
     def uses(self) -> tuple[int, ...]:
         """Every slot whose tensor this step needs."""
-        return tuple(dict.fromkeys((*self.reads, *(o.before for o in self.overlays))))
+        return tuple(dict.fromkeys((*self.reads, *(o.before for o in self.overlays if not o.whole))))
 
 
 @dataclass
@@ -104,6 +106,11 @@ class Tape:
             if len(kept) != len(step.overlays):
                 self.steps[i] = step = Step(**{**step.__dict__, "overlays": kept})
             needed.update(step.uses())
+
+
+def extent(slot: Slot) -> int:
+    """Elements of its storage up to the end of the value."""
+    return slot.offset + 1 + sum((n - 1) * d for n, d in zip(slot.size, slot.stride, strict=True))
 
 
 def each(template: Any) -> Iterator[int]:
