@@ -79,11 +79,13 @@ def diff(
     settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
     clock = Clock(progress)
     with ExitStack() as stack, one_blas_thread():
-        told = (inputs, candidate_inputs)
-        ref, cand = (
-            _opened(model, timeout, stack, _defaults(seed, trust, fed))
-            for model, fed in zip((reference, candidate), told, strict=True)
-        )
+        asked = _defaults(seed, trust, inputs)
+        ref = _opened(reference, timeout, stack, asked)
+        if candidate_inputs is not None:
+            asked = _defaults(seed, trust, candidate_inputs)
+        elif "inputs" in asked:
+            asked["inputs"] = f"?{asked['inputs']}"
+        cand = _opened(candidate, timeout, stack, asked)
         if samples == 1:
             return diff_once(ref, cand, options, settings, clock)
         if inputs is not None:

@@ -140,7 +140,7 @@ class Reader:
     @property
     def arrays(self) -> list[Array]:
         """The arrays that a Tiling must walk together; per-channel parameters are broadcast to the shape."""
-        return [part for part in (self.array, self.scale, self.zero) if part is not None and part.ndim]
+        return [self.array, *(part for part in (self.scale, self.zero) if part is not None and part.ndim)]
 
     def reordered(self, move: Any) -> Reader:
         """The same side after `move` (a layout): the parameters go along as broadcast views."""

@@ -19,6 +19,7 @@ from aligndbg.feeds import (
     check_feed,
     load_inputs,
     logical_difference,
+    numpy_dtype,
     parse_ranges,
     parse_shapes,
     random_inputs,
@@ -111,7 +112,9 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
 
 def _array(value: Any) -> Array:
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
-        value = value.detach().cpu()
+        value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
+        if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly
+            return np.asarray(value.float()).astype(numpy_dtype(kind))
     try:
         return np.asarray(value)
     except ValueError as error:  # ragged lists

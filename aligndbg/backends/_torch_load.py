@@ -48,6 +48,8 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     except AligndbgError:
         raise
     except Exception as error:  # whatever the loaders raise for a file that they refuse
+        if "weights_only" in str(error):
+            raise UsageError("the file holds pickled Python code", context=path, hint=TRUST) from error
         raise ModelError(f"torch cannot read it: {_first_line(error)}", context=path) from error
     if isinstance(saved, torch.nn.Module):
         return saved

@@ -64,7 +64,7 @@ class ModuleProgram(Program):
         self.path = path
         self.notes = (*_compiled_notes(module), *_training_notes(self.module))
         self.state = _state(self.module)
-        self.inputs = tuple(TensorInfo(name) for name in self._named(inputs))
+        self.inputs = tuple(TensorInfo(name, dtype=_float_type(self.module)) for name in self._named(inputs))
 
     def run(self, feeds: Mapping[str, Any]) -> Any:
         import torch
@@ -87,6 +87,10 @@ class ModuleProgram(Program):
     def _named(self, inputs: str) -> list[str]:
         every, needed, starred, open_end = self._parameters()
         self._extra: list[str] = []
+        if inputs.startswith("?"):  # what the other side is fed: of use only where forward() does not say
+            inputs = inputs[1:]
+            known = inputs.isdecimal() or set(inputs.split(",")) <= {*every}
+            inputs = inputs if known and not needed else ""
         if inputs.isdecimal():
             count = int(inputs)
             self._extra = [f"{starred}_{k}" for k in range(count - len(every))] if starred else []
@@ -244,6 +248,15 @@ def _state(module: Any) -> dict[str, Any]:
     return found
 
 
+def _float_type(module: Any) -> str:
+    """The dtype of inputs where the module says it: half weights and nothing that looks numbers up by integers."""
+    import torch
+
+    found = {dtype_name(p.dtype) for p in module.parameters() if p.is_floating_point()}
+    lookups = any(isinstance(m, torch.nn.Embedding | torch.nn.EmbeddingBag) for m in module.modules())
+    return found.pop() if len(found) == 1 and not lookups and found <= {"float16", "bfloat16"} else ""
+
+
 def _uncompiled(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
@@ -304,5 +317,3 @@ def _node_scope(node: Any) -> str:
     lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [(file, line) for file, line in lines if "/torch/nn/" not in file] or lines
     return _scope(stack[-1] if stack else "", f"{os.path.basename(own[-1][0])}:{own[-1][1]}" if own else "")
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from aligndbg._errors import UnsupportedError
 from aligndbg.backends._torch_arrays import dtype_name, untappable
 from aligndbg.backends._torch_tape import Overlay, Ref, Slot, Step, Tape, each, extent
 
-__all__ = ["Namer", "Recorder", "flat_tensors", "make_mode", "op_word"]
+__all__ = ["Namer", "Recorder", "flat_tensors", "op_word", "watch"]
 
 # (operator, a parameter or buffer it reads or "") -> (name of the call, scope)
 Namer = Callable[[str, str], tuple[str, str]]
@@ -51,6 +52,7 @@ class Recorder:
 
     def __init__(self, state: Mapping[str, Any], namer: Namer) -> None:
         self.tape = Tape()
+        self.notes: list[str] = []
         self.saved: list[tuple[Any, Any]] = []  # (state tensor, its value before it was written)
         self._namer = namer
         self._slots: dict[int, tuple[Any, int]] = {}
@@ -59,6 +61,7 @@ class Recorder:
         self._held: list[Any] = []  # state and inputs: their identity must last for the run
         self._next_memory = 0
         self._state: set[int] = set()
+        self._versions: dict[int, int] = {}
         self._state_memory: dict[int, Any] = {}
         for name, tensor in state.items():
             if self._slot_of(tensor) is None:
@@ -66,6 +69,8 @@ class Recorder:
                 self.tape.constants[slot] = tensor
                 self._held.append(tensor)
                 self._state.add(slot)
+                if not tensor.is_inference():
+                    self._versions[slot] = tensor._version
                 self._state_memory[self.tape.slots[slot].memory] = tensor
 
     def add_input(self, name: str, tensor: Any) -> None:
@@ -83,6 +88,11 @@ class Recorder:
         """Gives the program's own tensors the values they had before the run."""
         import torch
 
+        saved = [tensor for tensor, _ in self.saved]
+        for slot, version in self._versions.items():
+            tensor = self.tape.constants[slot]
+            if tensor._version != version and not any(_shares(tensor, kept) for kept in saved):
+                self.notes.append(f"the run changed {self.tape.slots[slot].name} in a way that could not be undone")
         with torch.inference_mode(False), torch.no_grad():
             for tensor, value in reversed(self.saved):
                 tensor.copy_(value)
@@ -118,6 +128,13 @@ class Recorder:
         overlays = tuple(self._overlays(written, before, after, names))
         step = Step(func, args, kwargs, name, scope, reads, writes, results, overlays, _is_random(func))
         self.tape.steps.append(step)
+
+    def left(self, tensor: Any, how: str) -> None:
+        """Notes a value that Python code takes out of torch: what it makes of it looks like a constant here."""
+        slot = self._slot_of(tensor)
+        if slot is not None and slot not in self.tape.constants:
+            name = self.tape.slots[slot].name
+            self.notes.append(f"{name} leaves torch by {how}: what is made of it outside is taken for a constant")
 
     def _overlays(
         self, written: list[Any], before: dict[int, int | None], after: dict[int, int], names: Iterator[str]
@@ -207,11 +224,15 @@ class Recorder:
         return [other for ref in users if (other := ref()) is not None]
 
 
-def make_mode(recorder: Recorder) -> Any:
-    """The dispatch mode that shows every operator call to the recorder."""
+def watch(recorder: Recorder) -> AbstractContextManager[Any]:
+    """Shows every operator call within to the recorder, and every value that leaves torch."""
+    import torch
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Mode(TorchDispatchMode):
+    leaving = {torch.Tensor.numpy: "numpy()", torch.Tensor.tolist: "tolist()", torch.Tensor.__array__: "numpy"}
+
+    class Calls(TorchDispatchMode):
         supports_higher_order_operators = True
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -224,19 +245,31 @@ def make_mode(recorder: Recorder) -> Any:
             recorder.after(func, filled, named, written, result)
             return result
 
-    return Mode()
+    class Exits(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in leaving and args:
+                recorder.left(args[0], leaving[func])
+            return func(*args, **(kwargs or {}))
+
+    stack = ExitStack()
+    stack.enter_context(Exits())
+    stack.enter_context(Calls())
+    return stack
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     schema = getattr(func, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    if schema is None:
         return []
-    found: list[Any] = []
-    for i, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = kwargs.get(argument.name, args[i] if i < len(args) else None)
-            found += [t for t in flat_tensors(value) if not any(t is f for f in found)]
-    return found
+    given = {a.name: kwargs.get(a.name, args[i] if i < len(args) else None) for i, a in enumerate(schema.arguments)}
+    names = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if given.get("training") or given.get("use_input_stats"):  # writes that the schemas of normalizations leave out
+        names += [name for name in ("running_mean", "running_var") if name in given]
+    return _distinct([t for name in names for t in flat_tensors(given[name])])
+
+
+def _shares(tensor: Any, other: Any) -> bool:
+    return bool(tensor.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 def _distinct(tensors: list[Any]) -> list[Any]:

@@ -28,7 +28,8 @@ def replay(
 
     `quiet` is the state torch must be in while an operator runs; it is left whenever a value is handed out.
     """
-    steps = _needed(tape, wanted)
+    fixed = not feeds and wanted.keys() <= tape.fixed()
+    steps = _needed(tape, wanted, chance=not fixed)
     state = _State(tape, steps, feeds, overrides, device, seed)
     for slot in tape.constants:
         if slot in wanted:
@@ -43,11 +44,11 @@ def replay(
             yield out.pop(0)
 
 
-def _needed(tape: Tape, wanted: Mapping[int, str]) -> list[Step]:
-    """The steps that the wanted slots depend on, and every one that draws random numbers (their order counts)."""
+def _needed(tape: Tape, wanted: Mapping[int, str], chance: bool) -> list[Step]:
+    """The steps that the wanted slots depend on; with `chance` every one that draws random numbers: their order counts."""
     needed, kept = set(wanted), []
     for step in reversed(tape.steps):
-        if step.random or any(slot in needed for slot in step.makes()):
+        if (step.random and chance) or any(slot in needed for slot in step.makes()):
             kept.append(step)
             needed.update(step.uses())
     return kept[::-1]

@@ -77,17 +77,14 @@ class Step:
 
 @dataclass
 class Tape:
-    """`inputs` and `outputs` are slots by name and in order; `constants` are slots with the tensors they hold.
-
-    `state` maps the slots of parameters and buffers, whose tensors are the module's own and must not be written.
-    """
+    """`inputs` and `outputs` are slots by name and in order; `constants` are slots with the tensors they hold: the
+    program's own parameters and buffers (never to be written), and what its Python code made."""
 
     slots: list[Slot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
     constants: dict[int, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def fixed(self) -> frozenset[int]:
         """Slots that no input and no random number can change."""

@@ -17,7 +17,7 @@ from aligndbg.backends._torch_context import quiet, seeded
 from aligndbg.backends._torch_graph import build_graph
 from aligndbg.backends._torch_load import load
 from aligndbg.backends._torch_programs import Program, program_of
-from aligndbg.backends._torch_record import Recorder, flat_tensors, make_mode
+from aligndbg.backends._torch_record import Recorder, flat_tensors, watch
 from aligndbg.backends._torch_replay import replay
 from aligndbg.backends._torch_tape import Tape
 
@@ -86,9 +86,7 @@ class TorchBackend:
                 self._record(feeds)
             else:
                 tensors = {info.name: info for info in self._inputs}
-                self._graph = Graph(
-                    tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True
-                )
+                self._graph = Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
         assert self._graph is not None
         return self._graph
 
@@ -160,20 +158,20 @@ class TorchBackend:
             recorder.add_input(key, tensor)
         with self._quiet(), seeded(self._seed), self._program.namer() as name:
             try:
-                with make_mode(recorder):
+                with watch(recorder):
                     result = self._program.run_watched(feeds)
                 outputs = flat_tensors(result)
             except AligndbgError:
                 raise
             except Exception as error:  # anything that a user's forward() may raise
-                raise self._failed(error) from error
+                raise self._failed(error, arrays) from error
             finally:
                 recorder.restore()
         if not outputs:
             raise UsageError(f"forward() gives no tensor but a {type(result).__name__}", context=self._path)
         self._tape, self._fed = recorder.finish(outputs), fed
         self._slots = {slot.name: i for i, slot in enumerate(self._tape.slots)}
-        self._graph = build_graph(self._tape, self._inputs, self._program.notes)
+        self._graph = build_graph(self._tape, self._inputs, (*self._program.notes, *recorder.notes))
         self._written = [kept for kept, _ in recorder.saved]
 
     def _plain(self, arrays: Mapping[str, Array], wanted: list[str]) -> Iterator[tuple[str, Array]]:
@@ -183,7 +181,7 @@ class TorchBackend:
             try:
                 outputs = flat_tensors(self._program.run(self._tensors(arrays)))
             except Exception as error:
-                raise self._failed(error) from error
+                raise self._failed(error, arrays) from error
             finally:
                 _restore(saved)
         if len(outputs) != len(self._tape.outputs):
@@ -217,13 +215,13 @@ class TorchBackend:
     def _quiet(self) -> AbstractContextManager[None]:
         return quiet(self._threads)
 
-    def _failed(self, error: Exception) -> ModelError:
+    def _failed(self, error: Exception, arrays: Mapping[str, Array]) -> ModelError:
         text = " ".join((str(error).strip().splitlines() or [""])[:2])
-        fed = ", ".join(f"{i.name}" for i in self._inputs)
+        fed = ", ".join(f"{name}: {array.dtype.name}{list(array.shape)}" for name, array in arrays.items())
         return ModelError(
             f"forward() failed: {type(error).__name__}: {text[:400]}",
             context=self._path,
-            hint=f"is it fed what it takes ({fed})? give arrays by --input, or sizes by --shape",
+            hint=f"it was fed {fed}; give what it takes by --input, or sizes by --shape",
         )
 
 
