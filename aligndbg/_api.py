@@ -59,12 +59,12 @@ def diff(
 ) -> Diff:
     """Run two builds of one network on the same input and compare every layer.
 
-    `reference` and `candidate` are paths, `backend:target` strings, open backends or live torch modules. `inputs` are the reference's:
-    a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
-    random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
-    noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `trust` lets a model file
-    run the code pickled in it.
+    `reference` and `candidate` are paths, `backend:target` strings, open backends or live torch modules. `inputs` are
+    the reference's: a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None
+    for seeded random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come
+    from the noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports
+    the worst of each layer. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `trust` lets
+    a model file run the code pickled in it.
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._errors import FeedError, UsageError, nearest
+from aligndbg._feed_plans import numpy_dtype
 from aligndbg._types import Array, Backend, Graph, TensorInfo, Trace
 from aligndbg.feeds import (
     FeedFinding,
@@ -19,7 +20,6 @@ from aligndbg.feeds import (
     check_feed,
     load_inputs,
     logical_difference,
-    numpy_dtype,
     parse_ranges,
     parse_shapes,
     random_inputs,

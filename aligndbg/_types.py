@@ -399,3 +399,5 @@ class Fault:
     region_reference: Region = Region()
     region_candidate: Region = Region()
     cause: Cause | None = None
+    reference_scope: str = ""  # the module and source line that wrote it, where the model knows
+    candidate_scope: str = ""

@@ -196,6 +196,7 @@ TORCH_KINDS = ("module", "half", "in_place", "exported", "script", "factory")
 def torch_model(kind: str, folder: Path) -> Any:
     """A live module, or what a user would write for a file."""
     import torch
+
     from torch_networks import Tricky, small
 
     if kind == "in_place":

@@ -30,7 +30,7 @@ def build_graph(tape: Tape, inputs: tuple[TensorInfo, ...], notes: tuple[str, ..
     fixed = tape.fixed() & (read | made_slots)
     return Graph(
         nodes=tuple(node for step in tape.steps for node in _nodes(tape, step, names)),
-        tensors={name: info for name, info in tensors.items()},
+        tensors=tensors,
         inputs=tuple(tape.inputs),
         outputs=tuple(dict.fromkeys(names[slot] for slot in tape.outputs)),
         constants=frozenset(names[slot] for slot in fixed),

@@ -163,13 +163,13 @@ def attributes(word: str, given: Mapping[str, Any], rank: int) -> dict[str, Any]
     for words, make in _RULES.items():
         if word in words:
             return make(given, max(rank - 2, 1))
-    plain = {key: value for key, value in given.items() if isinstance(value, bool | int | float | str)}
+    plain: dict[str, Any] = {key: value for key, value in given.items() if isinstance(value, bool | int | float | str)}
     plain |= {key: list(value) for key, value in given.items() if _numbers(value)}
-    if "dim" in plain:
-        axes = plain.pop("dim")
-        plain["axis" if isinstance(axes, int) else "axes"] = (
-            axes % max(rank, 1) if isinstance(axes, int) else [a % max(rank, 1) for a in axes]
-        )
+    axes = plain.pop("dim", None)
+    if isinstance(axes, int):
+        plain["axis"] = axes % max(rank, 1)
+    elif isinstance(axes, list):
+        plain["axes"] = [axis % max(rank, 1) for axis in axes]
     return plain
 
 
@@ -223,10 +223,6 @@ def _norm(given: Mapping[str, Any], _: int) -> dict[str, Any]:
     if "num_groups" in given:
         out["num_groups"] = given["num_groups"]
     return out
-
-
-def _axis(given: Mapping[str, Any], axes: int) -> dict[str, Any]:
-    return {"axis": given.get("dim", 0)}
 
 
 def _permute(given: Mapping[str, Any], axes: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The kinds of torch programs behind one face: what they take, what they hold, how they run, what their calls are named."""
+"""The kinds of torch programs behind one face: what they take and hold, how they run, what their calls are named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,8 +118,8 @@ class ModuleProgram(Program):
         from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
         paths: dict[int, str] = {}
-        for name, module in self.module.named_modules(remove_duplicate=False):
-            paths.setdefault(id(module), name)
+        for path, module in self.module.named_modules(remove_duplicate=False):
+            paths.setdefault(id(module), path)
         stack: list[str] = []
 
         def enter(module: Any, _: Any) -> None:
@@ -200,7 +200,7 @@ class ExportedProgram(Program):
 
         outer = self
 
-        class Follow(Interpreter):
+        class Follow(Interpreter):  # type: ignore[misc]  # torch is not typed for us
             def run_node(self, n: Any) -> Any:
                 outer._node = n
                 return super().run_node(n)

@@ -232,7 +232,7 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
 
     leaving = {torch.Tensor.numpy: "numpy()", torch.Tensor.tolist: "tolist()", torch.Tensor.__array__: "numpy"}
 
-    class Calls(TorchDispatchMode):
+    class Calls(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed for us
         supports_higher_order_operators = True
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -245,7 +245,7 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
             recorder.after(func, filled, named, written, result)
             return result
 
-    class Exits(TorchFunctionMode):
+    class Exits(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func in leaving and args:
                 recorder.left(args[0], leaving[func])

@@ -45,7 +45,7 @@ def replay(
 
 
 def _needed(tape: Tape, wanted: Mapping[int, str], chance: bool) -> list[Step]:
-    """The steps that the wanted slots depend on; with `chance` every one that draws random numbers: their order counts."""
+    """The steps that the wanted slots depend on; with `chance` all that draw random numbers: their order counts."""
     needed, kept = set(wanted), []
     for step in reversed(tape.steps):
         if (step.random and chance) or any(slot in needed for slot in step.makes()):

@@ -150,13 +150,15 @@ def _render_faults(diff: Diff, console: Console) -> None:
         unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
         head = f"fault {i}: {clean(fault.reference_op or '-')} against {clean(fault.candidate_op or '-')}"
         console.print(Text.assemble((head, "bold red"), f"  own error {number(fault.isolated_error)} {unit}"))
-        for label, name, region in (
-            ("reference", fault.reference, fault.region_reference),
-            ("candidate", fault.candidate, fault.region_candidate),
+        for label, name, region, scope in (
+            ("reference", fault.reference, fault.region_reference, fault.reference_scope),
+            ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
         ):
             nodes = ", ".join(clean(n, 40) for n in region.nodes[:4])
             more = f", ... ({len(region.nodes)})" if len(region.nodes) > 4 else ""
             console.print(Text(f"  {label}  {clean(name or '-', 60)}  [{nodes}{more}]"))
+            if scope:
+                console.print(Text(f"             in {clean(scope)}"))
         if fault.cause is not None:
             console.print(Text(f"  {clean(fault.cause.kind)}: {clean(fault.cause.summary)}"))
     if diff.truncated:
