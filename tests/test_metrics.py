@@ -425,3 +425,8 @@ def test_malformed_rules_are_usage_errors(spec: str) -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(metrics, name) for name in metrics.__all__)
+
+
+def test_scalars_are_compared() -> None:
+    found = compare(np.array(2.0, np.float32), np.array(3.0, np.float32))
+    assert (found.count, found.max_abs, found.worst_index) == (1, 1.0, ())

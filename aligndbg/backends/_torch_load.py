@@ -48,7 +48,7 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     except AligndbgError:
         raise
     except Exception as error:  # whatever the loaders raise for a file that they refuse
-        if "weights_only" in str(error):
+        if kind == "pt2" and "weights_only" in str(error):
             raise UsageError("the file holds pickled Python code", context=path, hint=TRUST) from error
         raise ModelError(f"torch cannot read it: {_first_line(error)}", context=path) from error
     if isinstance(saved, torch.nn.Module):
@@ -77,9 +77,8 @@ def _unpickled(path: str, trust: bool, device: str) -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=not trust)
     except pickle.UnpicklingError as error:
-        text = str(error)
-        if "weights_only" not in text and "Unsupported" not in text:
-            raise
+        if "GLOBAL" not in str(error) and "Unsupported global" not in str(error):
+            raise  # no pickle at all
         raise UsageError("the file holds pickled Python code, not only weights", context=path, hint=TRUST) from error
 
 

@@ -119,7 +119,7 @@ class ModuleProgram(Program):
 
         paths: dict[int, str] = {}
         for path, module in self.module.named_modules(remove_duplicate=False):
-            paths.setdefault(id(module), path)
+            paths.setdefault(id(module), path.replace("._orig_mod", ""))  # what torch.compile wraps
         stack: list[str] = []
 
         def enter(module: Any, _: Any) -> None:
