@@ -43,14 +43,13 @@ def build_graph(tape: Tape, inputs: tuple[TensorInfo, ...], notes: tuple[str, ..
 def _nodes(tape: Tape, step: Step, names: list[str]) -> list[Node]:
     word = op_word(step.func)
     given = _arguments(step)
-    op_type = word if "." in word else f"aten.{word}"
     first = next(iter(step.reads), None)
     rank = len(tape.slots[first].size) if first is not None else 0
     reads = [slot for slot in step.reads if not (word in OVERWRITING and slot in step.writes)]
     made = dict.fromkeys((*step.results, *step.writes.values()))
     nodes = [
         Node(
-            op_type,
+            word,
             step.name,
             tuple(names[slot] for slot in reads),
             tuple(names[slot] for slot in made),
@@ -62,8 +61,8 @@ def _nodes(tape: Tape, step: Step, names: list[str]) -> list[Node]:
     for overlay in step.overlays:
         name = names[overlay.after]
         reads = [overlay.written] if overlay.whole else [overlay.before, overlay.written]
-        word = "Slice" if overlay.whole else "ScatterND"
-        nodes.append(Node(op_type, name, tuple(names[s] for s in reads), (name,), {}, step.scope, word))
+        same = "Slice" if overlay.whole else "ScatterND"
+        nodes.append(Node(word, name, tuple(names[s] for s in reads), (name,), {}, step.scope, same))
     return nodes
 
 

@@ -277,7 +277,7 @@ def _training_notes(module: Any) -> tuple[str, ...]:
     moved = [
         f"{name or 'the module'} ({type(m).__name__})"
         for name, m in module.named_modules()
-        if m.training
+        if getattr(m, "training", False)  # a frozen TorchScript module has no such thing
         and (
             (isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0)
             or (isinstance(m, norms) and getattr(m, "track_running_stats", False))

@@ -68,6 +68,7 @@ class TorchBackend:
         opened = {"device": str(self._device), "threads": str(self._threads), "seed": str(self._seed)}
         self.info = ModelInfo(self._path, "torch", f"torch {torch.__version__}", opened)
         self._tape: Tape | None = None
+        self._written: list[Any] = []  # parameters and buffers that a run changes
         self._fed = ""
         self._graph: Graph | None = None
         self._slots: dict[str, int] = {}
@@ -217,11 +218,12 @@ class TorchBackend:
     def _failed(self, error: Exception, arrays: Mapping[str, Array]) -> ModelError:
         text = " ".join((str(error).strip().splitlines() or [""])[:2])
         fed = ", ".join(f"{name}: {array.dtype.name}{list(array.shape)}" for name, array in arrays.items())
-        return ModelError(
-            f"forward() failed: {type(error).__name__}: {text[:400]}",
-            context=self._path,
-            hint=f"it was fed {fed}; give what it takes by --input, or sizes by --shape",
-        )
+        last = next((n for n, a in arrays.items() if a.ndim == 4 and a.shape[3] < min(a.shape[1:3])), "")
+        hint = f"it was fed {fed}; give what it takes by --input, or sizes by --shape"
+        if last:
+            n, h, w, c = arrays[last].shape
+            hint = f"it was fed {fed}, channels last; where it wants them first: --shape {last}={n}x{c}x{h}x{w}"
+        return ModelError(f"forward() failed: {type(error).__name__}: {text[:400]}", context=self._path, hint=hint)
 
 
 def _restore(saved: list[tuple[Any, Any]]) -> None:
