@@ -170,10 +170,9 @@ class ExportedProgram(Program):
         self.program = program
         self.module = program.module()
         self.state = _state(self.module)
-        self.fixed_path = not any(
-            node.op == "call_function" and str(getattr(node.target, "namespace", "")) == "higher_order"
-            for node in program.graph.nodes
-        )
+        chosen = any(str(getattr(node.target, "namespace", "")) == "higher_order" for node in program.graph.nodes)
+        sized = any(str(symbol).startswith("u") for symbol in program.range_constraints)  # sizes read from values
+        self.fixed_path = not (chosen or sized)
         values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
         specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
         self._specs = [(spec.arg.name, getattr(spec.arg, "value", None)) for spec in specs]

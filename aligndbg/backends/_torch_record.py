@@ -48,9 +48,9 @@ def op_word(func: Any) -> str:
 
 
 class Recorder:
-    """The tape under way. `state` names the tensors that belong to the program; `namer` names the calls."""
+    """The tape under way; `namer` names the calls. Inputs come first, then the state, then the run."""
 
-    def __init__(self, state: Mapping[str, Any], namer: Namer) -> None:
+    def __init__(self, namer: Namer) -> None:
         self.tape = Tape()
         self.notes: list[str] = []
         self.saved: list[tuple[Any, Any]] = []  # (state tensor, its value before it was written)
@@ -63,6 +63,13 @@ class Recorder:
         self._state: set[int] = set()
         self._versions: dict[int, int] = {}
         self._state_memory: dict[int, Any] = {}
+
+    def add_input(self, name: str, tensor: Any) -> None:
+        self._held.append(tensor)
+        self.tape.inputs[name] = self._add(tensor, self._unique(name))
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        """The tensors that belong to the program. A parameter that is named like an input gets another name."""
         for name, tensor in state.items():
             if self._slot_of(tensor) is None:
                 slot = self._add(tensor, self._unique(name))
@@ -72,10 +79,6 @@ class Recorder:
                 if not tensor.is_inference():
                     self._versions[slot] = tensor._version
                 self._state_memory[self.tape.slots[slot].memory] = tensor
-
-    def add_input(self, name: str, tensor: Any) -> None:
-        self._held.append(tensor)
-        self.tape.inputs[name] = self._add(tensor, self._unique(name))
 
     def finish(self, outputs: list[Any]) -> Tape:
         """The finished tape; `outputs` are the tensors that the program gave."""

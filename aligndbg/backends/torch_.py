@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -75,19 +76,12 @@ class TorchBackend:
 
     def graph(self) -> Graph:
         """The graph of the last feeds; before any, one of zeros where all shapes are known, else without nodes."""
+        if self._graph is None and all(info.static_shape is not None for info in self._inputs):
+            with contextlib.suppress(ModelError):  # zeros may be nothing it can take: real feeds will tell
+                self._record({info.name: _zeros(info) for info in self._inputs})
         if self._graph is None:
-            shapes = [info.static_shape for info in self._inputs]
-            if all(shape is not None for shape in shapes):
-                feeds = {
-                    i.name: np.zeros(shape or (), np.dtype(i.dtype or "float32"))
-                    for i, shape in zip(self._inputs, shapes, strict=True)
-                    if i.dtype != "bfloat16"
-                }
-                self._record(feeds)
-            else:
-                tensors = {info.name: info for info in self._inputs}
-                self._graph = Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
-        assert self._graph is not None
+            tensors = {info.name: info for info in self._inputs}
+            self._graph = Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
         return self._graph
 
     def run(
@@ -152,10 +146,11 @@ class TorchBackend:
         fed = _digest(arrays, values=not self._program.fixed_path)
         if self._tape is not None and fed == self._fed:
             return
-        recorder = Recorder(self._program.state, lambda word, weight: name(word, weight))
+        recorder = Recorder(lambda word, weight: name(word, weight))
         feeds = self._tensors(arrays)
         for key, tensor in feeds.items():
             recorder.add_input(key, tensor)
+        recorder.add_state(self._program.state)
         with self._quiet(), seeded(self._seed), self._program.namer() as name:
             try:
                 with watch(recorder):
@@ -265,6 +260,14 @@ def _with_shapes(infos: tuple[TensorInfo, ...], text: str) -> tuple[TensorInfo, 
         if name not in {info.name for info in infos}:
             raise UsageError(f"shape= names no input {name!r}", hint=nearest(name, [info.name for info in infos]))
     return tuple(TensorInfo(i.name, given.get(i.name, i.shape), i.dtype) for i in infos)
+
+
+def _zeros(info: TensorInfo) -> Array:
+    if info.dtype == "bfloat16" or info.dtype.startswith("float8"):
+        import ml_dtypes
+
+        return np.zeros(info.static_shape or (), getattr(ml_dtypes, info.dtype))
+    return np.zeros(info.static_shape or (), info.dtype or "float32")
 
 
 def _digest(arrays: Mapping[str, Array], values: bool) -> str:

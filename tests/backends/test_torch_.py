@@ -263,6 +263,23 @@ def test_constants_are_weights_and_what_is_made_of_them() -> None:
     assert dict(backend.run({}, [":mul@0"]))[":mul@0"].tolist() == [[2, 0], [0, 2]]
 
 
+def test_an_input_may_be_named_like_a_parameter() -> None:
+    model = Function(lambda x: x * model.x)
+    model.x = nn.Parameter(torch.full((2,), 3.0))
+    backend = opened(model, {"x": np.ones(2, np.float32)})
+    assert backend.graph().inputs == ("x",)
+    assert backend.graph().nodes[0].inputs == ("x", "x#1")
+    assert dict(backend.run({}, ["x#1"]))["x#1"].tolist() == [3, 3]
+
+
+def test_sizes_read_from_values_are_read_again() -> None:
+    program = torch.export.export(Function(lambda x: x.nonzero() * 2), (torch.ones(3),))
+    backend = opened(program)
+    for x, rows in ((np.ones(3, np.float32), 3), (np.array([0, 1, 0], np.float32), 1)):
+        list(backend.run({"x": x}, ()))
+        assert values(backend, {"x": x})[backend.graph().outputs[0]].shape == (rows, 1)
+
+
 def test_what_leaves_torch_is_said() -> None:
     backend = opened(Function(lambda x: torch.from_numpy(x.numpy() * 2) + x), {"x": X})
     assert any("leaves torch" in note for note in backend.graph().notes)
