@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class Recorder:
         reads = tuple(dict.fromkeys((*each(args), *each(kwargs))))
         name, scope = self._namer(word, next((self.tape.slots[r].name for r in reads if r in self._state), ""))
         name = self._unique(name)
-        names = iter([name, *(f"{name}[{k}]" for k in range(1, 10_000))])
+        names = chain([name], (f"{name}[{k}]" for k in count(1)))
         before = {id(tensor): self._slot_of(tensor) for tensor in written}
         # An operator may return its argument as it is (contiguous() of what is contiguous): another name for it.
         after = {id(t): self._add(t, next(names), _garbage(word)) for t in _distinct([*made, *written])}
