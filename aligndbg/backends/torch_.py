@@ -102,7 +102,9 @@ class TorchBackend:
         self._refuse_untapped((*wanted, *changed))
         for name, array in changed.items():
             self._check_override(name, array)
-        if wanted and not changed and set(wanted) <= set(self.graph().outputs):
+        if not wanted:
+            return iter(())
+        if not changed and set(wanted) <= set(self.graph().outputs):
             return self._plain(arrays, wanted)
         return self._replay(arrays, wanted, changed)
 
