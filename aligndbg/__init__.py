@@ -11,11 +11,14 @@ from aligndbg._version import __version__
 
 if TYPE_CHECKING:
     from aligndbg._api import capture, diff, doctor, layers, open_model, print_layers
+    from aligndbg._assert import assert_aligned
     from aligndbg._diff import Diff, DivergedError
     from aligndbg._errors import AligndbgError
+    from aligndbg._rejudge import judge
     from aligndbg._types import Status, Verdict
     from aligndbg.backends.memory import MemoryBackend, MemoryNode
     from aligndbg.feeds import ImageOptions
+    from aligndbg.report.table import TableView
 
 __all__ = [
     "AligndbgError",
@@ -25,20 +28,25 @@ __all__ = [
     "MemoryBackend",
     "MemoryNode",
     "Status",
+    "TableView",
     "Verdict",
     "__version__",
+    "assert_aligned",
     "capture",
     "diff",
     "doctor",
+    "judge",
     "layers",
     "open_model",
     "print_layers",
 ]
 
 _HOMES = {
+    "assert_aligned": "aligndbg._assert",
     "capture": "aligndbg._api",
     "diff": "aligndbg._api",
     "doctor": "aligndbg._api",
+    "judge": "aligndbg._rejudge",
     "layers": "aligndbg._api",
     "print_layers": "aligndbg._api",
     "open_model": "aligndbg._api",
@@ -49,6 +57,7 @@ _HOMES = {
     "MemoryBackend": "aligndbg.backends.memory",
     "MemoryNode": "aligndbg.backends.memory",
     "Status": "aligndbg._types",
+    "TableView": "aligndbg.report.table",
     "Verdict": "aligndbg._types",
 }
 

@@ -21,7 +21,7 @@ from aligndbg.feeds import ImageOptions
 from aligndbg.metrics import Tolerance, ToleranceRules
 from aligndbg.store import Store, write_trace
 
-__all__ = ["capture", "diff", "doctor", "layers", "open_model", "print_layers"]
+__all__ = ["capture", "check_limits", "diff", "doctor", "layers", "open_model", "print_layers"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 
@@ -53,9 +53,10 @@ def diff(
     isolate: bool = True,
     max_faults: int = 20,
     samples: int = 1,
+    details: bool = True,
     timeout: float | None = None,
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Diff:
     """Run two builds of one network on the same input and compare every layer.
 
@@ -63,22 +64,25 @@ def diff(
     the reference's: a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None
     for seeded random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come
     from the noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports
-    the worst of each layer. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `trust` lets
-    a model file run the code pickled in it.
+    the worst of each layer. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for
+    `to_html` and `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `trust` lets a
+    model file run the code pickled in it. `progress` is True for bars on stderr where that is a terminal, or a function
+    called with (stage, steps done, steps in all or None).
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
     limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
-    _check_limits(min_coverage, max_faults, samples, max_memory, limits)
+    check_limits(limits, min_coverage)
+    _check_counts(max_faults, samples, max_memory)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
-    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
-    clock = Clock(progress)
+    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, details)
     with ExitStack() as stack, one_blas_thread():
+        clock = Clock(_shown(progress, stack))
         asked = _defaults(seed, trust, inputs)
         ref = _opened(reference, timeout, stack, asked)
         if candidate_inputs is not None:
@@ -97,19 +101,21 @@ def diff(
         return merge_samples(found)
 
 
-def _check_limits(
-    min_coverage: float, max_faults: int, samples: int, max_memory: int | None, limits: Mapping[str, float | None]
-) -> None:
-    if not 0 <= min_coverage <= 1:
+def check_limits(limits: Mapping[str, float | None], min_coverage: float | None) -> None:
+    """Raises UsageError for a number that can be no limit."""
+    if min_coverage is not None and not 0 <= min_coverage <= 1:
         raise UsageError(f"min_coverage is {min_coverage}", hint="give a share, 0 to 1")
+    for name, value in limits.items():
+        if value is not None and (value != value or (value < 0 and not name.startswith("min_"))):
+            raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
+
+
+def _check_counts(max_faults: int, samples: int, max_memory: int | None) -> None:
     for name, count in (("max_faults", max_faults), ("samples", samples)):
         if count < 1:
             raise UsageError(f"{name} is {count}", hint="give 1 or more")
     if max_memory is not None and max_memory < 0:
         raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")
-    for name, value in limits.items():
-        if value is not None and (value != value or (value < 0 and not name.startswith("min_"))):
-            raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
 def capture(
@@ -125,12 +131,12 @@ def capture(
     allow_nonfinite: bool = False,
     timeout: float | None = None,
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
 ) -> Trace:
     """Run one model on one input and keep every tensor; with `output` (.safetensors or .npz) write the trace."""
     options = InputOptions(inputs, None, seed, distribution, val_range, shapes, None, image, allow_nonfinite)
-    clock = Clock(progress)
     with ExitStack() as stack, one_blas_thread():
+        clock = Clock(_shown(progress, stack))
         backend = _opened(model, timeout, stack, _defaults(seed, trust, inputs))
         feeds = feeds_for(backend.graph(), options)[0] if "run" in backend.capabilities else None
         trace = run_capture(backend, feeds, Store(None), clock, "run", prints=False).trace
@@ -184,6 +190,15 @@ def _defaults(seed: int, trust: bool, inputs: Any) -> dict[str, str]:
         if not all(isinstance(item, str | Path) for item in given):
             said["inputs"] = str(len(given))
     return said
+
+
+def _shown(progress: Progress | bool, stack: ExitStack) -> Progress | None:
+    """True draws bars on stderr, where that is a terminal."""
+    from aligndbg.report.progress import progress_bars
+
+    if progress is True:
+        return stack.enter_context(progress_bars())
+    return progress or None
 
 
 def _opened(model: Any, timeout: float | None, stack: ExitStack, defaults: Mapping[str, str]) -> Backend:

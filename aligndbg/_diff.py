@@ -7,16 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Coverage, Fault, Matching, Measurement, ModelInfo, Status, Verdict
+from aligndbg._basis import Basis
+from aligndbg._types import Coverage, Fault, Graph, Matching, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+
+    from aligndbg.report.table import TableView
 
 __all__ = ["Diff", "DivergedError"]
 
 
 class DivergedError(AssertionError):
-    """Raised by `Diff.raise_if_diverged`; its text is the short report."""
+    """Raised by `Diff.raise_if_diverged` and `assert_aligned`; its text is the short report, `diff` the result."""
+
+    def __init__(self, text: str, diff: Diff | None = None) -> None:
+        super().__init__(text)
+        self.diff = diff
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
+    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`).
     """
 
     reference: ModelInfo
@@ -39,6 +49,8 @@ class Diff:
     checks: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    graphs: tuple[Graph, Graph] = (Graph(), Graph())
+    basis: Basis | None = None
 
     def __bool__(self) -> bool:
         raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")
@@ -78,6 +90,30 @@ class Diff:
 
         write_text(path, self.to_frame().to_csv(index=False))
 
+    def to_parquet(self, path: str | Path) -> None:
+        """`to_frame()` as Parquet. Raises MissingDependencyError without pyarrow."""
+        from aligndbg.report.frame import to_parquet
+
+        to_parquet(self, Path(path))
+
+    def to_markdown(self) -> str:
+        """The short report as GitHub's Markdown."""
+        from aligndbg.report.github import to_markdown
+
+        return to_markdown(self)
+
+    def to_github(self) -> None:
+        """`to_markdown()` added to the job's summary in GitHub Actions. Raises UsageError elsewhere."""
+        from aligndbg.report.github import append_summary
+
+        append_summary(self.to_markdown())
+
+    def to_model_explorer(self, folder: str | Path) -> list[Path]:
+        """Both graphs and overlays of the errors for Google's Model Explorer; the files written."""
+        from aligndbg.report.model_explorer import write_model_explorer
+
+        return write_model_explorer(self, Path(folder))
+
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained HTML page; written to `path` too where given."""
         from aligndbg.report.html import to_html
@@ -88,24 +124,51 @@ class Diff:
             write_text(path, text)
         return text
 
-    def summary(self, *, all_rows: bool = False, width: int = 100) -> str:
+    def save(self, path: str | Path) -> None:
+        """The whole result in one file, for `Diff.load` and `aligndbg judge`. Raises UsageError."""
+        from aligndbg._saved import save
+
+        save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Diff:
+        """What `save` wrote. Raises ModelError for a file that it did not write, or of another version."""
+        from aligndbg._saved import load
+
+        return load(Path(path))
+
+    def plot(self, pair: str | None = None, kind: str | None = None, ax: Axes | None = None) -> Any:
+        """Draw with matplotlib's pyplot; returns the axes.
+
+        Without arguments, error against depth: accumulated and own relative L2 of each pair. With the name of a tensor
+        (of either side), a 2 by 2 array of axes with that pair's pictures; with `kind` ("error", "histogram",
+        "scatter", "heatmap", "profile") one of them, on `ax` where given, and of the first fault or the worst pair
+        where no tensor is named. They show the accumulated values.
+
+        Raises UsageError for an unknown tensor or kind, or where the run kept no pictures (`details=False`).
+        """
+        from aligndbg.report.plots import plot
+
+        return plot(self, pair, kind, ax)
+
+    def summary(self, *, all_rows: bool = False, width: int = 100, view: TableView | None = None) -> str:
         """The terminal report as plain text."""
         from aligndbg.report.terminal import render_text
 
-        return render_text(self, all_rows=all_rows, width=width)
+        return render_text(self, all_rows=all_rows, width=width, view=view)
 
-    def print(self, *, all_rows: bool = False) -> None:
+    def print(self, *, all_rows: bool = False, view: TableView | None = None) -> None:
         """The terminal report on stdout, coloured and as wide as the terminal."""
         from aligndbg.report.terminal import render, stdout_console
 
         with stdout_console() as console:
-            render(self, console, all_rows=all_rows)
+            render(self, console, all_rows=all_rows, view=view)
 
     def raise_if_diverged(self, *, allow_inconclusive: bool = False) -> None:
         """Raise DivergedError unless the verdict is aligned (or inconclusive, where allowed)."""
         fine = {Verdict.ALIGNED, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.ALIGNED}
         if self.verdict not in fine:
-            raise DivergedError(self.summary())
+            raise DivergedError(self.summary(), self)
 
     def __str__(self) -> str:
         return self.summary()

@@ -26,7 +26,7 @@ from aligndbg.feeds import (
     translate,
 )
 
-__all__ = ["Feeding", "InputOptions", "feeds_for", "plan_feeds"]
+__all__ = ["Feeding", "InputOptions", "as_array", "feeds_for", "plan_feeds"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
     if isinstance(inputs, (str, Path)):
         inputs = [inputs]
     if isinstance(inputs, Mapping):
-        arrays = {str(k): _array(v) for k, v in inputs.items()}
+        arrays = {str(k): as_array(v) for k, v in inputs.items()}
     elif isinstance(inputs, (list, tuple)) and inputs and all(isinstance(i, (str, Path)) for i in inputs):
         return load_inputs([str(i) for i in inputs], infos, options.image, options.allow_nonfinite, notes)
     else:
@@ -99,7 +99,7 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
                 f"{len(values)} inputs are given, the model has {len(infos)}",
                 hint="pass a dict of arrays by input name: " + ", ".join(i.name for i in infos),
             )
-        arrays = {info.name: _array(v) for info, v in zip(infos, values, strict=False)}
+        arrays = {info.name: as_array(v) for info, v in zip(infos, values, strict=False)}
     known = {info.name: info for info in infos}
     for name in arrays:
         if name not in known:
@@ -110,7 +110,8 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
     return {name: check_feed(known[name], a, options.allow_nonfinite)[0] for name, a in arrays.items()}
 
 
-def _array(value: Any) -> Array:
+def as_array(value: Any) -> Array:
+    """A numpy array from an array, a tensor of torch, or nested lists. Raises FeedError."""
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
         value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
         if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly

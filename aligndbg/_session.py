@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from aligndbg._basis_of import basis_of
 from aligndbg._capturing import Captured, Clock, capture, weight_reader
 from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
 from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
-from aligndbg._types import Backend, Matching, Measurement, Pair, Status, Trace, Verdict
+from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.locate import Isolation
 from aligndbg.match import Weights, match
 from aligndbg.metrics import ToleranceRules
 from aligndbg.store import Store
-from aligndbg.verdict import Judge, decide
+from aligndbg.verdict import Judge, decide, drift_notes
 
 __all__ = ["Settings", "diff_once", "one_blas_thread"]
 
@@ -50,6 +50,7 @@ class Settings:
     checks: bool = True
     isolate: bool = True
     budget: int | None = None
+    details: bool = False
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
@@ -67,7 +68,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules)
-        _refuse_unused(settings.rules, left.trace, right.trace)
+        judge.refuse_unused()
         found: dict[str, Any] = {}
         if settings.checks:
             with clock.stage("checks"):
@@ -84,7 +85,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching
         )
-        measured = _measure(judge, matching.pairs, isolation, why_not, clock)
+        measured = _measure(judge, matching.pairs, isolation, why_not, clock, settings.details)
         faults, truncated = (
             make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)
         )
@@ -98,9 +99,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         )
         said = [*left.trace.graph.notes, *right.trace.graph.notes]
         notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
-        drifting = sum(1 for m in measured if m.status in (Status.DRIFT, Status.UNKNOWN))
-        if verdict is Verdict.ALIGNED and drifting:
-            notes.append(f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine")
+        notes += drift_notes(verdict, measured)
         return Diff(
             reference=ref.info,
             candidate=cand.info,
@@ -115,6 +114,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             checks=found,
             timing=dict(clock.seconds),
             warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
+            graphs=(left.trace.graph, right.trace.graph),
+            basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped),
         )
 
 
@@ -163,24 +164,17 @@ def _capture_and_match(
 
 
 def _measure(
-    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock
+    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
 ) -> list[Measurement]:
     with clock.stage("compare", len(pairs)) as step:
         out = []
         for pair in pairs:
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            out.append(judge.measure(pair, own, doubt, why_not))
+            measured = judge.measure(pair, own, doubt, why_not)
+            out.append(replace(measured, detail=judge.detail(pair, measured.metrics)) if details else measured)
             step()
     return out
-
-
-def _refuse_unused(rules: ToleranceRules, left: Trace, right: Trace) -> None:
-    ops = {n.op_type for t in (left, right) for n in t.graph.nodes}
-    names = {n for t in (left, right) for n in t.values}
-    unused = rules.unused(ops, names)
-    if unused:
-        raise UsageError(f"the tolerance {unused[0]!r} matches no operator and no tensor", hint="see `aligndbg layers`")
 
 
 def _outputs(left: Trace, right: Trace, pairs: Sequence[Pair]) -> frozenset[str]:

@@ -364,6 +364,7 @@ class Measurement:
     reference_op: str = ""
     candidate_op: str = ""
     samples: Mapping[str, Any] | None = None  # statistics over several inputs; this is then the worst one
+    detail: Any = None  # _details.Detail of the accumulated values, where it was asked for
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aligndbg._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from aligndbg._diff import Diff
 
 __all__ = ["main", "parser"]
 
@@ -49,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"aligndbg {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _diff_parser(commands.add_parser("diff", help="compare two models layer by layer"))
+    judge = commands.add_parser("judge", help="judge a saved diff by other tolerances; nothing is run")
+    judge.add_argument("saved", help="what `aligndbg diff --save` wrote; with no tolerance, its own stay")
+    _tolerance_options(judge, None)
+    _output_options(judge)
+    judge.set_defaults(run=_judge)
     layers = commands.add_parser("layers", help="list the layers of a model in execution order")
     layers.add_argument("model", help=MODEL_HELP)
     layers.add_argument("--timeout", type=_positive, help="seconds a runtime may take")
@@ -74,6 +78,21 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     p.add_argument("--candidate-input", action="append", metavar="SPEC", help="feed the candidate this, as it is")
     p.add_argument("--map", action="append", default=[], metavar="REF=CAND", help="pair these tensors, whatever else")
     p.add_argument("--input-map", action="append", default=[], metavar="REF=CAND", help="pair these inputs")
+    _tolerance_options(p, 0.5)
+    out = _output_options(p)
+    out.add_argument("--save", metavar="FILE", help="the whole result, for `aligndbg judge`")
+    out.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
+    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
+    p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
+    p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
+    p.add_argument(
+        "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
+    )
+    p.set_defaults(run=_diff)
+
+
+def _tolerance_options(p: argparse.ArgumentParser, coverage: float | None) -> None:
     limits = p.add_argument_group("tolerances (default: from the noise floor of the dtypes)")
     for name, text in (
         ("atol", "absolute; with --rtol: |r - c| <= atol + rtol |r| everywhere"),
@@ -91,41 +110,57 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
         metavar="RULE",
         help="op=Conv:atol=1e-3 or name=/head/*:min_cosine=0.9; later rules win",
     )
-    limits.add_argument("--min-coverage", type=_share, default=0.5, help="share to compare, else inconclusive (0.5)")
+    limits.add_argument(
+        "--min-coverage", type=_share, default=coverage, help="share to compare, else inconclusive (0.5)"
+    )
+
+
+def _output_options(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     out = p.add_argument_group("output")
     out.add_argument("--json", metavar="FILE", help="the whole result")
     out.add_argument("--csv", metavar="FILE", help="one row a pair")
+    out.add_argument("--parquet", metavar="FILE", help="as --csv; needs pyarrow")
     out.add_argument("--html", metavar="FILE", help="one self-contained page")
+    out.add_argument("--model-explorer", metavar="DIR", help="both graphs and the errors on them, for Model Explorer")
+    out.add_argument("--github", action="store_true", help="a summary for the job page of GitHub Actions")
     out.add_argument("--all", action="store_true", dest="all_rows", help="show every pair and what was not compared")
-    out.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
-    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
-    p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
-    p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
-    p.add_argument(
-        "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
+    out.add_argument(
+        "--sort", metavar="COLUMN", help="order of the table: rel_l2, isolated_rel_l2, cosine, ...; worst first"
     )
-    p.set_defaults(run=_diff)
+    out.add_argument(
+        "--only",
+        type=_words,
+        action="extend",
+        default=[],
+        metavar="WORDS",
+        help="rows to show: pass, drift, fault, unknown, outputs, or globs of tensors and operators, by commas",
+    )
+    out.add_argument(
+        "--columns", type=_words, default=[], metavar="NAMES", help="of the table: status,reference,op,bar,rel_l2,..."
+    )
+    return out
 
 
 def _input_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("input (default: seeded random)")
     g.add_argument("--input", action="append", metavar="SPEC", help="x.npz, name=x.npy, x.npy or an image; may repeat")
-    g.add_argument("--seed", type=int, default=0)
-    g.add_argument("--distribution", choices=("uniform", "normal"), default="uniform")
-    g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI")
+    g.add_argument("--seed", type=int, default=0, help="of the random input (0)")
+    g.add_argument("--distribution", choices=("uniform", "normal"), default="uniform", help="of its values (uniform)")
+    g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI", help="of its values")
     g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
     g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
     g.add_argument("--timeout", type=_positive, help="seconds a runtime may take for one request")
     g.add_argument("--trust", action="store_true", help=TRUST_HELP)
     i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
-    i.add_argument("--resize", type=_two, metavar="H,W")
-    i.add_argument("--keep-aspect-ratio", action="store_true")
-    i.add_argument("--pad-value", type=float, default=0.0)
-    i.add_argument("--pixel-format", choices=("rgb", "bgr"), default="rgb")
+    i.add_argument("--resize", type=_two, metavar="H,W", help="to this size (the model's own)")
+    i.add_argument("--keep-aspect-ratio", action="store_true", help="fit it inside, and pad around it")
+    i.add_argument("--pad-value", type=float, default=0.0, help="around it, 0..255 (0)")
+    i.add_argument("--pixel-format", choices=("rgb", "bgr"), default="rgb", help="the order the model takes (rgb)")
     for name in ("mean", "scale", "std"):
-        i.add_argument(f"--{name}", type=_numbers, default=(), metavar="A[,B,C]")
-    i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="")
+        i.add_argument(
+            f"--{name}", type=_numbers, default=(), metavar="A[,B,C]", help="one for all channels, or one each"
+        )
+    i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="", help="where its shape leaves it open")
 
 
 def _positive(text: str) -> float:
@@ -143,6 +178,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(t) for t in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give words separated by commas")
+    return words
 
 
 def _two(text: str) -> tuple[int, int]:
@@ -273,66 +315,70 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
+    _check_github(args)
     arguments = _input_arguments(args)
-    with _progress(args.quiet) as progress:
-        result = aligndbg.diff(
-            args.reference,
-            args.candidate,
-            arguments.pop("inputs"),
-            candidate_inputs=args.candidate_input,
-            map=_pairs(args.map, "--map"),
-            input_map=_pairs(args.input_map, "--input-map"),
-            atol=args.atol,
-            rtol=args.rtol,
-            min_cosine=args.min_cosine,
-            min_euclid=args.min_euclid,
-            min_sqnr=args.min_sqnr,
-            max_lsb=args.max_lsb,
-            tolerances=args.tol,
-            min_coverage=args.min_coverage,
-            max_memory=args.max_memory,
-            checks=not args.no_checks,
-            isolate=not args.no_isolate,
-            samples=args.samples,
-            max_faults=args.max_faults,
-            progress=progress,
-            **arguments,
-        )
+    result = aligndbg.diff(
+        args.reference,
+        args.candidate,
+        arguments.pop("inputs"),
+        candidate_inputs=args.candidate_input,
+        map=_pairs(args.map, "--map"),
+        input_map=_pairs(args.input_map, "--input-map"),
+        **_tolerance_arguments(args),
+        max_memory=args.max_memory,
+        checks=not args.no_checks,
+        isolate=not args.no_isolate,
+        samples=args.samples,
+        max_faults=args.max_faults,
+        details=bool(args.html or args.save),
+        progress=not args.quiet,
+        **arguments,
+    )
+    if args.save:
+        result.save(args.save)
+    return _report(result, args)
+
+
+def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("atol", "rtol", "min_cosine", "min_euclid", "min_sqnr", "max_lsb", "min_coverage")
+    return {name: getattr(args, name) for name in names} | {"tolerances": args.tol}
+
+
+def _check_github(args: argparse.Namespace) -> None:
+    """Before anything is run: outside GitHub Actions there is no summary to write."""
+    from aligndbg._errors import UsageError
+
+    if args.github and not os.environ.get("GITHUB_STEP_SUMMARY"):
+        fact = "--github writes to the file that GITHUB_STEP_SUMMARY names, and it is not set"
+        raise UsageError(fact, hint="GitHub Actions sets it for each step")
+
+
+def _report(result: Diff, args: argparse.Namespace) -> int:
+    """Writes what was asked for, prints the result, and gives its exit code."""
+    import aligndbg
+
     if args.json:
         result.to_json(args.json)
     if args.csv:
         result.to_csv(args.csv)
+    if args.parquet:
+        result.to_parquet(args.parquet)
     if args.html:
         result.to_html(args.html)
-    result.print(all_rows=args.all_rows)
+    if args.model_explorer:
+        result.to_model_explorer(args.model_explorer)
+    if args.github:
+        result.to_github()
+    view = aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
+    result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """A callback that draws stages on stderr, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def _judge(args: argparse.Namespace) -> int:
+    import aligndbg
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
+    _check_github(args)
+    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
 
 
 def _layers(args: argparse.Namespace) -> int:
@@ -346,8 +392,7 @@ def _capture(args: argparse.Namespace) -> int:
     import aligndbg
 
     arguments = _input_arguments(args)
-    with _progress(False) as progress:
-        trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=progress, **arguments)
+    trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
     _say(f"{args.output}: {len(trace.values)} tensors{lost}")
     effect = trace.info.options.get("observer_effect")
@@ -363,8 +408,7 @@ def _demo(args: argparse.Namespace) -> int:
 
     with as_file(files("aligndbg") / "demo") as folder:
         reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
-        with _progress(False) as progress:
-            result = aligndbg.diff(reference, candidate, progress=progress)
+        result = aligndbg.diff(reference, candidate, details=False, progress=True)
     result.print(all_rows=args.all_rows)
     _say("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1

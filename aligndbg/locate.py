@@ -21,7 +21,7 @@ from aligndbg.match import EVIDENT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
-__all__ = ["Isolation", "Replay", "isolate"]
+__all__ = ["Isolation", "Replay", "Standing", "isolate", "stand"]
 
 MAX_ROUNDS = 8
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
@@ -54,6 +54,37 @@ class Isolation:
     over: frozenset[str] = frozenset()
     open: frozenset[str] = frozenset()
     runs: int = 0
+    standing: Standing | None = None
+
+    def judged(self, graph: Graph, over: frozenset[str]) -> Isolation:
+        """The same run where other pairs (`over`) are over tolerance on their own; `graph` is the side re-run."""
+        if self.standing is None or over == self.standing.over:
+            return self
+        standing = replace(self.standing, over=over)
+        shadowed, unconfirmed = stand(graph, self.matching.pairs, standing)
+        own = {r: m for r, m in standing.own.items() if r not in shadowed}
+        return replace(self, own=own, doubtful=shadowed | unconfirmed, over=over - shadowed.keys(), standing=standing)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What tells which pairs are in doubt: own metrics of all of them, those over tolerance, what was not overridden.
+
+    `refused` says why, `aside` are the user's pairs that were set aside. `forward`: the candidate was re-run.
+    """
+
+    own: Mapping[str, Metrics]
+    over: frozenset[str]
+    refused: Mapping[str, str]
+    aside: frozenset[str]
+    forward: bool
+
+
+def stand(graph: Graph, pairs: Sequence[Pair], s: Standing) -> tuple[dict[str, str], dict[str, str]]:
+    """Pairs whose own error cannot be known, and pairs that nothing confirms, each with the reason."""
+    shadowed = _shadowed(graph, pairs, s.over, s.refused, s.forward)
+    own = {r: m for r, m in s.own.items() if r not in shadowed}
+    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s.forward, s.aside)
 
 
 def isolate(
@@ -83,9 +114,9 @@ def isolate(
         }
         judge.inner = inner_roundings(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
         own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
-        shadowed = _shadowed(graph, matching.pairs, over, refused, forward)
+        standing = Standing(own, over, refused, aside, forward)
+        shadowed, unconfirmed = stand(graph, matching.pairs, standing)
         own, over = {r: m for r, m in own.items() if r not in shadowed}, over - shadowed.keys()
-        unconfirmed = _unconfirmed(graph, matching.pairs, own, over, forward, aside)
         refuted = _refuted(graph, matching.pairs, unconfirmed, forward, aside)
         aside |= {p.reference for p in refuted if p.method == "user"}
         rejected |= {(p.reference, p.candidate) for p in refuted if p.method != "user"}
@@ -98,7 +129,7 @@ def isolate(
         state = _state(again, aside)
         # The same pairs, some of them proved by value now.
         known = again if state[0] == seen[-1][0] else matching
-        rounds.append(Isolation(known, own, shadowed | unconfirmed, over, frozenset(refused)))
+        rounds.append(Isolation(known, own, shadowed | unconfirmed, over, frozenset(refused), standing=standing))
         if state in seen:
             rounds = rounds[seen.index(state) :]
             break

@@ -15,6 +15,7 @@ import numpy as np
 from aligndbg._blocks import BLOCK, DISTINCT_CAP, Moments, Reader, Tiling, distinct_values, saturated_share
 from aligndbg._errors import UsageError
 from aligndbg._fingerprint import Fingerprint, fingerprint
+from aligndbg._joint import JointBuilder, JointErrors
 from aligndbg._types import Array, Quant
 from aligndbg.tolerance import Tolerance, ToleranceRules, default_tolerance, degenerate, judge
 
@@ -46,6 +47,7 @@ class Metrics:
     - `nonfinite_mismatch`: positions with a NaN or Inf where the other side has not the same. One of them makes every
       value of the difference nan. Positions where both have the same are left out, and `reasons["nonfinite"]` says so
     - mean, std (population), min, max of a side are over its finite elements
+    - `joint`: what violations of other limits can be counted from; None where the difference is undefined
     - `worst_index`: where |d| is largest, in the reference's shape; None where undefined
     """
 
@@ -81,6 +83,7 @@ class Metrics:
     lsb_mean: float | None
     saturated: float | None
     worst_index: tuple[int, ...] | None
+    joint: JointErrors | None = field(default=None, compare=False, repr=False)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,7 +116,8 @@ class _Comparison:
         self.counts_violations = limits != (None, None)
         self.atol, self.rtol = limits[0] or 0.0, limits[1] or 0.0
         self.reference, self.candidate, self.difference = Moments(), Moments(), _Difference()
-        self._buffers = np.empty((4, BLOCK))
+        self.joint = JointBuilder()
+        self._buffers = np.empty((5, BLOCK))
 
     def run(self) -> None:
         with np.errstate(all="ignore"):
@@ -160,6 +164,8 @@ class _Comparison:
             sums.worst = (block, offset if kept is None else int(np.flatnonzero(kept)[offset]))
         if self.counts_violations and greatest > self.atol:
             sums.violations += int(np.count_nonzero(absolute > self.atol + self.rtol * np.abs(r)))
+        if greatest > 0:
+            self.joint.add(np.abs(r, out=self._buffers[4][: r.size]), absolute)
         if self.stepper.scale is not None:
             scale = self.stepper.read_scale(block)
             steps = absolute / (scale if kept is None or not scale.ndim else scale[kept])
@@ -218,6 +224,7 @@ def _summary(comparison: _Comparison) -> Metrics:
         lsb_max=(math.nan if why else d.lsb_max) if quantized else None,
         lsb_mean=(math.nan if why else d.lsb_total / d.count) if quantized else None,
         saturated=saturated_share(comparison.stepper.array, comparison.tiling) if quantized and count else None,
+        joint=None if why else comparison.joint.result(),
         worst_index=comparison.tiling.locate(*d.worst) if d.worst and not why else None,
         reasons=reasons,
     )

@@ -131,7 +131,7 @@ def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str
     if math.isnan(metrics.max_abs):
         return False, f"max_abs is undefined ({metrics.reasons.get('max_abs', 'no reason given')})"
     if metrics.violations is None:
-        return False, f"violations of {rule} were not counted"
+        return False, metrics.reasons.get("violations", f"violations of {rule} were not counted")
     within = metrics.violations == 0
     count = "no element" if within else f"{metrics.violations} of {metrics.count} elements"
     return within, f"max_abs {metrics.max_abs:.6g}, {count} over {rule}"
@@ -180,7 +180,8 @@ class ToleranceRules:
 
     def __init__(self, everywhere: Tolerance | None = None, specs: Iterable[str] = ()) -> None:
         first = [_Rule("all", "*", everywhere, "")] if everywhere is not None else []
-        self._rules = (*first, *(_parse_rule(spec) for spec in specs))
+        self.everywhere, self.specs = everywhere, tuple(specs)
+        self._rules = (*first, *(_parse_rule(spec) for spec in self.specs))
 
     def resolve(self, op: str, names: Sequence[str], default: Tolerance) -> Tolerance:
         """The limits for one pair: what the user set, or `default` where no rule of theirs applies.

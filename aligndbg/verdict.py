@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aligndbg._details import Detail, detail, element_limit
+from aligndbg._errors import UsageError
 from aligndbg._types import (
     Array,
     Fault,
@@ -17,6 +19,7 @@ from aligndbg._types import (
     Matching,
     Measurement,
     Pair,
+    Quant,
     Status,
     Trace,
     UnmatchedClass,
@@ -27,7 +30,7 @@ from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, defaul
 if TYPE_CHECKING:
     from aligndbg.grid import Rounding
 
-__all__ = ["Judge", "decide"]
+__all__ = ["Judge", "decide", "drift_notes"]
 
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
@@ -52,11 +55,26 @@ class Judge:
         self.weights_unknown = False
         self._hybrid = _quantized_weights(reference) or _quantized_weights(candidate)
 
+    def refuse_unused(self) -> None:
+        """Raises UsageError for a rule that matches no operator and no tensor."""
+        traces = (self.reference, self.candidate)
+        unused = self.rules.unused(
+            {n.op_type for t in traces for n in t.graph.nodes}, {n for t in traces for n in t.values}
+        )
+        if unused:
+            fact = f"the tolerance {unused[0]!r} matches no operator and no tensor"
+            raise UsageError(fact, hint="see `aligndbg layers`")
+
     def ops(self, pair: Pair) -> tuple[str, str]:
         rn, cn = self._nodes_r.get(pair.reference), self._nodes_c.get(pair.candidate)
         return (rn.op_type if rn else "", cn.op_type if cn else "")
 
     def tolerance(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        default = self.default(pair, isolated=isolated)
+        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+
+    def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        """The limits of the noise floor, which hold where the user set none."""
         rn = self._nodes_r.get(pair.reference)
         dtypes = (self._precision_r.of(pair.reference), self._precision_c.of(pair.candidate))
         default = default_tolerance(*dtypes, op=rn.tail if rn else "", isolated=isolated)
@@ -72,7 +90,7 @@ class Judge:
         if self._hybrid and default.rel_l2 is not None:
             own = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)
             default = own if isolated else Tolerance(min_cosine=0.95)
-        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
+        return default
 
     def _on_grid(self, pair: Pair) -> bool:
         sides = ((self.reference, pair.reference), (self.candidate, pair.candidate))
@@ -98,10 +116,8 @@ class Judge:
         return judge(metrics, self.tolerance(pair, isolated=True))[0]
 
     def _compare(self, pair: Pair, left: Trace, right: Trace, limits: Tolerance, on_grid: bool = False) -> Metrics:
-        value, quant = right.values[pair.candidate], right.quant(pair.candidate)
+        value, quant = _without_axis(right.values[pair.candidate], right.quant(pair.candidate))
         ours, our_quant = left.values[pair.reference], left.quant(pair.reference)
-        if quant is not None and quant.axis is not None and quant.scale.size > 1:
-            value, quant = quant.dequantize(value), None  # its axis means nothing in the reference's layout
         if on_grid and quant is not None and our_quant is None:
             ours = quant.dequantize(quant.quantize(ours, value.dtype))
         return compare(
@@ -111,6 +127,13 @@ class Judge:
             reference_quant=our_quant,
             candidate_quant=quant,
         )
+
+    def detail(self, pair: Pair, metrics: Metrics) -> Detail | None:
+        """The picture of the accumulated values whose `metrics` these are."""
+        value, quant = _without_axis(self.candidate.values[pair.candidate], self.candidate.quant(pair.candidate))
+        ours, our_quant = self.reference.values[pair.reference], self.reference.quant(pair.reference)
+        limit = element_limit(self.tolerance(pair), metrics)
+        return detail(ours, pair.layout.to_reference(value), metrics, limit, our_quant, quant)
 
     def measure(
         self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = ""
@@ -155,6 +178,13 @@ class Judge:
             if judge(self.metrics(other), self.tolerance(pair))[0] != within:
                 return True
         return False
+
+
+def _without_axis(value: Array, quant: Quant | None) -> tuple[Array, Quant | None]:
+    """A tensor quantized per channel is dequantized: its axis means nothing in the reference's layout."""
+    if quant is not None and quant.axis is not None and quant.scale.size > 1:
+        return quant.dequantize(value), None
+    return value, quant
 
 
 class _Precision:
@@ -245,6 +275,14 @@ def decide(
     if share < min_coverage:
         return Verdict.INCONCLUSIVE, f"only {share:.0%} of the reference's tensors were compared (--min-coverage)"
     return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
+
+
+def drift_notes(verdict: Verdict, measurements: Iterable[Measurement]) -> list[str]:
+    """What a verdict of aligned does not say of inner tensors."""
+    drifting = sum(1 for m in measurements if m.status in (Status.DRIFT, Status.UNKNOWN))
+    if verdict is not Verdict.ALIGNED or not drifting:
+        return []
+    return [f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine"]
 
 
 def _transposed(layout: Layout) -> bool:

@@ -11,6 +11,8 @@ from hypothesis import settings
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime writes into the home folder
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+collect_ignore = ["sample_project"]  # tests/test_pytest_plugin.py runs it
+
 # A loaded machine is no failure, and a failure must come again when the run is repeated.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,15 +14,16 @@ import pytest
 
 from aligndbg._registry import REGISTRY
 from aligndbg._worker import load_class
-from aligndbg.cli import parser
+from aligndbg.cli import main, parser
 from aligndbg.metrics import Metrics
 from aligndbg.tolerance import LIMITS, default_tolerance
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
+PLUGIN = (ROOT / "aligndbg" / "pytest_plugin.py").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z_-]+")
 
 
 def anchors(page: Path) -> set[str]:
@@ -50,7 +53,63 @@ def options_of(parsed: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
 def test_options_that_are_written_of_exist(page: Path) -> None:
-    assert set(OPTION.findall(page.read_text())) <= set(options_of(parser()))
+    known = {*options_of(parser()), *OPTION.findall(PLUGIN), "--junitxml", "--node_data_paths"}
+    assert set(OPTION.findall(page.read_text())) <= known
+
+
+def test_the_command_line_page_is_the_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    from make_cli import cli_page
+
+    assert (DOCS / "cli.md").read_text() == cli_page(), "run python docs/make_cli.py"
+
+
+def test_the_site_holds_every_page() -> None:
+    listed = re.findall(r"^(\w[\w-]*)$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "index")
+
+
+TRANSCRIPT = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["tutorial.md"])
+def test_transcripts_are_what_the_commands_print(
+    page: str, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line shown, but for digits, is a line of what is printed; `...` stands for others."""
+
+    def shape(line: str) -> str:
+        return re.sub(r"[-+]?\d[\d.e+-]*", "#", " ".join(line.split()))
+
+    for name in ("cnn.onnx", "cnn_weight_fault.tflite", "cnn_int8.tflite"):
+        shutil.copy(fixtures / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    ran = 0
+    for block in TRANSCRIPT.findall((DOCS / page).read_text()):
+        printed: set[str] = set()
+        for line in block.splitlines():
+            if line.startswith("$ aligndbg "):
+                main(shlex.split(line)[2:])
+                printed = {shape(each) for each in capsys.readouterr().out.splitlines()}
+                ran += 1
+            elif line.startswith("$ echo"):
+                continue
+            elif line.strip() not in ("", "..."):
+                assert shape(line) in printed, line
+    assert ran > 3
+
+
+def test_every_ini_option_of_the_pytest_plugin_is_described() -> None:
+    from aligndbg.pytest_plugin import COUNTS, NUMBERS
+
+    named = {
+        *re.findall(r'addini\("(\w+)"', PLUGIN),
+        "aligndbg_baselines",
+        *(f"aligndbg_{n}" for n in NUMBERS + COUNTS),
+    }
+    table = section(DOCS / "pytest.md", "Defaults")
+    assert set(re.findall(r"`(aligndbg_\w+)`", table)) == named
 
 
 def section(page: Path, heading: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from aligndbg._types import FLOAT_DTYPES, Array, Node, Quant, Skipped, Trace
 from aligndbg.metrics import Fingerprint
 
-__all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "moved_from", "squeezed"]
+__all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "is_cell", "is_hidden", "moved_from", "squeezed"]
 
 # Ops that move values without computing: what a converter adds or drops at will (canonical names).
 LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -162,6 +162,25 @@ def moved_from(side: Side, name: str, wanted: Callable[[str], bool]) -> str:
             return inputs[0]
         node = side.producer.get(inputs[0])
     return ""
+
+
+def is_cell(side: Side, name: str) -> bool:
+    """Whether a tensor is computed as an unrolled LSTM's cell state is: a sum of two products."""
+    node = side.producer.get(name)
+    return node is not None and node.tail == "Add" and _tails(side, node) == ["Mul", "Mul"]
+
+
+def is_hidden(side: Side, name: str) -> bool:
+    """Whether a tensor is computed as an unrolled LSTM's hidden state is: a gate times the squashed cell state."""
+    node = side.producer.get(name)
+    if node is None or node.tail != "Mul":
+        return False
+    above = [side.producer.get(i) for i in side.data_inputs(node)]
+    return any(n is not None and any(is_cell(side, i) for i in side.data_inputs(n)) for n in above)
+
+
+def _tails(side: Side, node: Node) -> list[str]:
+    return [side.producer[i].tail if i in side.producer else "" for i in side.data_inputs(node)]
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

@@ -95,6 +95,15 @@ _WRITTEN_OUT = frozenset(
 )
 
 
+# Ops that a converter may write out: their counterpart is the last of the steps, or one of their own kind.
+_COMPOUND = {op for pair in _WRITTEN_OUT for op in pair} - {"Add", "Mul", "Div", "Tanh"}
+
+
+def step_of(rn: Node, cn: Node) -> bool:
+    """Whether one of two unlike ops can only be a step of the other."""
+    return (rn.tail in _COMPOUND) != (cn.tail in _COMPOUND) and not written_out(rn, cn)
+
+
 def written_out(rn: Node, cn: Node) -> bool:
     """Whether one side may have as a single op what the other ends there after several, an activation aside."""
     return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT or frozenset((rn.canonical, cn.canonical)) in _WRITTEN_OUT

@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
+import numpy as np
+
+from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, written_out
+from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
@@ -91,7 +93,11 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
         (r, c), (score, fits) = max(scored.items(), key=lambda item: item[1][0])
         if score < ACCEPT:
             return None
-        rivals = [s for (rr, cc), (s, _) in scored.items() if (rr == r) != (cc == c)]
+        rivals = [
+            s
+            for (rr, cc), (s, _) in scored.items()
+            if (rr == r) != (cc == c) and not (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc))
+        ]
         if all(score - s >= MARGIN for s in rivals):
             fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
             evidence = (
@@ -101,6 +107,23 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
             return Link(r, c, fit.layout, "structure", fit.error, evidence, _evident(state, r, c, ours, theirs))
         scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
     return None
+
+
+def _equal(side: Side, one: str, other: str) -> bool:
+    """Whether two tensors hold the same values, as an LSTM's two hidden outputs do: either will do."""
+    return one == other or np.array_equal(side.sample(one), side.sample(other))
+
+
+def _plays_its_part(state: State, r: str, c: str) -> bool:
+    """False for an output of an LSTM against a step that computes something else."""
+    for (fused, name), (steps, other) in (
+        ((state.reference, r), (state.candidate, c)),
+        ((state.candidate, c), (state.reference, r)),
+    ):
+        node, step = fused.producer[name], steps.producer[other]
+        if node.canonical == "LSTM" != step.canonical and written_out(node, step):
+            return is_cell(steps, other) if node.outputs.index(name) == 2 else is_hidden(steps, other)
+    return True
 
 
 def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -> bool:
@@ -135,11 +158,14 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
     if enclosed and not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)):
         return None
-    if ops < 0.4 and (error > ENCLOSED_ERROR or _only_one_moves(state, r, c)):
+    if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
+        return None
+    if not _plays_its_part(state, r, c):
         return None
     closeness = max(0.0, 1.0 - error)
     weights = state.weights_agree(rn, cn)
-    if not inputs and written_out(rn, cn) and _read_alike(state, r, c):
+    recurrent = RECURRENT_OPS & {rn.canonical, cn.canonical}
+    if not inputs and written_out(rn, cn) and (recurrent or _read_alike(state, r, c)):
         inputs = 0.6  # inside the written-out op the inputs have no counterpart
     if not inputs and error > ENCLOSED_ERROR and weights <= 0:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg.report.json_ import metrics_dict
+from aligndbg._errors import MissingDependencyError
+from aligndbg.report.json_ import metrics_dict, write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from aligndbg._diff import Diff
 
-__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame"]
+__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame", "to_parquet"]
 
-# Columns that say which pair it is (strings, but for confidence: float64, and output: bool).
+# Columns that say which pair it is: pandas' string dtype, but for confidence (float64) and output (bool).
 COLUMNS = (
     "reference",
     "candidate",
@@ -62,7 +66,11 @@ METRIC_COLUMNS = (
 
 
 def to_frame(diff: Diff) -> pd.DataFrame:
-    """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS; the rows keep the reference's execution order."""
+    """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS, in that order; one row a pair, execution order.
+
+    The dtypes are the same for every diff: "string" for COLUMNS (confidence is float64, output bool), float64 for all
+    others, NaN where a metric is undefined, does not apply, or the pair was not isolated.
+    """
     import pandas as pd
 
     rows = []
@@ -87,5 +95,16 @@ def to_frame(diff: Diff) -> pd.DataFrame:
         rows.append(row)
     columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS)]
     frame = pd.DataFrame(rows, columns=columns)
-    numbers = [c for c in columns if c not in COLUMNS]
-    return frame.astype(dict.fromkeys(numbers, "float64"))
+    dtypes: dict[str, str] = dict.fromkeys(columns, "float64") | dict.fromkeys(COLUMNS, "string")
+    return frame.astype(dtypes | {"confidence": "float64", "output": "bool"})
+
+
+def to_parquet(diff: Diff, path: Path) -> None:
+    """`to_frame` as a Parquet file, by pyarrow."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingDependencyError(
+            "Parquet files need pyarrow, not installed here", hint='pip install "aligndbg[parquet]"'
+        )
+    stream = io.BytesIO()
+    to_frame(diff).to_parquet(stream, engine="pyarrow", index=False)
+    write_bytes(path, stream.getvalue())

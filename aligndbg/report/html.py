@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import lru_cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from aligndbg.report.terminal import clean, number
+from aligndbg._version import __version__
+from aligndbg.report._chart import charts
+from aligndbg.report._payload import payload, script_json
+from aligndbg.report._words import bar, clean, cosine, number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["fragment", "to_html"]
 
 NOTEBOOK_ROWS = 60
+COVERAGE = ("compared", "unobservable", "one_sided", "unmatched")
 
 
 @lru_cache(maxsize=1)
@@ -22,27 +29,100 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
-        loader=PackageLoader("aligndbg.report"), autoescape=True, undefined=StrictUndefined, finalize=_visible
+        loader=PackageLoader("aligndbg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters["number"] = number
+    made.filters["bar"] = bar
+    made.filters["cosine"] = cosine
+    made.filters["lines"] = _lines
+    made.filters["facts"] = _facts
     return made
 
 
 def _visible(value: Any) -> Any:
-    """Control characters in names shown; markup is escaped after this."""
-    return clean(value) if isinstance(value, str) else value
+    """Control characters in names shown; markup is escaped after this, and what is marked safe is ours."""
+    return clean(value) if type(value) is str else value
+
+
+def _lines(text: str) -> Any:
+    """A text of ours with line breaks, its names cleaned already."""
+    from markupsafe import escape
+
+    return escape(text)
+
+
+def _facts(value: Any) -> str:
+    """A check's finding in words: its parts by name, a list, or itself."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not checked"}[value]
+    if hasattr(value, "items"):
+        return ", ".join(f"{key}: {_facts(found)}" for key, found in value.items()) or "none"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(str, value)) or "none"
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def fragment(diff: Diff, rows: int = NOTEBOOK_ROWS) -> str:
-    """The summary and the first rows, worst first where there are more than `rows`."""
-    shown = list(diff.pairs) if len(diff.pairs) <= rows else diff.worst(rows)
-    return _environment().get_template("fragment.html.j2").render(_context(diff) | {"rows": shown})
+    """The summary, the error against depth and the first rows, worst first where there are more than `rows`."""
+    numbered = list(enumerate(diff.pairs))
+    if len(numbered) > rows:
+        worst = {id(m) for m in diff.worst(rows)}
+        numbered = [(k, m) for k, m in numbered if id(m) in worst]
+    return _render("fragment.html.j2", diff, numbered, css=_file("fragment.css"))
 
 
 def to_html(diff: Diff) -> str:
-    """The whole report as one page without any outside reference."""
-    return _environment().get_template("page.html.j2").render(_context(diff) | {"rows": list(diff.pairs)})
+    """The whole report as one page without any outside reference.
+
+    Its policy lets no script run but its own, and nothing be loaded. Without scripts (some CI viewers refuse them) all
+    but the pictures of the pairs and the graphs is there.
+    """
+    script = _file("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _render(
+        "page.html.j2",
+        diff,
+        list(enumerate(diff.pairs)),
+        css=_file("fragment.css") + _file("page.css"),
+        script=script,
+        digest=digest,
+        data=script_json(payload(diff)),
+        version=__version__,
+        statuses={s: sum(m.status == s for m in diff.pairs) for s in ("fault", "drift", "unknown", "pass")},
+        pictured=any(m.detail is not None for m in diff.pairs),
+        has_graphs=all(graph.nodes for graph in diff.graphs),
+    )
 
 
-def _context(diff: Diff) -> dict[str, Any]:
-    return {"diff": diff, "matching": diff.matching}
+def _render(template: str, diff: Diff, rows: list[Any], **more: Any) -> str:
+    from markupsafe import Markup
+
+    safe = {key: Markup(more.pop(key)) for key in ("css", "script", "data") if key in more}  # ours, or made safe
+    quantized = any(m.metrics.lsb_max is not None for m in diff.pairs)
+    place = {m.pair.reference: k for k, m in enumerate(diff.pairs)}
+    places = [place.get(f.reference or "", -1) for f in diff.faults]
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            diff=diff,
+            matching=diff.matching,
+            rows=rows,
+            charts=charts(diff),
+            quantized=quantized,
+            coverage=COVERAGE,
+            places=places,
+            **safe,
+            **more,
+        )
+    )
+
+
+@lru_cache(maxsize=3)
+def _file(name: str) -> str:
+    return (files("aligndbg.report") / "templates" / name).read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from aligndbg._types import Coverage, Fault, Layout, LayoutKind, Measurement, Mo
 if TYPE_CHECKING:
     from aligndbg._diff import Diff
 
-__all__ = ["SCHEMA", "as_dict", "to_json", "write_text"]
+__all__ = ["SCHEMA", "as_dict", "to_json", "write_bytes", "write_text"]
 
 SCHEMA = "aligndbg.diff/1"
 
@@ -59,13 +59,18 @@ def to_json(diff: Diff) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
     """Write under a temporary name, then rename: a reader never sees half a file. Raises UsageError."""
     target = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, target)
         except BaseException:
@@ -113,7 +118,8 @@ def _pair(m: Measurement, output: bool) -> dict[str, Any]:
 
 
 def metrics_dict(metrics: Any) -> dict[str, Any]:
-    return {f.name: getattr(metrics, f.name) for f in fields(metrics)}
+    """Every metric but `joint`, which is no number a person reads."""
+    return {f.name: getattr(metrics, f.name) for f in fields(metrics) if f.name != "joint"}
 
 
 def _layout(layout: Layout) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aligndbg._types import Graph, TensorInfo
-from aligndbg.report.terminal import clean
+from aligndbg.report._words import clean
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,48 +1,27 @@
-"""Diff -> terminal: the verdict, the faults, what diverged first, the worst pairs, the coverage; all rows on demand."""
+"""Diff -> terminal: the verdict, the faults and their causes, the worst pairs, the coverage; all rows on demand."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aligndbg._types import Coverage, Measurement, ModelInfo, Status, Verdict
+from aligndbg.report._words import clean, number
+from aligndbg.report.table import TableView, chosen_rows, pairs_table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from aligndbg._diff import Diff
 
-__all__ = ["clean", "number", "render", "render_text", "stdout_console"]
+__all__ = ["render", "render_text", "stdout_console"]
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
-STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
 WORST = 5
-
-
-def clean(text: str, width: int | None = None) -> str:
-    """A name from a model, safe for a terminal: control characters shown, the middle left out past `width`."""
-    safe = "".join(
-        ch if ch == " " or not unicodedata.category(ch).startswith(("C", "Z")) else f"\\x{ord(ch):02x}" for ch in text
-    )
-    if width is None or len(safe) <= width:
-        return safe
-    tail = (width - 1) * 2 // 3
-    return safe[: width - 1 - tail] + "…" + safe[-tail:]
-
-
-def number(value: Any) -> str:
-    """Two significant digits; `-` for undefined, counts as they are."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, int) or value == 0:
-        return str(int(value))
-    return f"{value:.2g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
 
 
 @contextmanager
@@ -66,24 +45,30 @@ def stdout_console() -> Iterator[Console]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100) -> str:
+def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100, view: TableView | None = None) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    render(diff, console, all_rows=all_rows)
-    out = console.file
-    assert isinstance(out, io.StringIO)
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    render(diff, console, all_rows=all_rows, view=view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def render(diff: Diff, console: Console, *, all_rows: bool = False) -> None:
-    """Print the report on a rich console, to its width."""
-    from rich.text import Text
+def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableView | None = None) -> None:
+    """Print the report on a rich console, to its width: what is wrong and why, then the pairs, then what was run.
 
-    def line(*parts: tuple[str, str]) -> None:
-        console.print(Text.assemble(*parts), soft_wrap=False)
-
+    A `view` that chooses anything shows every pair it keeps.
+    """
+    line = _printer(console)
     line((str(diff.verdict).upper(), VERDICT_STYLE[diff.verdict]), (f"  {clean(diff.verdict_reason)}", ""))
+    for warning in diff.warnings:
+        line(("warning: ", "yellow"), (clean(warning), ""))
+    _render_faults(diff, console)
+    first = diff.first_divergence
+    if first is not None and not diff.faults:
+        line(("first divergence: ", "bold"), (_where(first), ""))
+        line((f"  {clean(first.reason)}", ""))
+    _render_pairs(diff, console, all_rows, view or TableView())
     for label, info, coverage in (
         ("reference", diff.reference, diff.matching.coverage_reference),
         ("candidate", diff.candidate, diff.matching.coverage_candidate),
@@ -92,21 +77,17 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False) -> None:
         line(("           " + _coverage(coverage), "dim"))
     for text in _checks(diff):
         line(("checks     " + text, "dim"))
-    for warning in diff.warnings:
-        line(("warning: ", "yellow"), (clean(warning), ""))
-    _render_faults(diff, console)
-    first = diff.first_divergence
-    if first is not None and not diff.faults:
-        line(("first divergence: ", "bold"), (_where(first), ""))
-        line((f"  {clean(first.reason)}", ""))
-    rows = list(diff.pairs) if all_rows else _shown(diff)
-    if rows:
-        title = f"all {len(rows)} pairs, in execution order" if all_rows else _title(diff, rows)
-        console.print(_table(rows, title, console.width))
     if all_rows:
         _render_rest(diff, console)
     else:
         _render_unmatched(diff, console)
+
+
+def _printer(console: Console) -> Callable[..., None]:
+    """Prints parts, each with its style, as one line; text that is too long goes on below."""
+    from rich.text import Text
+
+    return lambda *parts: console.print(Text.assemble(*parts), soft_wrap=False)
 
 
 def _model(info: ModelInfo, width: int, options: bool) -> str:
@@ -144,83 +125,54 @@ def _where(m: Measurement) -> str:
 
 
 def _render_faults(diff: Diff, console: Console) -> None:
-    from rich.text import Text
-
+    line = _printer(console)
+    room = console.width - 13
     for i, fault in enumerate(diff.faults, 1):
         unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
-        head = f"fault {i}: {clean(fault.reference_op or '-')} against {clean(fault.candidate_op or '-')}"
-        console.print(Text.assemble((head, "bold red"), f"  own error {number(fault.isolated_error)} {unit}"))
+        head = f"fault {i}: {clean(fault.reference_op or 'nothing')} against {clean(fault.candidate_op or 'nothing')}"
+        line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
+        cause = fault.cause
+        if cause is not None:
+            line((f"  {clean(cause.kind)}: ", "bold"), (clean(cause.summary), ""))
+            if cause.before is not None and cause.after is not None:
+                line((f"  corrected, the error falls from {number(cause.before)} to {number(cause.after)}", ""))
         for label, name, region, scope in (
             ("reference", fault.reference, fault.region_reference, fault.reference_scope),
             ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
         ):
-            nodes = ", ".join(clean(n, 40) for n in region.nodes[:4])
-            more = f", ... ({len(region.nodes)})" if len(region.nodes) > 4 else ""
-            console.print(Text(f"  {label}  {clean(name or '-', 60)}  [{nodes}{more}]"))
+            line((f"  {label}  {clean(name or '-', room)}", ""))
+            if region.nodes:
+                more = f", … ({len(region.nodes)})" if len(region.nodes) > 4 else ""
+                line(("             " + clean(", ".join(region.nodes[:4]) + more, room), "dim"))
             if scope:
-                console.print(Text(f"             in {clean(scope)}"))
-        if fault.cause is not None:
-            console.print(Text(f"  {clean(fault.cause.kind)}: {clean(fault.cause.summary)}"))
+                line((f"             in {clean(scope, room)}", ""))
     if diff.truncated:
-        console.print(Text("more faults may follow: the search stopped at --max-faults", style="yellow"))
+        line(("more faults may follow: the search stopped at --max-faults", "yellow"))
 
 
-def _shown(diff: Diff) -> list[Measurement]:
-    """The worst pairs and every output, in execution order."""
-    keep = {m.pair.reference for m in diff.worst(WORST)} | diff.outputs
-    return [m for m in diff.pairs if m.pair.reference in keep]
-
-
-def _title(diff: Diff, rows: list[Measurement]) -> str:
-    return f"the outputs and the {min(WORST, len(diff.pairs))} worst of {len(diff.pairs)} pairs (--all shows every one)"
-
-
-def _table(rows: list[Measurement], title: str, width: int) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    wide = width >= 120
-    columns = _columns(rows, wide)
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, title_style="bold")
-    for name in ("status", "reference", *(["candidate"] if wide else []), "op"):
-        table.add_column(name, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    op_width = min(max((len(_ops(m)) for m in rows), default=2), 28 if wide else 14)
-    left = width - 2 - 8 - (op_width + 1) - 8 * (len(columns) - 1) - 9 - 1
-    name_width = max(10, left // 2 - 1 if wide else left)
-    for m in rows:
-        names = [m.pair.reference, *([m.pair.candidate] if wide else [])]
-        table.add_row(
-            Text(str(m.status), STATUS_STYLE[m.status]),
-            *(Text(clean(n, name_width)) for n in names),
-            Text(clean(_ops(m), op_width)),
-            *(show(m) for show in columns.values()),
-        )
-    return table
-
-
-def _columns(rows: list[Measurement], wide: bool) -> dict[str, Callable[[Measurement], str]]:
-    """The numbers shown: accumulated and own error, in quantization steps where the candidate has them."""
-    quantized = any(m.metrics.lsb_max is not None for m in rows)
-    out: dict[str, Callable[[Measurement], str]] = {"rel L2": lambda m: number(m.metrics.rel_l2)}
-    if any(m.isolated is not None for m in rows) and (wide or not quantized):
-        out["own"] = lambda m: number(m.isolated.rel_l2 if m.isolated is not None else None)
-    if quantized:
-        out["LSB"] = lambda m: number(m.metrics.lsb_max)
-        out["own LSB"] = lambda m: number(m.isolated.lsb_max if m.isolated is not None else None)
-    if wide or not quantized:
-        out["max abs"] = lambda m: number(m.metrics.max_abs)
-    return out | {"cosine": lambda m: _cosine(m.metrics.cosine)}
-
-
-def _ops(m: Measurement) -> str:
-    return f"{m.reference_op or '-'} ~ {m.candidate_op or '-'}"
-
-
-def _cosine(value: float) -> str:
-    return "-" if value != value else f"{value:.6f}"
+def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView) -> None:
+    line = _printer(console)
+    rows = chosen_rows(diff, view)
+    if all_rows or view.is_set:
+        counted = f"all {len(rows)}" if len(rows) == len(diff.pairs) else f"{len(rows)} of {len(diff.pairs)}"
+        order = f"by {view.sort}" if view.sort else "in execution order"
+        title = f"{counted} pairs, {order}"
+    else:
+        keep = {m.pair.reference for m in (*diff.worst(WORST), *(m for m in diff.pairs if m.status is Status.FAULT))}
+        rows = [(k, m) for k, m in rows if m.pair.reference in keep | diff.outputs]
+        shown = "faults, outputs" if diff.faults else "outputs"
+        title = f"{shown} and the {min(WORST, len(diff.pairs))} worst of {len(diff.pairs)} pairs (--all: every one)"
+    if not diff.pairs:
+        return
+    line()
+    line((title, "bold"))
+    if rows:
+        blocks = console.encoding.lower().startswith("utf")
+        legend = f"{'█' if blocks else '#'} own error, {'░' if blocks else '.'} accumulated; relative L2, logarithmic"
+        console.print(pairs_table(rows, view, console.width, blocks=blocks))
+        if not view.columns or "bar" in view.columns:
+            line((legend, "dim"))
+    line()
 
 
 def _render_unmatched(diff: Diff, console: Console) -> None:

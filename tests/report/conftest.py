@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ def network(bias: float = 0.0, names: tuple[str, str, str] = ("scaled", "shifted
         ],
         outputs=names[2:],
     )
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., MemoryBackend]:
+    return network
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from aligndbg._diff import Diff
+from aligndbg._errors import MissingDependencyError
 from aligndbg.metrics import Metrics
 from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
 
 
 def test_every_metric_is_a_column() -> None:
     """But those that are no number, or the same for both sides."""
-    left_out = {"count", "nonfinite_mismatch", "worst_index", "reasons"}
+    left_out = {"count", "nonfinite_mismatch", "worst_index", "reasons", "joint"}
     assert set(METRIC_COLUMNS) == {f.name for f in fields(Metrics)} - left_out
 
 
@@ -35,9 +40,43 @@ def test_dtypes_do_not_depend_on_the_values(aligned: Diff, silent: Diff) -> None
     assert {str(one[c].dtype) for c in one.columns if c not in COLUMNS} == {"float64"}
 
 
+def test_a_diff_without_pairs_has_the_same_columns_and_dtypes(aligned: Diff) -> None:
+    full, empty = to_frame(aligned), to_frame(replace(aligned, pairs=()))
+    assert len(empty) == 0
+    assert list(empty.columns) == list(full.columns)
+    assert [str(t) for t in empty.dtypes] == [str(t) for t in full.dtypes]
+    assert {str(empty[c].dtype) for c in COLUMNS} == {"string", "float64", "bool"}
+
+
 def test_undefined_is_nan_and_never_zero(silent: Diff) -> None:
     last = to_frame(silent).iloc[-1]
     assert math.isnan(last["rel_l2"])
     assert math.isnan(last["cosine"])
     assert math.isnan(last["lsb_max"])
     assert last["status"] == "unknown"
+
+
+def test_the_columns_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reports.md").read_text().split("## Data frame\n", 1)[1]
+    dtypes = {
+        name: row.split("|")[2].strip()
+        for row in text.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    expected = dict.fromkeys(COLUMNS, "string") | {"confidence": "float64", "output": "bool"}
+    assert dtypes == expected
+
+
+def test_parquet_keeps_names_types_and_undefined(diverged: Diff, silent: Diff, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for diff in (diverged, silent):
+        diff.to_parquet(tmp_path / "x.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "x.parquet"), to_frame(diff))
+
+
+def test_parquet_without_pyarrow_is_an_error(diverged: Diff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="pyarrow"):
+        diverged.to_parquet(tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()

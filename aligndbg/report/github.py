@@ -1,0 +1,98 @@
+"""Diff -> Markdown, as GitHub shows it in a job's summary. Names from a model are escaped."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aligndbg._errors import UsageError
+from aligndbg._types import Coverage, Fault, Measurement, ModelInfo, Verdict
+from aligndbg.report._words import clean, number
+
+if TYPE_CHECKING:
+    from aligndbg._diff import Diff
+
+__all__ = ["append_summary", "to_markdown"]
+
+MARK = {Verdict.ALIGNED: "✅", Verdict.DIVERGED: "❌", Verdict.INCONCLUSIVE: "⚠️"}
+VARIABLE = "GITHUB_STEP_SUMMARY"
+WORST = 5
+NAME = 60
+
+
+def append_summary(text: str) -> None:
+    """Append to the file that GitHub Actions gives each step. Raises UsageError where there is none."""
+    path = os.environ.get(VARIABLE)
+    if not path:
+        raise UsageError(f"{VARIABLE} is not set", hint="GitHub Actions sets it for each step")
+    try:
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write it: {error.strerror}", context=path, hint=f"{VARIABLE} must name a file to write"
+        ) from None
+
+
+def to_markdown(diff: Diff) -> str:
+    """The verdict, the models with their coverage, the faults, the outputs and the worst pairs."""
+    lines = [f"### {MARK[diff.verdict]} {diff.verdict.upper()}: {_plain(diff.verdict_reason)}", ""]
+    lines += [
+        "| | model | runtime | compared | unobservable | one-sided | unmatched |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for side, info in (("reference", diff.reference), ("candidate", diff.candidate)):
+        lines.append(_side(side, info, diff.coverage[side]))
+    lines += ["", *(f"- ⚠️ {_plain(text)}" for text in diff.warnings)]
+    for k, fault in enumerate(diff.faults, 1):
+        lines += ["", *_fault(k, fault)]
+    if diff.truncated:
+        lines += ["", "More faults may follow: the search stopped at its limit."]
+    shown = {m.pair.reference for m in diff.worst(WORST)} | diff.outputs
+    rows = [m for m in diff.pairs if m.pair.reference in shown]
+    if rows:
+        lines += ["", f"The outputs and the {min(WORST, len(diff.pairs))} worst of {len(diff.pairs)} pairs:", ""]
+        lines += _table(rows)
+    return "\n".join(lines) + "\n"
+
+
+def _side(side: str, info: ModelInfo, c: Coverage) -> str:
+    counts = " | ".join(str(n) for n in (c.compared, c.unobservable, c.one_sided, c.unmatched))
+    return f"| {side} | {_code(os.path.basename(info.path))} | {_plain(info.version)} | {counts} |"
+
+
+def _fault(k: int, fault: Fault) -> Iterable[str]:
+    unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
+    ops = f"{_plain(fault.reference_op or '-')} against {_plain(fault.candidate_op or '-')}"
+    yield f"**Fault {k}**: {ops}, own error {number(fault.isolated_error)} {unit}"
+    yield ""
+    yield f"- reference {_code(fault.reference or '-')}"
+    yield f"- candidate {_code(fault.candidate or '-')}"
+    if fault.cause is not None:
+        yield f"- {_plain(fault.cause.kind)}: {_plain(fault.cause.summary)}"
+
+
+def _table(rows: Iterable[Measurement]) -> Iterable[str]:
+    yield "| status | reference | candidate | op | rel L2 | own | cosine |"
+    yield "|---|---|---|---|--:|--:|--:|"
+    for m in rows:
+        own = m.isolated
+        quantized = own is not None and own.lsb_max is not None
+        error = "-" if own is None else f"{number(own.lsb_max)} LSB" if quantized else number(own.rel_l2)
+        ops = f"{_plain(m.reference_op or '-')} ~ {_plain(m.candidate_op or '-')}"
+        names = f"{_code(m.pair.reference)} | {_code(m.pair.candidate)}"
+        cosine = "-" if m.metrics.cosine != m.metrics.cosine else f"{m.metrics.cosine:.6f}"
+        yield f"| {m.status} | {names} | {ops} | {number(m.metrics.rel_l2)} | {error} | {cosine} |"
+
+
+def _plain(text: str) -> str:
+    """Text that neither HTML nor Markdown reads as markup."""
+    safe = html.escape(clean(text))
+    return "".join(f"&#{ord(ch)};" if ch in "\\`*_{}[]()#|~!" else ch for ch in safe)
+
+
+def _code(name: str) -> str:
+    return f"<code>{_plain(clean(name, NAME))}</code>"
