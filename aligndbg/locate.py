@@ -225,7 +225,7 @@ def _overrides(
         moved = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
         grid, dtype = target.quant(name), target.values[name].dtype
         stored = grid.quantize(moved, dtype) if grid is not None else moved.astype(dtype, copy=False)
-        out[name] = np.ascontiguousarray(stored)
+        out[name] = np.asarray(stored, order="C")  # ascontiguousarray makes a scalar one-dimensional
     return out
 
 

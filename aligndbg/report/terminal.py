@@ -144,14 +144,16 @@ def _render_faults(diff: Diff, console: Console) -> None:
         line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
         if fault.cause is not None:
             _render_cause(fault.cause, console)
-        for label, name, region in (
-            ("reference", fault.reference, fault.region_reference),
-            ("candidate", fault.candidate, fault.region_candidate),
+        for label, name, region, scope in (
+            ("reference", fault.reference, fault.region_reference, fault.reference_scope),
+            ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
         ):
             line((f"  {label}  {clean(name or '-', room)}", ""))
             if region.nodes:
                 more = f", … ({len(region.nodes)})" if len(region.nodes) > 4 else ""
                 line(("             " + clean(", ".join(region.nodes[:4]) + more, room), "dim"))
+            if scope:
+                line((f"             in {clean(scope, room)}", ""))
     if diff.truncated:
         line(("more faults may follow: the search stopped at --max-faults", "yellow"))
 
