@@ -131,11 +131,14 @@ def _portable(error: Exception) -> AligndbgError:
     """An error that can cross the pipe; one that was not raised on purpose says where it came from."""
     if isinstance(error, AligndbgError):
         return error
+    if isinstance(error, MemoryError):
+        return ModelError("more memory is needed than there is", hint="is the file whole? feed a smaller input")
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = (str(error).strip().splitlines() or [""])[0]
+    text = (str(error).strip().splitlines() or [""])[0][:300]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
     return ModelError(
-        f"unexpected {type(error).__name__}: {text}",
-        context=f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}",
+        f"unexpected {type(error).__name__}: {text} ({where})",
+        hint="is the file whole? if its own runtime takes it, this is a bug of aligndbg",
     )
 
 

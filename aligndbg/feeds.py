@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from aligndbg._errors import FeedError, UsageError, nearest
 from aligndbg._feed_check import FeedFinding, logical_difference
 from aligndbg._feed_plans import FeedLink, FeedPlan, numpy_dtype, translate
 from aligndbg._images import IMAGE_SUFFIXES, ImageOptions, load_image
+from aligndbg._npy import damage, read_npy
 from aligndbg._random_feeds import Range, random_inputs, resolve_shapes
 from aligndbg._types import Array, TensorInfo
 
@@ -163,17 +163,37 @@ def _read_npz(path: Path) -> dict[str, Array]:
 def _read_numpy(path: Path) -> Array | dict[str, Array]:
     """An .npy's array, or every array of an .npz. Pickled objects are refused."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if path.suffix.lower() == ".npz":
-                raise ValueError("this is an .npy file")
-            return loaded
-        with loaded:
-            if path.suffix.lower() == ".npy":
-                raise ValueError("this is an .npz file")
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise FeedError(f"it cannot be read: {error}", context=str(path), hint="save it with numpy.savez") from error
+        with damage("is damaged"):
+            packed = zipfile.is_zipfile(path)
+        if packed != (path.suffix.lower() == ".npz"):
+            raise ValueError(f"is an .{'npz' if packed else 'npy'} file")
+        if not packed:
+            with open(path, "rb") as file:
+                return read_npy(file, path.stat().st_size)
+        return _read_members(path)
+    except OSError as error:
+        raise FeedError(f"it cannot be read: {error.strerror or error}", context=str(path)) from error
+    except ValueError as error:
+        raise FeedError(f"it cannot be read: it {error}", context=str(path), hint="save it with numpy.savez") from error
+
+
+def _read_members(path: Path) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    with damage("is damaged"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"holds {name!r} twice")
+            try:
+                with damage("is damaged"):
+                    file = archive.open(member)
+                with file:
+                    arrays[name] = read_npy(file, member.file_size)
+            except ValueError as error:
+                raise ValueError(f"holds {name!r}, which {error}") from error
+    return arrays
 
 
 def check_feed(info: TensorInfo, array: Array, allow_nonfinite: bool = False) -> tuple[Array, str]:

@@ -261,7 +261,8 @@ def test_errors_cross_as_themselves(odd: WorkerBackend) -> None:
 def test_other_errors_say_where_they_come_from(odd: WorkerBackend) -> None:
     with pytest.raises(ModelError, match=r"unexpected IndexError: list index out of range") as caught:
         list(odd.run({}, ["bug"]))
-    assert "odd_backend.py" in caught.value.context
+    assert "odd_backend.py" in caught.value.fact
+    assert caught.value.context == "some.model"
 
 
 def test_errors_of_opening_surface_at_first_use_and_stay(make: Callable[..., WorkerBackend]) -> None:
