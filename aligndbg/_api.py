@@ -65,7 +65,8 @@ def diff(
     noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
     of each layer. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
     `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is True for bars on
-    stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None).
+    stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a
+    hard limit: seconds that each model's runtime may take in all, for one sample.
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """

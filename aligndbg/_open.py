@@ -26,8 +26,8 @@ def open_model(
     """Opens a model: a path, `backend:target`, either with options as a query (`a.onnx?graph_optimization=all`).
 
     A pathlib.Path is always a path; a Backend is returned as it is. Backends that load a file into a runtime run in
-    a child process, where each request may take `timeout` seconds; its errors of opening surface at first use. With
-    `in_process` they run here instead.
+    a child process, which may keep the caller waiting `timeout` seconds in all; its errors of opening surface at
+    first use. With `in_process` they run here instead.
 
     Raises UsageError for an unknown kind, backend or option, ModelError for a path that is no readable file,
     MissingDependencyError where the backend's package is not installed.

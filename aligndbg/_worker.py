@@ -157,9 +157,7 @@ class _Child:
     def __init__(self, target: str, model: str, options: Mapping[str, str], cwd: str) -> None:
         self.expired = False
         self._owner = os.getpid()
-        shm = ["/dev/shm"] if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else []
-        parents = [*shm, tempfile.gettempdir()]
-        self.folders = tuple(tempfile.mkdtemp(prefix="aligndbg-", dir=parent) for parent in parents)
+        self.folders = _make_folders(model)
         paths = "\n".join(os.path.abspath(path) for path in sys.path)
         try:
             self.process = subprocess.Popen(
@@ -187,6 +185,13 @@ class _Child:
 
     def expire(self) -> None:
         self.expired = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """The child and what it started: it leads a process group of its own."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
 
     def stop(self, grace: float = 0.0) -> None:
@@ -195,11 +200,10 @@ class _Child:
             return
         with contextlib.suppress(OSError):
             self.channel._writer.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._kill()
+        self.process.wait()
         self._drain.join(1.0)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None and not self._drain.is_alive():  # a grandchild may hold stderr open
@@ -214,7 +218,7 @@ class _Child:
         """(fact, hint) of a child that is gone."""
         self.stop(grace=5.0)
         if self.expired:
-            return f"ran past {timeout:g} s and was stopped", "raise the time limit, or feed a smaller input"
+            return f"ran past {timeout:g} s and was stopped", "raise --timeout, or feed a smaller input"
         code = self.process.returncode
         how = f"exit code {code}"
         if code < 0:
@@ -227,19 +231,37 @@ class _Child:
         return f"the runtime's process died ({how}){said}", hint
 
 
+def _make_folders(model: str) -> tuple[str, ...]:
+    """Private folders for what is passed between the processes: in shared memory where there is some, and on disk."""
+    made = []
+    if os.path.isdir("/dev/shm"):
+        with contextlib.suppress(OSError):  # read-only, or full: the disk serves
+            made.append(tempfile.mkdtemp(prefix="aligndbg-", dir="/dev/shm"))
+    try:
+        made.append(tempfile.mkdtemp(prefix="aligndbg-"))
+    except OSError as error:
+        for folder in made:
+            os.rmdir(folder)
+        hint = "point TMPDIR at a folder with room and permission to write"
+        raise ModelError(
+            f"there is no folder for temporary files ({error.strerror})", context=model, hint=hint
+        ) from error
+    return tuple(made)
+
+
 class WorkerBackend:
     """A registered backend in a child process, with the same interface.
 
     The constructor returns at once, so that several workers start side by side; errors of opening surface at first
-    use, or in `ready()`. `timeout` bounds the seconds that one request may keep the caller waiting. When the child
-    dies or is stopped the call raises RuntimeCrashError, and the next one starts a fresh child. One run at a
-    time: a new request ends a run that was not read to its end.
+    use, or in `ready()`. `timeout` bounds the seconds that one child may keep the caller waiting, all requests
+    together: the time that the caller takes between them does not count. When the child dies or is stopped the call
+    raises RuntimeCrashError, and the next one starts a fresh child. One run at a time: a new request ends a run that
+    was not read to its end.
     """
 
     def __init__(self, entry: Entry, target: str, options: Mapping[str, str], timeout: float | None = None) -> None:
         self._args = (entry.target, target, dict(options), os.getcwd())
         self._path, self._timeout = target, timeout
-        self._left = timeout or 0.0
         self._failure: AligndbgError | None = None
         self._about: tuple[ModelInfo, frozenset[str]] | None = None
         self._graph: Graph | None = None
@@ -286,6 +308,7 @@ class WorkerBackend:
     def _start(self) -> _Child:
         self._about = self._graph = self._run = None
         self._leftover = False
+        self._left = self._timeout or 0.0
         self._child = _Child(*self._args)
         self._finalizer = weakref.finalize(self, self._child.stop)
         return self._child
@@ -298,7 +321,6 @@ class WorkerBackend:
         if self._child is None:
             self._start()
         if self._about is None:
-            self._left = self._timeout or 0.0
             try:
                 _, info, capabilities = self._receive()
             except RuntimeCrashError:
@@ -316,7 +338,6 @@ class WorkerBackend:
             self._stop_run()
         while self._leftover:
             self._leftover = self._receive(raises=False)[0] not in ("end", "error")
-        self._left = self._timeout or 0.0
         self._send(*message)
 
     def _stop_run(self) -> None:
