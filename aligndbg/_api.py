@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aligndbg._capturing import Clock, Progress
 from aligndbg._capturing import capture as run_capture
+from aligndbg._dataset import list_samples
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import InputOptions, feeds_for
 from aligndbg._open import open_model
-from aligndbg._samples import merge_samples
+from aligndbg._sampling import Job, run_here, run_on_dask, run_on_workers
 from aligndbg._session import Settings, diff_once, one_blas_thread
 from aligndbg._types import Backend, Trace
 from aligndbg.feeds import ImageOptions
@@ -52,7 +52,10 @@ def diff(
     checks: bool = True,
     isolate: bool = True,
     max_faults: int = 20,
-    samples: int = 1,
+    samples: int | None = None,
+    dataset: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
     details: bool = True,
     timeout: float | None = None,
     progress: Progress | bool = False,
@@ -62,18 +65,21 @@ def diff(
     `reference` and `candidate` are paths, `backend:target` strings or open backends. `inputs` are the reference's:
     a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
     random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
-    noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
-    `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is True for bars on
-    stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a
-    hard limit: seconds that each model's runtime may take in all, for one sample.
+    noise floor of the dtypes. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for
+    `to_html` and `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is
+    True for bars on stderr where that is a terminal, or a function called with (stage, steps done, steps in all or
+    None). `timeout` is a hard limit: seconds that each model's runtime may take in all, for one sample.
+
+    `samples` compares on that many seeded inputs (seed, seed + 1, ...), `dataset` on the files of a folder or the rows
+    of an .npz (the first `samples`); the result is the worst of each layer, with statistics. `workers` processes share
+    them, or the cluster of a Dask `scheduler` ("tcp://host:8786").
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
     limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
     check_limits(limits, min_coverage)
-    _check_counts(max_faults, samples, max_memory)
+    _check_counts({"max_faults": max_faults, "samples": samples, "workers": workers}, max_memory)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
@@ -81,17 +87,22 @@ def diff(
     )
     settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, details)
     with ExitStack() as stack, one_blas_thread():
-        clock = Clock(_shown(progress, stack))
-        ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))
-        if samples == 1:
-            return diff_once(ref, cand, options, settings, clock)
-        if inputs is not None:
-            raise UsageError("several samples are seeded random inputs", hint="leave the inputs out, or samples at 1")
-        found = [
-            diff_once(ref, cand, replace(options, seed=seed + k), replace(settings, checks=checks and not k), clock)
-            for k in range(samples)
-        ]
-        return merge_samples(found)
+        shown = _shown(progress, stack)
+        if dataset is None and (samples or 1) == 1:
+            ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))
+            return diff_once(ref, cand, options, settings, Clock(shown))
+        _check_sharing(inputs, candidate_inputs, workers, scheduler)
+        job, chosen = Job((reference, candidate), options, settings, timeout), list_samples(dataset, samples, seed)
+        if scheduler is not None:
+            return run_on_dask(job, chosen, scheduler, shown)
+        return run_on_workers(job, chosen, workers, shown) if workers > 1 else run_here(job, chosen, shown)
+
+
+def _check_sharing(inputs: Any, candidate_inputs: Any, workers: int, scheduler: str | None) -> None:
+    if inputs is not None or candidate_inputs is not None:
+        raise UsageError("several samples are random inputs or a dataset", hint="leave the inputs out")
+    if workers > 1 and scheduler is not None:
+        raise UsageError("both workers and a scheduler are given", hint="a cluster has workers of its own")
 
 
 def check_limits(limits: Mapping[str, float | None], min_coverage: float | None) -> None:
@@ -103,9 +114,9 @@ def check_limits(limits: Mapping[str, float | None], min_coverage: float | None)
             raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
-def _check_counts(max_faults: int, samples: int, max_memory: int | None) -> None:
-    for name, count in (("max_faults", max_faults), ("samples", samples)):
-        if count < 1:
+def _check_counts(counts: Mapping[str, int | None], max_memory: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
             raise UsageError(f"{name} is {count}", hint="give 1 or more")
     if max_memory is not None and max_memory < 0:
         raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")

@@ -85,7 +85,13 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     out.add_argument("--save", metavar="FILE", help="the whole result, for `aligndbg judge`")
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
-    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
+    many = p.add_argument_group("many samples: the worst of each layer, and how they spread")
+    many.add_argument("--samples", type=_count, metavar="N", help="seeded inputs, or the first of the dataset")
+    many.add_argument(
+        "--dataset", metavar="DIR|NPZ", help="one file a sample, or arrays with samples on their first axis"
+    )
+    many.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the samples (1)")
+    many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster shares them: tcp://host:8786")
     p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
     p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
     p.add_argument(
@@ -375,6 +381,9 @@ def _diff(args: argparse.Namespace) -> int:
         checks=not args.no_checks,
         isolate=not args.no_isolate,
         samples=args.samples,
+        dataset=args.dataset,
+        workers=args.workers,
+        scheduler=args.scheduler,
         max_faults=args.max_faults,
         details=bool(args.html or args.save),
         progress=not args.quiet,

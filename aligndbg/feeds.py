@@ -19,6 +19,7 @@ from aligndbg._random_feeds import Range, random_inputs, resolve_shapes
 from aligndbg._types import Array, TensorInfo
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "FeedFinding",
     "FeedLink",
     "FeedPlan",
@@ -29,6 +30,7 @@ __all__ = [
     "parse_ranges",
     "parse_shapes",
     "random_inputs",
+    "read_arrays",
     "resolve_shapes",
     "translate",
 ]
@@ -125,7 +127,7 @@ def _load_one(path: Path, info: TensorInfo, image: ImageOptions) -> Array:
         assert isinstance(loaded, np.ndarray)
         return loaded
     if suffix == ".npz":
-        arrays = _read_npz(path)
+        arrays = read_arrays(path)
         if len(arrays) == 1:
             return next(iter(arrays.values()))
         if info.name in arrays:
@@ -145,7 +147,7 @@ def _load_one(path: Path, info: TensorInfo, image: ImageOptions) -> Array:
 
 
 def _load_npz(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
-    arrays = _read_npz(path)
+    arrays = read_arrays(path)
     if len(arrays) == 1 and len(infos) == 1:
         return {next(iter(infos)): next(iter(arrays.values()))}
     for name in arrays:
@@ -154,7 +156,8 @@ def _load_npz(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
     return arrays
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Every array of an .npz, by name. Raises FeedError."""
     loaded = _read_numpy(path)
     assert isinstance(loaded, dict)
     return loaded

@@ -41,6 +41,7 @@ STAGES = {
     "result": ("_diff", "_baseline", "_basis", "_saved"),
     "api": (
         *("_api", "_feeding", "_session", "_capturing", "_isolating", "_samples", "_checks"),
+        *("_sampling", "_dataset"),
         *("_assert", "_reproduce", "_basis_of", "_rejudge"),
     ),
     "face": ("",),
@@ -80,7 +81,7 @@ PACKAGES = {
     "evaluate": {"onnx", "onnxruntime"},
     "report": {"pandas", "matplotlib", "jinja2", "markupsafe", "rich"},
     "result": {"msgspec"},
-    "api": {"psutil", "threadpoolctl"},
+    "api": {"distributed", "psutil", "threadpoolctl"},
     "testing": {"pytest"},
     "entry": {"pytest", "rich"},
 }

@@ -46,7 +46,7 @@ def as_dict(diff: Diff) -> dict[str, Any]:
         "inputs": list(diff.inputs),
         "timing": diff.timing,
         "warnings": list(diff.warnings),
-    }
+    } | ({"samples": list(diff.samples)} if diff.samples else {})
     plain = plain_value(document)
     assert isinstance(plain, dict)
     return plain
