@@ -63,7 +63,7 @@ def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = N
             try:
                 diff = diff_once(ref, cand, options, settings, Clock(progress))
             except AligndbgError as error:
-                raise error.with_context(f"sample {sample.name}") from error
+                raise error.with_context(f"sample {sample.name}") from None  # it may be the same error
             one = Partial.of(sample.index, sample.name, diff)
             found = one if found is None else merge(found, one)
     assert found is not None
