@@ -17,7 +17,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
@@ -47,7 +47,11 @@ def main() -> None:
     os.dup2(2, 1)  # what a runtime prints must not reach the protocol
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    target, model, options, channel.folders = channel.receive()
+    channel.folders = tuple(sys.argv.pop().split("\n"))
+    try:
+        target, model, options = channel.receive()
+    except EOFError:  # the parent died while it started us
+        _leave(channel, 1)
     tempfile.tempdir = os.environ["TMPDIR"] = channel.folders[-1]  # temporary files go with the session's folder
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     status = 0
@@ -74,7 +78,7 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[Any]) -> None:
     _leave(channel, 1)
 
 
-def _leave(channel: Channel, status: int) -> None:
+def _leave(channel: Channel, status: int) -> NoReturn:
     for folder in channel.folders:  # the parent does the same, if it still lives
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(status)
@@ -161,7 +165,7 @@ class _Child:
         paths = "\n".join(os.path.abspath(path) for path in sys.path)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, paths],
+                [sys.executable, "-c", _BOOT, "\n".join(self.folders), paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -177,7 +181,7 @@ class _Child:
         reader, writer = cast(BinaryIO, self.process.stdout), cast(BinaryIO, self.process.stdin)
         self.channel = Channel(reader, writer, "down")
         self.channel.folders = self.folders
-        self.channel.send(target, model, dict(options), self.folders)
+        self.channel.send(target, model, dict(options))
 
     def _keep_tail(self, pipe: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), 1 << 16):

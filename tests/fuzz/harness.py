@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import queue
@@ -39,6 +40,10 @@ def _json_file(data: bytes, rng: Random) -> bytes:
     return json.dumps(mutate_json(json.loads(data), rng)).encode("utf-8", "surrogatepass")
 
 
+def _inside_gzip(data: bytes, rng: Random) -> bytes:
+    return gzip.compress(mutate_bytes(gzip.decompress(data), rng), compresslevel=1)
+
+
 STRUCTURE: dict[str, Mutation] = {
     ".onnx": mutate_onnx,
     ".tflite": mutate_tflite,
@@ -46,6 +51,7 @@ STRUCTURE: dict[str, Mutation] = {
     ".npy": mutate_npy,
     ".safetensors": mutate_safetensors,
     ".json": _json_file,
+    ".saved": _inside_gzip,
 }
 
 
@@ -139,9 +145,11 @@ class Victim:
 
     def stop(self) -> None:
         if self._process is not None:
-            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-                process.kill()
+            below = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.kill()
             self._process.wait()
+            for process in psutil.wait_procs(below, timeout=5)[1]:  # they leave by themselves, with their files
+                process.kill()
             self._process = None
 
 
@@ -176,7 +184,9 @@ def _one(victim: Victim, seed: Seed, number: int, folder: Path, tally: Tally, ke
     path = folder / f"mutated{suffix}"
     path.write_bytes(mutated)
     command = [part.replace("{out}", str(out)).replace("{}", str(path)) for part in seed.command]
-    answer = victim.run([*command, "--timeout", str(LIMIT)], 2 * LIMIT + GRACE)
+    if command[0] != "judge":  # which runs no model
+        command += ["--timeout", str(LIMIT)]
+    answer = victim.run(command, 2 * LIMIT + GRACE)
     kind = f"{suffix} {'structure' if structural else 'bytes'}"
     troubles = list(_troubles(victim, answer, folder))
     tally.ends[kind, "FAILED" if troubles else ENDS[answer["code"]]] += 1

@@ -32,6 +32,10 @@ def make_seeds(folder: Path, pairs: list[Path] | None = None) -> list[Seed]:
     one, other = sides[0]
     seeds.append(Seed(one, ("layers", "{}")))
     seeds.append(Seed(other, ("capture", "{}", "-o", "{out}/t.npz")))
+    saved = folder / "diff.saved"
+    aligndbg.diff(one, other, isolate=False, checks=False, details=False).save(saved)
+    seeds.append(Seed(saved, ("judge", "{}", "--atol", "1e-3", "--json", "{out}/d.json")))
+    seeds.append(Seed(saved, ("judge", "{}", "--min-cosine", "0.9", "--html", "{out}/d.html", "--all")))
     for suffix in (".npz", ".safetensors"):
         trace = folder / f"trace{suffix}"
         aligndbg.capture(one, output=trace)
