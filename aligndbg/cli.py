@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aligndbg._diff import Diff
     from aligndbg._errors import AligndbgError
+    from aligndbg.report.table import TableView
 
 __all__ = ["main", "parser"]
 
@@ -367,6 +368,7 @@ def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
     _check_github(args)
+    view = _view(args)
     _check_outputs([args.save, *_files(args)], [args.reference, args.candidate])
     arguments = _input_arguments(args)
     result = aligndbg.diff(
@@ -389,7 +391,7 @@ def _diff(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         **arguments,
     )
-    return _report(result, args, args.save)
+    return _report(result, args, view, args.save)
 
 
 def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -406,10 +408,15 @@ def _check_github(args: argparse.Namespace) -> None:
         raise UsageError(fact, hint="GitHub Actions sets it for each step")
 
 
-def _report(result: Diff, args: argparse.Namespace, save: str | None = None) -> int:
-    """Writes what was asked for, prints the result, and gives its exit code."""
+def _view(args: argparse.Namespace) -> TableView:
+    """Raises UsageError for a column that there is none of, before anything runs."""
     import aligndbg
 
+    return aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
+
+
+def _report(result: Diff, args: argparse.Namespace, view: TableView, save: str | None = None) -> int:
+    """Writes what was asked for, prints the result, and gives its exit code."""
     writes: tuple[Callable[[str], object], ...] = (result.save, result.to_json, result.to_csv, result.to_parquet)
     writes = (*writes, result.to_html, result.to_model_explorer)
     try:
@@ -419,7 +426,6 @@ def _report(result: Diff, args: argparse.Namespace, save: str | None = None) -> 
         if args.github:
             result.to_github()
     finally:  # a full disk does not take the result away
-        view = aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
         result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
 
@@ -451,8 +457,9 @@ def _judge(args: argparse.Namespace) -> int:
     import aligndbg
 
     _check_github(args)
+    view = _view(args)
     _check_outputs(_files(args), [args.saved])
-    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args)
+    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args, view)
 
 
 def _layers(args: argparse.Namespace) -> int:

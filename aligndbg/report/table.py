@@ -113,7 +113,8 @@ def _value(name: str, m: Measurement) -> float | None:
     if name == "confidence":
         return m.pair.confidence
     if name in SAMPLE_COLUMNS:
-        return (m.samples or {}).get(name)
+        spread = (m.samples or {}).get(name)
+        return None if spread is None else float(spread)
     source = m.isolated if name.startswith("isolated_") else m.metrics
     value = getattr(source, name.removeprefix("isolated_"), None)
     return None if value is None else float(value)
