@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from aligndbg._feeding import InputOptions
 from aligndbg._types import Array, Graph
 from aligndbg.feeds import IMAGE_SUFFIXES, read_arrays
 
-__all__ = ["Sample", "list_samples", "options_of"]
+__all__ = ["Sample", "list_samples", "options_of", "rows_of"]
 
 FILES = (".npz", ".npy", *IMAGE_SUFFIXES)
 
@@ -64,29 +65,45 @@ def list_samples(dataset: str | os.PathLike[str] | None, count: int | None, seed
     return found[:count]
 
 
-def options_of(sample: Sample, options: InputOptions, graph: Graph) -> InputOptions:
-    """The options that feed this sample to the reference, whose graph says how many axes an input has."""
+def rows_of(samples: Sequence[Sample]) -> Mapping[str, Array] | None:
+    """The arrays, by input name, whose rows the samples are; None where they are not rows."""
+    return None if samples[0].row is None else _arrays(samples[0].source)
+
+
+def options_of(sample: Sample, options: InputOptions, graph: Graph, other: Graph) -> InputOptions:
+    """The options that feed this sample to the reference.
+
+    Its graph says how many axes an input has; where it does not (a torch module has no shapes before it runs), the
+    candidate's, `other`.
+    """
     if not sample.source:
         return replace(options, seed=sample.seed)
     if sample.row is None:
         return replace(options, inputs=[sample.source])
-    return replace(options, inputs=_row(sample, graph))
+    return replace(options, inputs=_row(sample, graph, other))
 
 
-def _row(sample: Sample, graph: Graph) -> dict[str, Any]:
-    """Row k of each array: without the first axis, or with it as a batch of one, as the input has axes."""
+def _row(sample: Sample, graph: Graph, other: Graph) -> dict[str, Any]:
+    """Row k of each array: without the first axis, or with it as a batch of one, as the input has axes.
+
+    Where neither model says how many, as a batch of one.
+    """
     inputs = {}
     for name, array in _arrays(sample.source).items():
         if name not in graph.inputs:
             raise UsageError(
                 f"the model has no input {name!r}", context=sample.source, hint=nearest(name, graph.inputs)
             )
-        info = graph.tensors.get(name)
-        rank = len(info.shape) if info is not None and info.shape is not None else array.ndim
+        shape = _shape(graph, name) or _shape(other, other.inputs[0] if len(other.inputs) == 1 else name)
+        rank = array.ndim if shape is None else len(shape)
         assert sample.row is not None
         batch = slice(sample.row, sample.row + 1)
         inputs[name] = np.array(array[batch] if array.ndim == rank else array[sample.row])
     return inputs
+
+
+def _shape(graph: Graph, name: str) -> tuple[int | str | None, ...] | None:
+    return graph.tensors[name].shape if name in graph.tensors else None
 
 
 @lru_cache(maxsize=1)

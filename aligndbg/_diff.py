@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._basis import Basis
-from aligndbg._types import Coverage, Fault, Graph, Matching, Measurement, ModelInfo, Status, Verdict
+from aligndbg._types import Cause, Coverage, Fault, Graph, Matching, Measurement, ModelInfo, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ class Diff:
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
     `samples` has a row for each of several inputs; the rest is then of the worst one, each pair of its own worst.
+    `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
     `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`).
     """
@@ -44,6 +45,7 @@ class Diff:
     pairs: tuple[Measurement, ...]
     matching: Matching
     faults: tuple[Fault, ...] = ()
+    causes: tuple[Cause, ...] = ()
     outputs: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
     truncated: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aligndbg._capturing import Captured, Clock, capture
 from aligndbg._errors import ModelError, RuntimeCrashError, UnsupportedError
@@ -16,7 +16,17 @@ from aligndbg.metrics import Fingerprint
 from aligndbg.store import Store
 from aligndbg.verdict import Judge
 
-__all__ = ["Sides", "isolate_sides"]
+__all__ = ["LastReplay", "Sides", "isolate_sides"]
+
+
+@dataclass
+class LastReplay:
+    """The last isolated run: whether the candidate was run again, on what, and what it computed."""
+
+    forward: bool = True
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Sides:
     user: Mapping[str, str] | None
     translated: Mapping[str, Array] | None
     weights: Weights
+    replay: LastReplay = field(default_factory=LastReplay)  # filled by isolate_sides
 
     @property
     def links(self) -> list[tuple[str, str, Layout]]:
@@ -95,6 +106,9 @@ def _isolate(
                     raise
                 refused[error.context] = error.fact
             else:
+                last_run = sides.replay
+                last_run.forward, last_run.feeds, last_run.weights = forward, feeds, weights
+                last_run.values = made.trace.values
                 return Replay(made.trace, made.prints, dict(refused))
 
     def rematch(

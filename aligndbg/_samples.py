@@ -12,7 +12,7 @@ import numpy as np
 from aligndbg._diff import Diff
 from aligndbg._types import Fault, Measurement, Status, Verdict
 
-__all__ = ["Partial", "merge", "result_of"]
+__all__ = ["Partial", "merge", "result_of", "worst_sample"]
 
 _STATUS = (Status.PASS, Status.DRIFT, Status.UNKNOWN, Status.FAULT)
 _VERDICT = (Verdict.ALIGNED, Verdict.INCONCLUSIVE, Verdict.DIVERGED)
@@ -118,6 +118,11 @@ def _summary(name: str, diff: Diff) -> dict[str, Any]:
         "worst_rel_l2": max((m.metrics.rel_l2 for m in diff.pairs), key=_large, default=None),
         "output_rel_l2": max(outputs, key=_large, default=None),
     }
+
+
+def worst_sample(partials: list[Partial]) -> int:
+    """The number of the sample whose result `result_of` gives."""
+    return -reduce(merge, partials).worst[1]
 
 
 def result_of(partials: list[Partial]) -> Diff:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +14,8 @@ from aligndbg._dataset import Sample, options_of
 from aligndbg._diff import Diff
 from aligndbg._errors import AligndbgError, MissingDependencyError, RuntimeCrashError, UsageError
 from aligndbg._feeding import InputOptions
-from aligndbg._open import open_model
-from aligndbg._samples import Partial, merge, result_of
+from aligndbg._open import absolute, opened_in
+from aligndbg._samples import Partial, merge, result_of, worst_sample
 from aligndbg._session import Settings, diff_once, one_blas_thread
 from aligndbg._types import Backend
 from aligndbg._version import __version__
@@ -31,6 +31,7 @@ class Job:
     """What is done to every sample. It crosses to other processes, so `models` are paths or `backend:target` there."""
 
     models: tuple[Any, Any]
+    defaults: tuple[Mapping[str, str], Mapping[str, str]]  # how each is opened, where it does not say itself
     options: InputOptions
     settings: Settings
     timeout: float | None
@@ -42,8 +43,12 @@ class Job:
             if not isinstance(model, str | os.PathLike):
                 hint = "pass paths or backend:target, or leave out workers and scheduler"
                 raise UsageError(f"a {type(model).__name__} cannot be sent to another process", hint=hint)
-        first, second = (os.path.abspath(m) if os.path.exists(m) else os.fspath(m) for m in self.models)
-        return replace(self, models=(first, second))
+        return replace(self, models=(absolute(self.models[0]), absolute(self.models[1])))
+
+    def opened(self, stack: ExitStack, timeout: float | None) -> tuple[Backend, Backend]:
+        """Both models; `stack` closes what was opened here."""
+        first, second = self.models
+        return opened_in(stack, first, timeout, self.defaults[0]), opened_in(stack, second, timeout, self.defaults[1])
 
 
 def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = None) -> Partial:
@@ -53,13 +58,13 @@ def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = N
     found = None
     limit = None if job.timeout is None else job.timeout * len(samples)
     with ExitStack() as stack, one_blas_thread():
-        ref, cand = (_opened(model, limit, stack) for model in job.models)
+        ref, cand = job.opened(stack, limit)
         for side in (ref, cand):
             if len(samples) > 1 and "run" not in side.capabilities:
                 raise UsageError("a trace is of one input", context=side.info.path, hint="leave samples out")
         for sample in samples:
-            settings = replace(job.settings, checks=job.settings.checks and sample.index == 0)
-            options = options_of(sample, job.options, ref.graph())
+            settings = replace(job.settings, checks=job.settings.checks and sample.index == 0, repro=None)
+            options = options_of(sample, job.options, ref.graph(), cand.graph())
             try:
                 diff = diff_once(ref, cand, options, settings, Clock(progress))
             except AligndbgError as error:
@@ -70,15 +75,20 @@ def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = N
     return found
 
 
-def _opened(model: Any, timeout: float | None, stack: ExitStack) -> Backend:
-    backend = open_model(model, timeout=timeout)
-    if backend is not model:
-        stack.callback(backend.close)
-    return backend
-
-
 def run_here(job: Job, samples: Sequence[Sample], progress: Progress | None) -> Diff:
-    return result_of([run_share(job, samples, progress)])
+    return _result(job, samples, [run_share(job, samples, progress)])
+
+
+def _result(job: Job, samples: Sequence[Sample], partials: list[Partial]) -> Diff:
+    """The result; where the faults' operators are asked for, the worst sample is run once more to write its own."""
+    found = result_of(partials)
+    if job.settings.repro is not None and found.faults:
+        worst = next(sample for sample in samples if sample.index == worst_sample(partials))
+        with ExitStack() as stack:
+            ref, cand = job.opened(stack, job.timeout)
+            options = options_of(worst, job.options, ref.graph(), cand.graph())
+            diff_once(ref, cand, options, replace(job.settings, checks=False, details=False), Clock(None))
+    return found
 
 
 def _shares(samples: Sequence[Sample], workers: int) -> list[list[Sample]]:
@@ -86,14 +96,14 @@ def _shares(samples: Sequence[Sample], workers: int) -> list[list[Sample]]:
     return [list(samples[at : at + size]) for at in range(0, len(samples), size)]
 
 
-def _gather(done: Iterator[tuple[int, Partial]], total: int, progress: Progress | None) -> Diff:
+def _gather(done: Iterator[tuple[int, Partial]], total: int, progress: Progress | None) -> list[Partial]:
     partials, count = [], 0
     for size, partial in done:
         partials.append(partial)
         count += size
         if progress:
             progress("samples", count, total)
-    return result_of(partials)
+    return partials
 
 
 def run_on_workers(job: Job, samples: Sequence[Sample], workers: int, progress: Progress | None) -> Diff:
@@ -105,10 +115,12 @@ def run_on_workers(job: Job, samples: Sequence[Sample], workers: int, progress: 
     with _pool(workers) as submit:
         shares = {submit(run_share, job, share): len(share) for share in _shares(samples, workers)}
         try:
-            return _gather(((shares[f], f.result()) for f in as_completed(shares)), len(samples), progress)
+            done = ((shares[f], f.result()) for f in as_completed(shares))
+            partials = _gather(done, len(samples), progress)
         except BrokenProcessPool as error:
             hint = 'out of memory? use fewer workers; in a script, call it under `if __name__ == "__main__":`'
             raise RuntimeCrashError("a sample worker's process died", hint=hint) from error
+    return _result(job, samples, partials)
 
 
 @contextmanager
@@ -148,13 +160,13 @@ def _follow_parent() -> None:
 
 def run_on_dask(job: Job, samples: Sequence[Sample], scheduler: str, progress: Progress | None) -> Diff:
     """The same on a Dask cluster, whose workers see the same files under the same paths. Raises UsageError."""
+    job = job.portable()
     try:
         from distributed import CancelledError, Client, KilledWorker, as_completed
     except ImportError:
         raise MissingDependencyError(
             "a scheduler needs dask.distributed", hint='pip install "aligndbg[dask]"'
         ) from None
-    job = job.portable()
     try:
         client = Client(scheduler, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -167,9 +179,10 @@ def run_on_dask(job: Job, samples: Sequence[Sample], scheduler: str, progress: P
         shares = {client.submit(run_share, job, share, pure=False): len(share) for share in _shares(samples, workers)}
         try:
             done = as_completed(list(shares), loop=client.loop)
-            return _gather(((shares[f], f.result()) for f in done), len(samples), progress)
+            partials = _gather(((shares[f], f.result()) for f in done), len(samples), progress)
         except (KilledWorker, CancelledError, OSError) as error:
             hint = "its workers' logs say why; out of memory?"
             raise RuntimeCrashError(f"the cluster lost a share: {error}", context=scheduler, hint=hint) from error
         finally:
             client.cancel(list(shares))
+    return _result(job, samples, partials)

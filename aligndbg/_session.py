@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from aligndbg._basis_of import basis_of
 from aligndbg._capturing import Captured, Clock, capture, weight_reader
 from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
 from aligndbg._diff import Diff
+from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
 from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
@@ -41,7 +43,10 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map."""
+    """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
+
+    `repro` is the folder for the first faults' operators and tensors.
+    """
 
     rules: ToleranceRules
     user: Mapping[str, str] | None = None
@@ -50,6 +55,7 @@ class Settings:
     checks: bool = True
     isolate: bool = True
     budget: int | None = None
+    repro: Path | None = None
     details: bool = False
 
 
@@ -89,6 +95,10 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         faults, truncated = (
             make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)
         )
+        outputs = _outputs(left.trace, right.trace, matching.pairs)
+        if isolation is not None:
+            faults = causes_of_faults(faults, sides, isolation, clock, settings.repro)
+        faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, clock)
         swapped = any(
             link.layout.reference_shape == link.layout.candidate_shape
             and link.layout.permutation != tuple(range(len(link.layout.permutation)))
@@ -97,7 +107,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         verdict, why = decide(
             left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
         )
-        notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
+        said = [*left.trace.graph.notes, *right.trace.graph.notes]
+        notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         notes += drift_notes(verdict, measured)
         return Diff(
             reference=ref.info,
@@ -108,7 +119,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             matching=matching,
             faults=faults,
             truncated=truncated,
-            outputs=_outputs(left.trace, right.trace, matching.pairs),
+            causes=causes,
+            outputs=outputs,
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
             checks=found,
             timing=dict(clock.seconds),

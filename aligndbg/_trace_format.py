@@ -76,6 +76,8 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         "outputs": graph.outputs,
         "constants": sorted(graph.constants),
         "untapped": dict(graph.untapped),
+        "opset": graph.opset,
+        "notes": graph.notes,
     }
 
 
@@ -88,6 +90,8 @@ def graph_from_json(data: Any) -> Graph:
         outputs=texts(data["outputs"]),
         constants=frozenset(texts(data["constants"])),
         untapped=text_map(data["untapped"]),
+        opset=_size(data.get("opset", 0)),  # traces of the first versions have neither
+        notes=texts(data.get("notes", [])),
     )
 
 
@@ -115,6 +119,12 @@ def _quant(scale: Any, zero_point: Any, axis: Any) -> Quant:
 
 def _is_size(value: Any) -> bool:
     return type(value) is int and value >= 0
+
+
+def _size(value: Any) -> int:
+    if not _is_size(value):
+        raise TypeError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def text(value: Any) -> str:

@@ -27,8 +27,11 @@ __all__ = ["main", "parser"]
 EXIT = {"aligned": 0, "diverged": 1, "inconclusive": 3}
 USAGE = 2
 
-MODEL_HELP = """a path (a.onnx, b.tflite, trace.npz, trace.safetensors) or backend:target; options as a query, such as
-a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, trace.npz, trace.safetensors) or backend:target (torch:nets.py:yolo);
+options as a query, such as a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+
+
+TRUST_HELP = "let a model file run the code pickled in it"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     layers = commands.add_parser("layers", help="list the layers of a model in execution order")
     layers.add_argument("model", help=MODEL_HELP)
     layers.add_argument("--timeout", type=_positive, help="seconds the model's runtime may take")
+    layers.add_argument("--trust", action="store_true", help=TRUST_HELP)
     layers.set_defaults(run=_layers)
     capture = commands.add_parser("capture", help="run a model and keep every tensor")
     capture.add_argument("model", help=MODEL_HELP)
@@ -84,6 +88,9 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     _tolerance_options(p, 0.5)
     out = _output_options(p)
     out.add_argument("--save", metavar="FILE", help="the whole result, for `aligndbg judge`")
+    out.add_argument(
+        "--repro", metavar="DIR", help="the first faults' operators and tensors, with a script to run them"
+    )
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
     many = p.add_argument_group("many samples: the worst of each layer, and how they spread")
@@ -159,6 +166,7 @@ def _input_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
     g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
     g.add_argument("--timeout", type=_positive, help="seconds a model's runtime may take in all, for each sample")
+    g.add_argument("--trust", action="store_true", help=TRUST_HELP)
     i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
     i.add_argument("--resize", type=_two, metavar="H,W", help="to this size (the model's own)")
     i.add_argument("--keep-aspect-ratio", action="store_true", help="fit it inside, and pad around it")
@@ -351,6 +359,7 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "shapes": args.shape,
         "allow_nonfinite": args.allow_nonfinite,
         "timeout": args.timeout,
+        "trust": args.trust,
         "image": ImageOptions(
             resize=args.resize,
             keep_aspect_ratio=args.keep_aspect_ratio,
@@ -367,9 +376,9 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
-    _check_github(args)
-    view = _view(args)
+    view = _checked_view(args)
     _check_outputs([args.save, *_files(args)], [args.reference, args.candidate])
+    _check_folders([args.repro, args.model_explorer])
     arguments = _input_arguments(args)
     result = aligndbg.diff(
         args.reference,
@@ -387,6 +396,7 @@ def _diff(args: argparse.Namespace) -> int:
         workers=args.workers,
         scheduler=args.scheduler,
         max_faults=args.max_faults,
+        repro=args.repro,
         details=bool(args.html or args.save),
         progress=not args.quiet,
         **arguments,
@@ -399,19 +409,14 @@ def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names} | {"tolerances": args.tol}
 
 
-def _check_github(args: argparse.Namespace) -> None:
-    """Before anything is run: outside GitHub Actions there is no summary to write."""
+def _checked_view(args: argparse.Namespace) -> TableView:
+    """What can be refused before anything is run: unknown columns; a summary to write outside GitHub Actions."""
+    import aligndbg
     from aligndbg._errors import UsageError
 
     if args.github and not os.environ.get("GITHUB_STEP_SUMMARY"):
         fact = "--github writes to the file that GITHUB_STEP_SUMMARY names, and it is not set"
         raise UsageError(fact, hint="GitHub Actions sets it for each step")
-
-
-def _view(args: argparse.Namespace) -> TableView:
-    """Raises UsageError for a column that there is none of, before anything runs."""
-    import aligndbg
-
     return aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
 
 
@@ -453,19 +458,31 @@ def _check_outputs(paths: Sequence[str | None], models: Sequence[str]) -> None:
         raise UsageError("two outputs have the same name", context=given[0], hint="give each its own file")
 
 
+def _check_folders(folders: Sequence[str | None]) -> None:
+    """Raises UsageError for a folder that cannot be made or written into."""
+    from aligndbg._errors import UsageError
+
+    for folder in filter(None, folders):
+        above = os.path.realpath(folder)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if not os.path.isdir(above) or not os.access(above, os.W_OK):
+            raise UsageError(f"cannot write into {above}", context=folder, hint="give a folder you may write to")
+
+
 def _judge(args: argparse.Namespace) -> int:
     import aligndbg
 
-    _check_github(args)
-    view = _view(args)
+    view = _checked_view(args)
     _check_outputs(_files(args), [args.saved])
+    _check_folders([args.model_explorer])
     return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args, view)
 
 
 def _layers(args: argparse.Namespace) -> int:
     import aligndbg
 
-    aligndbg.print_layers(args.model, timeout=args.timeout)
+    aligndbg.print_layers(args.model, timeout=args.timeout, trust=args.trust)
     return 0
 
 

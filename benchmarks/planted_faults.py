@@ -9,6 +9,7 @@ See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -24,6 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime writes 
 import numpy as np
 from plants import NotHere
 from plants.bench import Bench, Finding, PairOfModels, Trial
+from plants.causes import confusion, is_right, table
 from plants.pairs import BUNDLED, SHARED
 
 import aligndbg
@@ -39,6 +41,11 @@ def trials(bench: Bench, pairs: Sequence[PairOfModels], args: argparse.Namespace
         if args.trial is not None and seed != args.trial:
             continue
         sides = ["candidate"] if pair.int8 else ["reference", "candidate"] if args.side == "both" else [args.side]
+        # A torch program is the side that is left as it is.
+        fixed = {s for s in ("reference", "candidate") if getattr(pair, s).endswith(".pt2")}
+        sides = [s for s in sides if s not in fixed]
+        if not sides:
+            continue
         side = sides[np.random.default_rng(seed).integers(len(sides))]
         try:
             yield bench.trial(pair, side, args.faults, args.kinds, seed)
@@ -55,6 +62,9 @@ def _print_trial(t: Trial) -> None:
         print(f"    {f.how:7}{f.strength:7}{f.plant}; the nearest pair moves by {f.visible:.2g}")
         if f.how in ("region", "wide", "absent"):
             print(f"           by {f.fault}")
+        if f.located:
+            mark = "right" if is_right(f.plant, t.side, f.cause) else "CAUSE"
+            print(f"           {mark} {f.cause}: {f.summary}")
     for text in t.invented:
         print(f"    INVENTED {text}")
     sys.stdout.flush()
@@ -83,6 +93,9 @@ def summary(done: Sequence[Trial], failed: int, clean_faults: int, clean_runs: i
         "clean_diffs": clean_runs,
         "clean_faults": clean_faults,
         "by_kind": _by_kind(solid),
+        "explaining_share_max": max((t.explaining / t.seconds for t in done), default=None),
+        "explaining_seconds_max": max((t.explaining for t in done), default=None),
+        "causes": confusion(done),
     }
 
 
@@ -118,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = SHARED if args.shared else BUNDLED
     pairs = [p for p in known if p.int8 == args.int8 and args.only in str(p)]
     pairs = [p for p in pairs if (args.pairs / p.reference).exists() and (args.pairs / p.candidate).exists()]
+    if importlib.util.find_spec("torch") is None:
+        pairs = [p for p in pairs if ".pt2" not in str(p)]
     if not pairs:
         print(f"no pair of models in {args.pairs}", file=sys.stderr)
         return 2
@@ -140,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             done.append(t)
     totals = summary(done, failed, clean_faults, args.clean * len(pairs))
     for key, value in totals.items():
-        print(f"{key}: {value}")
+        if key != "causes":
+            print(f"{key}: {value}")
+    print(table(totals["causes"]))
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, **totals, "detail": [asdict(t) for t in done]}, indent=1))
     missed = totals["planted"] - totals["located"]

@@ -14,6 +14,7 @@ if str(BENCHMARKS) not in sys.path:
 
 from plants import NotHere, Plantable, Site, effect, open_plantable, plant  # noqa: E402
 from plants.bench import Bench, PairOfModels  # noqa: E402
+from plants.causes import is_right  # noqa: E402
 
 CNN = PairOfModels("cnn.onnx", "cnn.tflite")
 UNFOLDED = PairOfModels("cnn_opset_b.onnx", "cnn.tflite")
@@ -59,6 +60,7 @@ def test_an_int8_fault_is_located(bench: Bench, kind: str) -> None:
     (finding,) = trial.findings
     assert finding.plant.unit == "lsb"
     assert finding.located, finding
+    assert is_right(finding.plant, "candidate", finding.cause), (finding.cause, finding.summary)
     assert trial.invented == []
 
 

@@ -20,8 +20,8 @@ import pytest
 import aligndbg
 from aligndbg._dataset import list_samples
 from aligndbg._errors import ModelError, UsageError
+from aligndbg._open import absolute
 from aligndbg._samples import Partial, merge, result_of
-from aligndbg._sampling import Job
 
 SHAPE = (1, 3, 32, 40)
 
@@ -227,13 +227,89 @@ def test_a_scheduler_that_is_not_there(pair: tuple[Path, Path], monkeypatch: pyt
 
 
 def test_a_job_crosses_with_paths_that_hold_anywhere(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligndbg._feeding import InputOptions
-    from aligndbg._session import Settings
-    from aligndbg.metrics import ToleranceRules
+    folder = pair[0].parent
+    monkeypatch.chdir(folder)
+    for model, sent in (
+        (pair[0].name, f"{pair[0]}"),
+        (f"onnx:{pair[0].name}?threads=1", f"onnx:{pair[0]}?threads=1"),
+        (f"{pair[1].name}?kernels=ref", f"{pair[1]}?kernels=ref"),
+        ("torch:torch_networks.py:build", f"torch:{folder / 'torch_networks.py'}:build"),
+        ("torch:package.module:build", "torch:package.module:build"),
+        ("onnx:x.onnx", "onnx:x.onnx"),
+    ):
+        assert absolute(model) == sent
 
-    monkeypatch.chdir(pair[0].parent)
-    job = Job((pair[0].name, "onnx:x.onnx"), InputOptions(), Settings(ToleranceRules(None, ())), None)
-    assert job.portable().models == (str(pair[0]), "onnx:x.onnx")
+
+def test_the_faulty_operators_of_the_worst_sample_are_written(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    serial, shared = tmp_path / "serial", tmp_path / "shared"
+    aligndbg.diff(*pair, samples=2, repro=serial)
+    found = aligndbg.diff(*pair, samples=2, workers=2, repro=shared)
+    assert len(found.faults) == 1
+    aligndbg.diff(*pair, repro=tmp_path / "single", seed=int(found.verdict_reason.split("seed ")[1][0]))
+    written = []
+    for folder in (tmp_path / "single", serial, shared):
+        assert [f.name for f in folder.iterdir()] == ["fault_1"]
+        with np.load(folder / "fault_1" / "tensors.npz") as tensors:
+            written.append({name: tensors[name].tobytes() for name in tensors})
+    assert written[0] == written[1] == written[2]
+
+
+# ---- torch
+
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x, scale=None):
+        y = torch.relu(self.conv(x))
+        return y if scale is None else y * scale
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A factory whose weights are random: of the seed that it is opened with."""
+    pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path / "net.py"
+
+
+def test_torch_factories_are_sent_and_made_of_one_seed(net: Path) -> None:
+    model = f"torch:{net}:Net"
+    options: dict[str, Any] = {"samples": 3, "shapes": ["1x3x8x8"], "seed": 5}
+    serial = aligndbg.diff(model, f"{model}?threads=1", **options)
+    assert [row["name"] for row in serial.samples] == ["seed 5", "seed 6", "seed 7"]
+    assert serial.verdict == "aligned"  # both sides drew the same weights
+    assert document(aligndbg.diff(model, f"{model}?threads=1", workers=2, **options)) == document(serial)
+
+
+def test_a_live_module_is_compared_here_only(net: Path, tmp_path: Path) -> None:
+    import torch
+
+    words: dict[str, Any] = {}
+    exec(NET, words)
+    torch.manual_seed(0)
+    live = words["Net"]()
+    found = aligndbg.diff(live, live, samples=2, shapes=["1x3x8x8"])
+    assert (found.verdict, len(found.samples)) == ("aligned", 2)
+    for shared in ({"workers": 2}, {"samples": 2, "workers": 2}, {"samples": 2, "scheduler": "tcp://127.0.0.1:9"}):
+        with pytest.raises(UsageError, match="a Net cannot be sent to another process"):
+            aligndbg.diff(live, f"torch:{net}:Net", **shared)
+
+
+def test_rows_say_what_a_torch_module_is_fed(net: Path, tmp_path: Path) -> None:
+    model = f"torch:{net}:Net"
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.normal(size=(2, 3, 8, 8)).astype(np.float32), "scale": np.full((2, 1), 3, np.float32)}
+    np.savez(tmp_path / "d.npz", **arrays)
+    found = aligndbg.diff(model, f"{model}?inputs=x,scale", dataset=tmp_path / "d.npz")
+    assert len(found.samples) == 2
+    assert [line.split(" ->")[0] for line in found.inputs] == ["x", "scale"]
 
 
 def test_the_command_line_shows_how_samples_spread(pair: tuple[Path, Path], tmp_path: Path) -> None:

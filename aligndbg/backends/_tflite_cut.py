@@ -16,7 +16,7 @@ import numpy as np
 from aligndbg._types import Array
 from aligndbg.backends._tflite_model import Op, TfliteModel
 
-__all__ = ["Rewritten", "alone", "rewrite"]
+__all__ = ["Rewritten", "alone", "part", "rewrite"]
 
 _INLINE = 1024  # bytes; LiteRT itself inlines small constants, shapes and axes among them
 _ALIGN = 64  # XNNPACK reads weights in place
@@ -78,6 +78,26 @@ def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
     graph.outputs = list(op.outputs)
     table.subgraphs, table.signatureDefs = [graph], None
     table.operatorCodes = _needed_codes(model, [op])
+    return _pack(model, table, _used_buffers(table))
+
+
+def part(model: TfliteModel, names: Collection[str], inputs: Collection[str], output: str) -> bytes:
+    """A model of the main subgraph's operators of these names, with what computes the constants that they read."""
+    index = {key: i for i, key in enumerate(model.keys)}
+    kept = {op.index for op in model.ops if op.name in names}
+    fed, todo = {index[name] for name in inputs}, [i for k in kept for i in model.ops[k].reads]
+    while todo:
+        i = todo.pop()
+        producer = model.producers.get(i)
+        if producer is not None and i not in fed and producer.index not in kept:
+            kept.add(producer.index)
+            todo += producer.reads
+    ops = [op for op in model.ops if op.index in kept]
+    table, graph = copy.copy(model.table), copy.copy(model.main)
+    graph.operators = [_copied(model, model.main.operators[op.index]) for op in ops]
+    graph.inputs, graph.outputs = [index[name] for name in inputs], [index[output]]
+    table.subgraphs, table.signatureDefs = [graph, *model.table.subgraphs[1:]], None
+    table.operatorCodes, table.buffers = _needed_codes(model, ops), list(model.table.buffers)
     return _pack(model, table, _used_buffers(table))
 
 

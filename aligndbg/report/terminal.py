@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aligndbg._types import Coverage, Measurement, ModelInfo, Status, Verdict
+from aligndbg._types import Cause, Coverage, Measurement, ModelInfo, Status, Verdict
 from aligndbg.report._words import clean, number
 from aligndbg.report.table import TableView, chosen_rows, pairs_table
 
@@ -22,6 +22,7 @@ __all__ = ["render", "render_text", "stdout_console"]
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 WORST = 5
+MOST_ATTRIBUTES = 8
 
 
 @contextmanager
@@ -63,6 +64,8 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
     line((str(diff.verdict).upper(), VERDICT_STYLE[diff.verdict]), (f"  {clean(diff.verdict_reason)}", ""))
     for warning in diff.warnings:
         line(("warning: ", "yellow"), (clean(warning), ""))
+    for cause in diff.causes:
+        _render_cause(cause, console)
     _render_faults(diff, console)
     first = diff.first_divergence
     if first is not None and not diff.faults:
@@ -83,11 +86,19 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
         _render_unmatched(diff, console)
 
 
-def _printer(console: Console) -> Callable[..., None]:
-    """Prints parts, each with its style, as one line; text that is too long goes on below."""
+def _printer(console: Console, indent: int = 0) -> Callable[..., None]:
+    """Prints parts, each with its style, as one line; text that is too long goes on below, a little further in."""
     from rich.text import Text
 
-    return lambda *parts: console.print(Text.assemble(*parts), soft_wrap=False)
+    def line(*parts: tuple[str, str]) -> None:
+        text = Text.assemble(*parts)
+        if not indent:
+            console.print(text, soft_wrap=False)
+            return
+        for k, row in enumerate(text.wrap(console, console.width - indent)):
+            console.print(Text.assemble(" " * (indent if k else indent - 2), row))
+
+    return line
 
 
 def _model(info: ModelInfo, width: int, options: bool) -> str:
@@ -131,21 +142,37 @@ def _render_faults(diff: Diff, console: Console) -> None:
         unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
         head = f"fault {i}: {clean(fault.reference_op or 'nothing')} against {clean(fault.candidate_op or 'nothing')}"
         line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
-        cause = fault.cause
-        if cause is not None:
-            line((f"  {clean(cause.kind)}: ", "bold"), (clean(cause.summary), ""))
-            if cause.before is not None and cause.after is not None:
-                line((f"  corrected, the error falls from {number(cause.before)} to {number(cause.after)}", ""))
-        for label, name, region in (
-            ("reference", fault.reference, fault.region_reference),
-            ("candidate", fault.candidate, fault.region_candidate),
+        if fault.cause is not None:
+            _render_cause(fault.cause, console)
+        for label, name, region, scope in (
+            ("reference", fault.reference, fault.region_reference, fault.reference_scope),
+            ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
         ):
             line((f"  {label}  {clean(name or '-', room)}", ""))
             if region.nodes:
                 more = f", … ({len(region.nodes)})" if len(region.nodes) > 4 else ""
                 line(("             " + clean(", ".join(region.nodes[:4]) + more, room), "dim"))
+            if scope:
+                line((f"             in {clean(scope, room)}", ""))
     if diff.truncated:
         line(("more faults may follow: the search stopped at --max-faults", "yellow"))
+
+
+def _render_cause(cause: Cause, console: Console) -> None:
+    """The sentence, what to change, and the attributes that differ."""
+    line = _printer(console, indent=4)
+    style = "dim" if cause.kind == "unexplained" else "bold"
+    line((f"{clean(cause.kind)}: ", style), (clean(cause.summary), ""))
+    if cause.details.get("change"):
+        line(("to change: ", "dim"), (cause.details["change"], ""))
+    for side, place in cause.details.get("where", {}).items():
+        scopes = dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"])
+        if scopes:
+            line((f"{side}'s module: {clean(', '.join(scopes), 70)}", "dim"))
+    rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]
+    for row in rows[:MOST_ATTRIBUTES]:
+        both = f"{clean(str(row['reference']), 40)} against {clean(str(row['candidate']), 40)}"
+        line((f"{clean(row['op'])}.{clean(row['attribute'])}: {both}", "dim"))
 
 
 def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView) -> None:

@@ -42,13 +42,16 @@ class Finding:
     `how`: exact, fused (at its counterpart, or at another tensor of the group that the clean run cannot tell apart),
     region (in a fault's region of few operators), wide (of many), absent (a region holds the counterpart only), missed.
     `visible`: how far the nearest tensors that both files show move; where that is nothing (a bias under a dead ReLU,
-    fused on the other side), no comparison can find it. `fault`: the one that was meant.
+    fused on the other side), no comparison can find it. `fault`: the one that was meant; `cause`: its kind, in words
+    `summary`.
     """
 
     plant: Plant
     how: str
     visible: float
     fault: str = ""
+    cause: str = ""
+    summary: str = ""
 
     @property
     def located(self) -> bool:
@@ -74,6 +77,7 @@ class Trial:
     pairing: float | None
     runs: int | None
     seconds: float
+    explaining: float
     verdict: str
     kept: str = ""
 
@@ -150,6 +154,7 @@ class Bench:
             pairing=len(paired & clean.pairs) / len(clean.pairs) if clean.pairs else None,
             runs=found.checks.get("isolation_runs"),
             seconds=seconds,
+            explaining=found.timing.get("explain", 0.0),
             verdict=str(found.verdict),
             kept=str(path) if self.keep else "",
         )
@@ -184,7 +189,7 @@ def judge(
         witnesses = _witnesses(model, tensor, paired)
         # What a fused operator no longer does, such as adding a bias, is an operator that only the other file has.
         absent = other.op_name(across[tensor]) if tensor in across else None
-        how, where = "missed", ""
+        how, where, cause = "missed", "", None
         for fault in found.faults:
             both = (fault.reference, fault.candidate)
             at = both[column] or counterparts.get(both[1 - column] or "")
@@ -201,9 +206,12 @@ def judge(
                 match = "absent" if absent in regions[1 - column] else "missed"
             if HOW.index(match) < HOW.index(how):
                 how, where = match, f"{_text(fault)}, " + " : ".join("+".join(r) for r in regions)
+                cause = fault.cause
             if match != "missed":
                 left = [f for f in left if f is not fault]
-        findings.append(Finding(p, how, _visible(model, p, witnesses, clean.values[side]), where))
+        visible = _visible(model, p, witnesses, clean.values[side])
+        said = (cause.kind, cause.summary) if cause is not None else ("", "")
+        findings.append(Finding(p, how, visible, where, *said))
     return findings, [_text(f) for f in left]
 
 

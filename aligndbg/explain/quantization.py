@@ -1,0 +1,57 @@
+"""Grids of quantized tensors: a scale or zero point that does not fit, values cut off at its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from aligndbg._types import Array
+from aligndbg.explain._case import Case, Trial
+from aligndbg.explain._hypothesis import Hypothesis
+
+__all__ = ["QuantizationScale"]
+
+MIN_SAMPLES = 8
+
+
+class QuantizationScale(Hypothesis):
+    """candidate = reference * a + b over the whole tensor; saturated values left out of the fit."""
+
+    name = "quantization"
+
+    def applies(self, case: Case) -> bool:
+        return case.grid is not None
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        assert case.grid is not None
+        r = case.aligned("reference", case.half("reference").value)
+        c = case.aligned("candidate", case.half("candidate").value)
+        scale, zero = float(case.grid.scale.reshape(-1)[0]), int(case.grid.zero_point.reshape(-1)[0])
+        limits = np.iinfo(case.grid_dtype)
+        inside = (np.round(c / scale) + zero > limits.min) & (np.round(c / scale) + zero < limits.max)
+        details: dict[str, Any] = {"scale": scale, "zero_point": zero, "dtype": case.grid_dtype}
+        details["saturated"] = float(1 - np.mean(inside))
+        fit = _fit(r[inside], c[inside])
+        if fit is None:
+            return
+        a, b = fit
+        found = details | {"factor": a, "offset": b, "offset_steps": b / scale}
+        if abs(a - 1) < 0.01:
+            words = f"the candidate's grid is off by {b / scale:+.3g} steps: its zero point ({zero}) does not fit"
+            yield Trial("quantization_scale", "reference", r + b, words, "with that added to the reference", 1.0, found)
+        words = f"the candidate's values are {a:.4g} times the reference's{_plus(b / scale)}: its scale does not fit"
+        change = "with the reference scaled so"
+        yield Trial("quantization_scale", "reference", r * a + b, words, change, 2.0, found, guess=True)
+
+
+def _fit(r: Array, c: Array) -> tuple[float, float] | None:
+    if r.size < MIN_SAMPLES or not np.ptp(r):
+        return None
+    a, b = np.polyfit(r.reshape(-1), c.reshape(-1), 1)
+    return float(a), float(b)
+
+
+def _plus(steps: float) -> str:
+    return f" {steps:+.2g} steps" if abs(steps) >= 0.5 else ""

@@ -1,0 +1,151 @@
+"""Causes of the pair as a whole: how it is fed, axes swapped, one grid for unlike values, another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import CHANNELS, SIZE, Net, chain
+
+import aligndbg
+from aligndbg import Verdict
+from aligndbg._diff import Diff
+from aligndbg.backends.onnx_ import OnnxBackend
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def image(size: int = SIZE) -> Array:
+    return np.random.default_rng(5).uniform(0, 1, (1, 3, size, size)).astype(np.float32)
+
+
+def compared(reference: Path, candidate: Path, inputs: Any = None, **options: Any) -> Diff:
+    models = [OnnxBackend(str(p), {}) for p in (reference, candidate)]
+    return aligndbg.diff(*models, image() if inputs is None else inputs, checks=False, **options)
+
+
+def deep(path: Path, seed: int = 0, width: int = CHANNELS) -> Path:
+    net = Net(seed)
+    x = "x"
+    for k in range(5):
+        y = net.conv(x, f"c{k}", width, 3 if k == 0 else width)
+        x = net.op("Relu", [y], f"r{k}")
+    return net.save(path, net.op("GlobalAveragePool", [x], "y"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("input_channel_order", lambda x: x[:, ::-1]),
+        ("input_normalization", lambda x: x * 2 - 1),
+        ("input_normalization", lambda x: (x - np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)) / 0.225),
+        ("layout", lambda x: x.transpose(0, 1, 3, 2)),
+        ("flip", lambda x: x[..., ::-1]),
+    ],
+    ids=["bgr", "minus_one_to_one", "imagenet", "transposed", "mirrored"],
+)
+def test_the_candidate_fed_apart(tmp_path: Path, kind: str, change: Any) -> None:
+    path = deep(tmp_path / "a.onnx")
+    other = np.ascontiguousarray(change(image()).astype(np.float32))
+    found = compared(path, path, candidate_inputs=other)
+    assert [c.kind for c in found.causes] == [kind]
+    assert found.causes[0].after == 0.0
+    assert found.faults == ()  # the operators are not blamed
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("input_channel_order", lambda x: x[:, ::-1]),
+        ("flip", lambda x: x[:, :, ::-1]),
+    ],
+    ids=["bgr", "mirrored"],
+)
+def test_a_recording_fed_apart(tmp_path: Path, kind: str, change: Any) -> None:
+    """A dump that does not say what it was fed: the first layer shows it."""
+    path = deep(tmp_path / "a.onnx")
+    other = np.ascontiguousarray(change(image()).astype(np.float32))
+    trace = aligndbg.capture(OnnxBackend(str(path), {}), other)
+    np.savez(tmp_path / "dump.npz", **{n: trace.values[n] for n in trace.order if n != "x"})
+    found = aligndbg.diff(OnnxBackend(str(path), {}), tmp_path / "dump.npz", image(), checks=False)
+    assert found.faults
+    assert found.faults[0].cause is not None
+    assert found.faults[0].cause.kind == kind, found.faults[0].cause.summary
+
+
+def test_height_and_width_swapped_throughout(tmp_path: Path) -> None:
+    straight = chain(lambda net, x: net.op("Relu", [x], "middle"), tmp_path / "a.onnx")
+    swapped = chain(lambda net, x: net.op("Transpose", [x], "middle", perm=[0, 1, 3, 2]), tmp_path / "b.onnx")
+    plain = chain(lambda net, x: net.op("Identity", [x], "middle"), tmp_path / "c.onnx")
+    found = compared(plain, swapped)
+    assert found.verdict is Verdict.DIVERGED
+    assert [c.kind for c in found.causes] == ["layout"]
+    cause = found.causes[0]
+    assert cause.before is not None
+    assert cause.after is not None
+    assert cause.after < 1e-3 * cause.before
+    assert compared(straight, straight).causes == ()
+
+
+def test_another_network_is_said_once(tmp_path: Path) -> None:
+    found = compared(deep(tmp_path / "a.onnx"), deep(tmp_path / "b.onnx", seed=1))
+    assert found.verdict is Verdict.DIVERGED
+    assert [c.kind for c in found.causes] == ["different_network"]
+    assert "other weights throughout" in found.causes[0].summary
+    assert len(found.faults) <= 1
+
+
+def test_a_wider_network_is_another_one(tmp_path: Path) -> None:
+    found = compared(deep(tmp_path / "a.onnx"), deep(tmp_path / "b.onnx", width=CHANNELS + 2))
+    assert "different_network" in [c.kind for c in found.causes]
+
+
+def test_one_wrong_layer_is_no_other_network(tmp_path: Path) -> None:
+    net = Net()
+    x = "x"
+    for k in range(5):
+        y = net.conv(x, f"c{k}", CHANNELS, 3 if k == 0 else CHANNELS)
+        x = net.op("Relu", [y], f"r{k}")
+    net.weights["c2.w"] = net.weights["c2.w"][::-1].copy() * 1.3
+    path = net.save(tmp_path / "b.onnx", net.op("GlobalAveragePool", [x], "y"))
+    found = compared(deep(tmp_path / "a.onnx"), path)
+    assert found.causes == ()
+    assert len(found.faults) == 1
+
+
+def yolo_head(path: Path, quantized: bool) -> Path:
+    """Boxes of 0..640 and scores of 0..1, joined: on one int8 grid the scores collapse."""
+    net = Net()
+    boxes = net.op("Mul", [net.op("Sigmoid", [net.conv("x", "box", 4, 3)], "b"), net.constant("size", 640.0)], "boxes")
+    scores = net.op("Sigmoid", [net.conv("x", "score", 5, 3)], "scores")
+    joined = net.op("Concat", [boxes, scores], "joined", axis=1)
+    if not quantized:
+        return net.save(path, net.op("Identity", [joined], "y"))
+    scale, zero = net.constant("scale", 640 / 255), net.constant("zero", -128, np.int8)
+    stored = net.op("QuantizeLinear", [joined, scale, zero], "stored")
+    return net.save(path, net.op("DequantizeLinear", [stored, scale, zero], "y"))
+
+
+def test_boxes_and_scores_on_one_grid(tmp_path: Path) -> None:
+    found = compared(yolo_head(tmp_path / "a.onnx", False), yolo_head(tmp_path / "b.onnx", True))
+    (cause,) = found.causes
+    assert cause.kind in ("saturation", "quantization_scale")
+    assert cause.details["channels"] == [4, 5, 6, 7, 8]
+    assert cause.before is not None
+    assert cause.after is not None
+    assert cause.before > 0.5
+    assert cause.after < 0.05
+    assert "collapse to 1 distinct value" in cause.summary
+
+
+def test_json_holds_the_causes(tmp_path: Path) -> None:
+    import json
+
+    path = deep(tmp_path / "a.onnx")
+    found = compared(path, path, candidate_inputs=np.ascontiguousarray(image()[:, ::-1]))
+    (cause,) = json.loads(found.to_json())["causes"]
+    assert cause["kind"] == "input_channel_order"
+    assert cause["details"]["permutation"] == [2, 1, 0]
+    assert "input_channel_order" in found.summary()
