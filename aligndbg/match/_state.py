@@ -19,6 +19,7 @@ __all__ = ["Link", "Orders", "State", "Weights"]
 Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
 
 ODD = 4  # times more tensors
+SAME = 1e-5  # sampled error
 TELLING = 0.3  # sampled error up to which the values of a pair found by structure tell its layout
 REACH = 400  # tensors looked through on one side before a region counts as open
 
@@ -80,7 +81,7 @@ class State:
             self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
         found = self._fits[(r, c)]
         usual = [f for f in found if not self.orders.odd(f.layout)]
-        same = usual and usual[0].error <= max(10 * found[0].error, 1e-6)  # the values do not tell one from the other
+        same = usual and usual[0].error <= SAME  # the values do not tell one from the other
         return found if same else usual
 
     def add(self, link: Link) -> None:
