@@ -166,7 +166,9 @@ def _render_cause(cause: Cause, console: Console) -> None:
     if cause.details.get("change"):
         line(("to change: ", "dim"), (cause.details["change"], ""))
     for side, place in cause.details.get("where", {}).items():
-        scopes = dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"])
+        scopes = list(dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"]))
+        # A line that another operator's module names as well says nothing more.
+        scopes = [s for s in scopes if not any(other.endswith(f" ({s})") for other in scopes)]
         if scopes:
             line((f"{side}'s module: {clean(', '.join(scopes), 70)}", "dim"))
     rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]
