@@ -29,7 +29,8 @@ MOST_ATTRIBUTES = 8
 def stdout_console() -> Iterator[Console]:
     """A console on stdout. A reader that goes away early (head, less) ends the text, and changes no result.
 
-    As wide as the terminal, or $COLUMNS, or 80 where stdout is no terminal: then the text is the same anywhere.
+    As wide as the terminal, or $COLUMNS, or 80 where stdout is no terminal: then the text is the same anywhere. In
+    Jupyter too: rich would show each line as an output of its own.
     """
     from rich.console import Console
 
@@ -40,7 +41,7 @@ def stdout_console() -> Iterator[Console]:
     columns = os.environ.get("COLUMNS", "")
     width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else 80
     try:
-        yield Quitting(highlight=False, width=width)
+        yield Quitting(highlight=False, width=width, force_jupyter=False)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +51,7 @@ def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100, view: T
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    console = Console(file=out, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     render(diff, console, all_rows=all_rows, view=view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 

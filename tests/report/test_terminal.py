@@ -134,6 +134,17 @@ def test_names_cannot_drive_the_terminal(hostile: Diff) -> None:
         assert "\\x1b[2JOp" in text
 
 
+def test_the_report_is_text_in_jupyter_too(
+    diverged: Diff, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where rich believes that it is in a notebook, it would print nothing and show each line as an output."""
+    plain = str(diverged)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(diverged) == plain
+    diverged.print()
+    assert plain.splitlines()[0] in capsys.readouterr().out
+
+
 def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
     details = {
         "change": "pad as the reference does",
