@@ -147,6 +147,13 @@ def test_boxes_and_scores_on_one_grid(tmp_path: Path) -> None:
     assert "collapse to 1 distinct value" in cause.summary
 
 
+def test_an_input_out_of_the_quantized_range_is_said_to_be_clipped(fixtures: Path) -> None:
+    wide = np.random.default_rng(0).uniform(-2, 2, (1, 3, 32, 40)).astype(np.float32)
+    (cause,) = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn_int8.tflite", wide, checks=False).causes
+    assert cause.kind == "saturation"
+    assert "calibrate" in cause.details["change"]
+
+
 def test_json_holds_the_causes(tmp_path: Path) -> None:
     import json
 
