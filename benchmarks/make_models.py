@@ -26,8 +26,9 @@ from large_networks import NETWORKS, Network, fixtures
 
 
 def write_onnx(network: Network, folder: Path) -> None:
-    import to_onnx
     from onnx import TensorProto, helper, numpy_helper, save
+
+    import to_onnx
 
     class Folded(to_onnx.FoldedOps):
         def relu(self, x: str, name: str) -> str:
@@ -82,6 +83,7 @@ def write_onnx(network: Network, folder: Path) -> None:
 
 def write_tflite(network: Network, folder: Path) -> None:
     import keras
+
     import to_tflite
 
     class Ops(to_tflite.KerasOps):

@@ -95,6 +95,7 @@ def aligndbg_diff(models: list[str], feeds: dict[str, Any], **settings: Any) -> 
         return time.perf_counter() - start, backends
 
     tiny, backends = opened([str(ROOT / "fixtures" / f"cnn{Path(path).suffix}") for path in models])
+    settings = {"details": False} | settings  # as the command line does without --html
     aligndbg.diff(*backends, **settings)  # lazy imports
     for backend in backends:
         backend.close()
@@ -148,6 +149,7 @@ IN_PROCESS: dict[str, Callable[..., Result]] = {
     "bare": bare,
     "diff --no-isolate --no-checks": lambda models, feeds: aligndbg_diff(models, feeds, isolate=False, checks=False),
     "diff": aligndbg_diff,
+    "diff --html": lambda models, feeds: aligndbg_diff(models, feeds, details=True),
     "Polygraphy, in process": polygraphy_in_process,
 }
 
@@ -248,7 +250,12 @@ def summary(found: list[Result]) -> Result:
 def table(title: str, results: dict[str, Result]) -> str:
     """One pair as Markdown; ratios are to the bare runs of the same run."""
     base = results["bare"]
-    lines = [f"### {title}", "", "| | work s | x bare | process s | CPU s | peak MB | found |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        f"### {title}",
+        "",
+        "| | work s | x bare | process s | CPU s | peak MB | found |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for tool, r in results.items():
         work = f"{r['work']:.2f} | {r['work'] / base['work']:.2f}" if "work" in r else " | "
         cells = f"{r['wall']:.2f} | {r['cpu']:.2f} | {r['peak'] / 1e6:.0f} | {r.get('found', '')}"
