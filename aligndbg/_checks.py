@@ -14,7 +14,10 @@ __all__ = ["blind_spots", "check_warnings", "repeat_and_observe"]
 
 
 def repeat_and_observe(sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]]) -> dict[str, Any]:
-    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference)."""
+    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference).
+
+    An untapped run that gives the tapped one's outputs, bit for bit, is a repetition; else it is run once more.
+    """
     repeats: dict[str, bool | None] = {}
     effect: dict[str, float | None] = {}
     for side, backend, feeds, trace in sides:
@@ -23,9 +26,11 @@ def repeat_and_observe(sides: Iterable[tuple[str, Backend, Mapping[str, Array] |
             repeats[side], effect[side] = None, _recorded_effect(trace)
             continue
         plain = dict(backend.run(feeds or {}, outputs))
-        again = dict(backend.run(feeds or {}, outputs))
-        repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
         effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
+        repeats[side] = True
+        if effect[side]:
+            again = dict(backend.run(feeds or {}, outputs))
+            repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
     return {"deterministic": repeats, "observer_effect": effect}
 
 

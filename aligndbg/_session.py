@@ -16,6 +16,7 @@ from aligndbg._errors import ModelError
 from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
+from aligndbg._parallel import in_threads
 from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
@@ -187,13 +188,16 @@ def _capture_and_match(
 def _measure(
     judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
 ) -> list[Measurement]:
+    def measured(pair: Pair) -> Measurement:
+        own = isolation.own.get(pair.reference) if isolation else None
+        doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
+        found = judge.measure(pair, own, doubt, why_not)
+        return replace(found, detail=judge.detail(pair, found.metrics)) if details else found
+
+    out = []
     with clock.stage("compare", len(pairs)) as step:
-        out = []
-        for pair in pairs:
-            own = isolation.own.get(pair.reference) if isolation else None
-            doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            measured = judge.measure(pair, own, doubt, why_not)
-            out.append(replace(measured, detail=judge.detail(pair, measured.metrics)) if details else measured)
+        for found in in_threads(measured, pairs):
+            out.append(found)
             step()
     return out
 

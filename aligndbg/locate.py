@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs
 from aligndbg.grid import inner_roundings
@@ -233,16 +234,10 @@ def _own_errors(
     reference: Trace, candidate: Trace, trace: Trace, pairs: Iterable[Pair], judge: Judge, forward: bool
 ) -> tuple[dict[str, Metrics], frozenset[str]]:
     """Isolated metrics by reference name, and which of them are over tolerance."""
-    own: dict[str, Metrics] = {}
-    over: set[str] = set()
-    for p in pairs:
-        if _rerun_name(p, forward) not in trace.values:
-            continue
-        metrics = judge.isolated(p, trace, forward)
-        own[p.reference] = metrics
-        if not judge.own_within(p, metrics):
-            over.add(p.reference)
-    return own, frozenset(over)
+    known = [p for p in pairs if _rerun_name(p, forward) in trace.values]
+    found = in_threads(lambda p: judge.isolated(p, trace, forward), known)
+    own = {p.reference: metrics for p, metrics in zip(known, found, strict=True)}
+    return own, frozenset(p.reference for p in known if not judge.own_within(p, own[p.reference]))
 
 
 def _unconfirmed(

@@ -49,6 +49,11 @@ class OnnxModel:
         """Names whose values lie in the file: initializers, then outputs of Constant nodes."""
         return (*self._stored, *self._constant_nodes)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the large initializers, wherever they lie."""
+        return sum(array.nbytes for held in (self.weights, self._mapped) for array in held.values())
+
     def fixed(self) -> frozenset[str]:
         """The stored constants that ORT treats as constant: since IR 4, not those that are listed as inputs."""
         listed = {item.name for item in self.proto.graph.input} if self.proto.ir_version >= 4 else set()

@@ -30,6 +30,7 @@ from aligndbg.backends._onnx_session import (
 __all__ = ["OnnxBackend"]
 
 SESSIONS_KEPT = 2
+LARGE_FILE = 64 << 20  # bytes of weights from which only the last session is kept: each packs its own copy
 PLAIN = "plain"
 
 
@@ -171,10 +172,12 @@ class OnnxBackend:
         return arrays
 
     def _session(self, heads: Sequence[str], overrides: Mapping[str, Array], without_feeds: bool) -> _Session:
-        """The session that yields `heads` with these overrides in it. The last two are kept."""
+        """The session that yields `heads` with these overrides in it. The last few are kept."""
         plain = not overrides and not without_feeds and set(heads) <= set(self.graph().outputs)
         key = PLAIN if plain else (frozenset(heads), self._override_key(overrides), without_feeds)
         if key not in self._sessions:
+            while len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
+                self._sessions.popitem(last=False)
             if plain:
                 made = make_session(
                     self._path, name=self._path, provider=self._provider, threads=self._threads, level=self._level
@@ -194,9 +197,12 @@ class OnnxBackend:
             (name, array.dtype.name, _digest(array) if name in fixed else "") for name, array in overrides.items()
         )
 
+    def _room(self) -> int:
+        return 1 if self._model.weight_bytes > LARGE_FILE else SESSIONS_KEPT
+
     def _keep(self, key: Any, session: _Session) -> None:
         self._sessions[key] = session
-        while len(self._sessions) > SESSIONS_KEPT:
+        while len(self._sessions) > self._room():
             self._sessions.popitem(last=False)
 
     def _tapped(self, edited: Tapped) -> _Session:

@@ -26,6 +26,7 @@ from aligndbg.backends._tflite_runtime import KERNELS, Runtime, Session, missing
 __all__ = ["TfliteBackend"]
 
 _KEPT_SESSIONS = 2  # a plain and a tapped one, or two cut ones
+_LARGE_FILE = 64 << 20  # bytes from which only the last session is kept: each packs its own copy of the weights
 
 
 class TfliteBackend:
@@ -215,7 +216,8 @@ class TfliteBackend:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
 
     def _session(self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> Session:
-        while len(self._sessions) >= _KEPT_SESSIONS:  # the oldest goes before the new one takes memory
+        kept = 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
+        while len(self._sessions) >= kept:  # the oldest goes before the new one takes memory
             del self._sessions[next(iter(self._sessions))]
         shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
         untouched = not overrides and not self._analysis.blocked and set(taps) <= set(self._model.outputs)

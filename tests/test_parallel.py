@@ -1,0 +1,34 @@
+import threading
+import time
+
+import pytest
+
+from aligndbg._parallel import in_threads
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    first_may_end = threading.Event()
+
+    def work(k: int) -> int:
+        if k == 0:
+            first_may_end.wait(1)
+        else:
+            first_may_end.set()
+        return k * k
+
+    assert list(in_threads(work, range(20))) == [k * k for k in range(20)]
+
+
+def test_an_error_ends_the_work_and_is_raised() -> None:
+    begun = []
+
+    def work(k: int) -> int:
+        begun.append(k)
+        if k == 2:
+            raise ValueError("two")
+        time.sleep(0.005)
+        return k
+
+    with pytest.raises(ValueError, match="two"):
+        list(in_threads(work, range(1000)))
+    assert len(begun) < 1000
