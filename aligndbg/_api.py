@@ -66,8 +66,9 @@ def diff(
     noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
     of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a script that
     runs them. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
-    `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk. `progress` is True for bars on
-    stderr where that is a terminal, or a function called with (stage, steps done, steps in all or None).
+    `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    `progress` is True for bars on stderr where that is a terminal, or a function called with (stage, steps done, steps
+    in all or None).
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """

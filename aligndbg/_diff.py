@@ -34,7 +34,7 @@ class Diff:
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
     `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
-    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`).
+    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
     """
 
     reference: ModelInfo

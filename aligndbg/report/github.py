@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligndbg._errors import UsageError
-from aligndbg._types import Coverage, Fault, Measurement, ModelInfo, Verdict
+from aligndbg._types import Cause, Coverage, Fault, Measurement, ModelInfo, Verdict
+from aligndbg.report._causes import told
 from aligndbg.report._words import clean, number
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def to_markdown(diff: Diff) -> str:
     ]
     for side, info in (("reference", diff.reference), ("candidate", diff.candidate)):
         lines.append(_side(side, info, diff.coverage[side]))
+    for cause in diff.causes:
+        lines += ["", "**The whole pair**", "", *_cause(cause)]
     lines += ["", *(f"- ⚠️ {_plain(text)}" for text in diff.warnings)]
     for k, fault in enumerate(diff.faults, 1):
         lines += ["", *_fault(k, fault)]
@@ -72,7 +75,16 @@ def _fault(k: int, fault: Fault) -> Iterable[str]:
     yield f"- reference {_code(fault.reference or '-')}"
     yield f"- candidate {_code(fault.candidate or '-')}"
     if fault.cause is not None:
-        yield f"- {_plain(fault.cause.kind)}: {_plain(fault.cause.summary)}"
+        yield from _cause(fault.cause)
+
+
+def _cause(cause: Cause) -> Iterable[str]:
+    said = told(cause)
+    yield f"- **{_plain(said.kind)}**: {_plain(said.summary)}"
+    if said.change:
+        yield f"- to change: {_plain(said.change)}"
+    for name, ours, theirs in said.attributes:
+        yield f"- {_plain(name)}: {_code(ours)} against {_code(theirs)}"
 
 
 def _table(rows: Iterable[Measurement]) -> Iterable[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
+from aligndbg._types import Cause
 from aligndbg.cli import main
 
 
@@ -27,6 +30,20 @@ def test_every_table_has_one_width(hostile: Diff, diverged: Diff) -> None:
         assert len(tables) == 2
         for table in tables:
             assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_causes_are_told(diverged: Diff) -> None:
+    rows = [{"op": "Conv", "attribute": "pads", "reference": [0, 1], "candidate": [1, 0], "same": False}]
+    cause = Cause("padding", "it pads (1,0)", 0.5, 0.0, {"change": "pad by (0,1)", "attributes": rows})
+    whole = Cause("flip", "a mirrored image")
+    text = html.unescape(
+        replace(diverged, faults=(replace(diverged.faults[0], cause=cause),), causes=(whole,)).to_markdown()
+    )
+    assert text.index("- **flip**: a mirrored image") < text.index("**Fault 1**")
+    assert (
+        text.index("**Fault 1**") < text.index("- **padding**: it pads (1,0)") < text.index("to change: pad by (0,1)")
+    )
+    assert "Conv.pads: <code>[0, 1]</code> against <code>[1, 0]</code>" in text
 
 
 def test_names_become_no_markup(hostile: Diff) -> None:
