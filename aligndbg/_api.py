@@ -56,19 +56,20 @@ def diff(
     repro: str | Path | None = None,
     details: bool = True,
     timeout: float | None = None,
+    trust: bool = False,
     progress: Progress | bool = False,
 ) -> Diff:
     """Run two builds of one network on the same input and compare every layer.
 
-    `reference` and `candidate` are paths, `backend:target` strings or open backends. `inputs` are the reference's:
-    a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None for seeded
-    random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come from the
-    noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports the worst
-    of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a script that
-    runs them. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html` and
-    `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
-    `progress` is True for bars on stderr where that is a terminal, or a function called with (stage, steps done, steps
-    in all or None).
+    `reference` and `candidate` are paths, `backend:target` strings, open backends or live torch modules. `inputs` are
+    the reference's: a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None
+    for seeded random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come
+    from the noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports
+    the worst of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a
+    script that runs them. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html`
+    and `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    `trust` lets a model file run the code pickled in it. `progress` is True for bars on stderr where that is a
+    terminal, or a function called with (stage, steps done, steps in all or None).
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
@@ -85,7 +86,13 @@ def diff(
     settings = replace(settings, repro=None if repro is None else Path(repro), details=details)
     with ExitStack() as stack, one_blas_thread():
         clock = Clock(_shown(progress, stack))
-        ref, cand = (_opened(model, timeout, stack) for model in (reference, candidate))
+        asked = _defaults(seed, trust, inputs)
+        ref = _opened(reference, timeout, stack, asked)
+        if candidate_inputs is not None:
+            asked = _defaults(seed, trust, candidate_inputs)
+        elif "inputs" in asked:
+            asked["inputs"] = f"?{asked['inputs']}"
+        cand = _opened(candidate, timeout, stack, asked)
         if samples == 1:
             return diff_once(ref, cand, options, settings, clock)
         if inputs is not None:
@@ -126,13 +133,14 @@ def capture(
     image: ImageOptions | None = None,
     allow_nonfinite: bool = False,
     timeout: float | None = None,
+    trust: bool = False,
     progress: Progress | bool = False,
 ) -> Trace:
     """Run one model on one input and keep every tensor; with `output` (.safetensors or .npz) write the trace."""
     options = InputOptions(inputs, None, seed, distribution, val_range, shapes, None, image, allow_nonfinite)
     with ExitStack() as stack, one_blas_thread():
         clock = Clock(_shown(progress, stack))
-        backend = _opened(model, timeout, stack)
+        backend = _opened(model, timeout, stack, _defaults(seed, trust, inputs))
         feeds = feeds_for(backend.graph(), options)[0] if "run" in backend.capabilities else None
         trace = run_capture(backend, feeds, Store(None), clock, "run", prints=False).trace
         if output is not None:
@@ -140,18 +148,26 @@ def capture(
         return trace
 
 
-def layers(model: Any, *, timeout: float | None = None) -> Any:
+def layers(model: Any, *, timeout: float | None = None, trust: bool = False) -> Any:
     """The Graph of a model: its nodes in execution order."""
     with ExitStack() as stack:
-        return _opened(model, timeout, stack).graph()
+        backend = _opened(model, timeout, stack, _defaults(0, trust, None))
+        graph = backend.graph()
+        if graph.by_feeds and not graph.nodes:
+            raise UsageError(
+                "its layers are known only once it runs",
+                context=backend.info.path,
+                hint="say how large its inputs are: ?shape=1x3x224x224 (of several: shape=x=1x8,mask=1x8)",
+            )
+        return graph
 
 
-def print_layers(model: Any, *, timeout: float | None = None) -> None:
+def print_layers(model: Any, *, timeout: float | None = None, trust: bool = False) -> None:
     """The table of a model's layers on stdout."""
     from aligndbg.report.layers import render_layers
     from aligndbg.report.terminal import stdout_console
 
-    graph = layers(model, timeout=timeout)
+    graph = layers(model, timeout=timeout, trust=trust)
     with stdout_console() as console:
         render_layers(graph, console)
 
@@ -167,6 +183,18 @@ def doctor() -> bool:
     return not any(state.broken for state in states)
 
 
+def _defaults(seed: int, trust: bool, inputs: Any) -> dict[str, str]:
+    """What a call says of how a model is opened, for the backends that have such options."""
+    said = {"seed": str(seed)} | ({"trust": "yes"} if trust else {})
+    if isinstance(inputs, Mapping):
+        said["inputs"] = ",".join(str(name) for name in inputs)
+    elif inputs is not None:
+        given = inputs if isinstance(inputs, list | tuple) else [inputs]
+        if not all(isinstance(item, str | Path) for item in given):
+            said["inputs"] = str(len(given))
+    return said
+
+
 def _shown(progress: Progress | bool, stack: ExitStack) -> Progress | None:
     """True draws bars on stderr, where that is a terminal."""
     from aligndbg.report.progress import progress_bars
@@ -176,9 +204,9 @@ def _shown(progress: Progress | bool, stack: ExitStack) -> Progress | None:
     return progress or None
 
 
-def _opened(model: Any, timeout: float | None, stack: ExitStack) -> Backend:
+def _opened(model: Any, timeout: float | None, stack: ExitStack, defaults: Mapping[str, str]) -> Backend:
     """Open what is not open yet, and close on exit only what was opened here."""
-    backend = open_model(model, timeout=timeout)
+    backend = open_model(model, timeout=timeout, defaults=defaults)
     if backend is not model:
         stack.callback(backend.close)
     return backend

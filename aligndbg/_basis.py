@@ -38,6 +38,7 @@ class Isolated:
     refused: Mapping[str, str]
     aside: frozenset[str]
     nearer: frozenset[str]
+    farther: frozenset[str]
     runs: int
 
 

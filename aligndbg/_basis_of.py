@@ -64,6 +64,7 @@ def isolated_of(isolation: Isolation) -> Isolated:
         refused=standing.refused,
         aside=standing.aside,
         nearer=standing.nearer,
+        farther=standing.farther,
         runs=isolation.runs,
     )
 

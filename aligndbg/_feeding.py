@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._errors import FeedError, UsageError, nearest
+from aligndbg._feed_plans import numpy_dtype
 from aligndbg._types import Array, Backend, Graph, TensorInfo, Trace
 from aligndbg.feeds import (
     FeedFinding,
@@ -112,7 +113,9 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
 def as_array(value: Any) -> Array:
     """A numpy array from an array, a tensor of torch, or nested lists. Raises FeedError."""
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
-        value = value.detach().cpu()
+        value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
+        if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly
+            return np.asarray(value.float()).astype(numpy_dtype(kind))
     try:
         return np.asarray(value)
     except ValueError as error:  # ragged lists

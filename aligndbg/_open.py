@@ -21,13 +21,18 @@ _PREFIX = re.compile(r"([A-Za-z][\w-]+):(?!//)(.+)", re.DOTALL)  # two letters a
 
 
 def open_model(
-    model: str | os.PathLike[str] | Backend, *, timeout: float | None = None, in_process: bool = False
+    model: Any,
+    *,
+    timeout: float | None = None,
+    in_process: bool = False,
+    defaults: Mapping[str, str] | None = None,
 ) -> Backend:
     """Opens a model: a path, `backend:target`, either with options as a query (`a.onnx?graph_optimization=all`).
 
     A pathlib.Path is always a path; a Backend is returned as it is. Backends that load a file into a runtime run in
     a child process, where each request may take `timeout` seconds; its errors of opening surface at first use. With
-    `in_process` they run here instead.
+    `in_process` they run here instead. A live object (an nn.Module, an ExportedProgram) always runs here. `defaults`
+    are options for the backends that know them, where the model's own do not say otherwise.
 
     Raises UsageError for an unknown kind, backend or option, ModelError for a path that is no readable file,
     MissingDependencyError where the backend's package is not installed.
@@ -39,15 +44,32 @@ def open_model(
             return cast(Backend, model)
         if isinstance(model, Backend):
             return model
-        raise UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+        taken = _by_class(model)
+        if taken is None:
+            raise UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+        _check_needs(taken)
+        live: Backend = load_class(taken.target)(model, _known(defaults, taken))
+        return live
     entry, target, options = _parse(model)
     _check_needs(entry)
     cls = load_class(entry.target)  # light: a backend imports its runtime when it is made
     _check_options(entry, cls, options, target)
+    options = _known(defaults, entry) | options
     if in_process or not entry.worker:
         backend: Backend = cls(target, options)
         return backend
     return cast(Backend, WorkerBackend(entry, target, options, timeout))
+
+
+def _by_class(model: Any) -> Entry | None:
+    """The backend that takes live objects of this class, found by name: its framework is loaded already."""
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__}
+    return next((entry for entry in REGISTRY.values() if names & set(entry.objects)), None)
+
+
+def _known(defaults: Mapping[str, str] | None, entry: Entry) -> dict[str, str]:
+    options = getattr(load_class(entry.target), "OPTIONS", None) or {}
+    return {name: value for name, value in (defaults or {}).items() if name in options}
 
 
 def _parse(model: str | os.PathLike[str]) -> tuple[Entry, str, dict[str, str]]:

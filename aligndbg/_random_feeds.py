@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,6 +45,8 @@ def random_inputs(
     resolved = resolve_shapes(inputs, shapes, hints=hints, notes=notes)
     feeds: dict[str, Array] = {}
     for info in inputs:
+        like = _counterpart(info, inputs, hints)
+        info = info if info.dtype or like is None else replace(info, dtype=like.dtype)
         rng = np.random.default_rng([seed, zlib.crc32(info.name.encode())])
         feeds[info.name] = _draw(rng, info, resolved[info.name], distribution, ranges.get(info.name, ranges.get("")))
     return feeds
@@ -143,14 +146,22 @@ def _learn(info: TensorInfo, shape: tuple[int, ...], symbols: dict[str, int]) ->
             )
 
 
-def _hint(info: TensorInfo, inputs: Sequence[TensorInfo], hints: Sequence[TensorInfo]) -> tuple[int, ...] | None:
-    """A static shape that the other model suggests, brought into this input's axis order."""
+def _counterpart(info: TensorInfo, inputs: Sequence[TensorInfo], hints: Sequence[TensorInfo]) -> TensorInfo | None:
+    """The other model's input of the same name, or the only one."""
     same = [hint for hint in hints if hint.name == info.name]
     if not same and len(hints) == len(inputs) == 1:
         same = list(hints)
-    if not same or info.shape is None or same[0].static_shape is None:
+    return same[0] if same else None
+
+
+def _hint(info: TensorInfo, inputs: Sequence[TensorInfo], hints: Sequence[TensorInfo]) -> tuple[int, ...] | None:
+    """A static shape that the other model suggests, brought into this input's axis order."""
+    like = _counterpart(info, inputs, hints)
+    shape = like.static_shape if like else None
+    if shape is None:
         return None
-    shape = same[0].static_shape
+    if info.shape is None:
+        return shape
     fitting = fitting_permutations(shape, info.shape)
     if not fitting:
         return None
@@ -162,6 +173,8 @@ def _complete(
     info: TensorInfo, symbols: Mapping[str, int], hint: tuple[int, ...] | None, notes: list[str] | None
 ) -> tuple[int, ...]:
     if info.shape is None:
+        if hint is not None:
+            return hint
         raise UsageError(f"the shape of the input {info.name!r} is unknown", hint=f"--shape {info.name}=1x3x224x224")
     sizes: list[int] = []
     for axis, want in enumerate(info.shape):

@@ -12,6 +12,7 @@ class Entry:
     """`target` is "module:Class"; `worker` says whether it runs in a child process; `needs` are import names.
 
     `probe` is the "module:function" that tells the doctor more than whether the packages import.
+    `objects` are the full names of the classes whose live objects the backend takes in place of a path.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Entry:
     worker: bool = True
     summary: str = ""
     probe: str = ""
+    objects: tuple[str, ...] = ()
 
 
 REGISTRY: dict[str, Entry] = {
@@ -49,6 +51,15 @@ REGISTRY: dict[str, Entry] = {
             needs=("onnx",),
             summary="TensorRT engines; trt:model.onnx builds one",
             probe="aligndbg.backends._tensorrt_doctor:probe",
+        ),
+        Entry(
+            "torch",
+            "aligndbg.backends.torch_:TorchBackend",
+            (".pt2", ".pt", ".pth"),
+            extra="torch",
+            needs=("torch",),
+            summary="PyTorch modules, torch.export and TorchScript",
+            objects=("torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"),
         ),
         Entry(
             "recorded",

@@ -118,7 +118,8 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
 def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     own = {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None}
     doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
-    standing = Standing({**own, **kept.shadowed}, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer)
+    own = {**own, **kept.shadowed}
+    standing = Standing(own, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer, kept.farther)
     opened = frozenset(kept.refused)
     return Isolation(found.matching, own, doubtful, kept.over_shown, opened, kept.runs, standing)
 

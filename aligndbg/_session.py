@@ -108,7 +108,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         verdict, why = decide(
             left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
         )
-        notes = [*feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
+        said = [*left.trace.graph.notes, *right.trace.graph.notes]
+        notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         notes += drift_notes(verdict, measured)
         return Diff(
             reference=ref.info,

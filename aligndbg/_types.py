@@ -169,7 +169,9 @@ class Graph:
     `nodes` in execution order. `constants` names weights and whatever is known to depend on them alone; their
     values are read with `run({}, fetch=[name])`. `untapped` gives, for each node output that `run` cannot yield
     (a string, a sequence, a value inside a control-flow body), the reason. `opset` is the version of the default ONNX
-    domain that gives the nodes their meaning; 0 where their words are another runtime's.
+    domain that gives the nodes their meaning; 0 where their words are another runtime's. `notes` are what a user should
+    know of how the model is run. `by_feeds` says that the graph is that of the last run: other feeds may give another,
+    and there are no nodes before the first (`run` with an empty `fetch` is enough).
     """
 
     nodes: tuple[Node, ...] = ()
@@ -179,6 +181,8 @@ class Graph:
     constants: frozenset[str] = frozenset()
     untapped: Mapping[str, str] = field(default_factory=dict)
     opset: int = 0
+    notes: tuple[str, ...] = ()
+    by_feeds: bool = False
 
     def tappable(self) -> tuple[str, ...]:
         """Every node output that `run` can yield, in execution order, each once."""
@@ -398,3 +402,5 @@ class Fault:
     region_reference: Region = Region()
     region_candidate: Region = Region()
     cause: Cause | None = None
+    reference_scope: str = ""  # the module and source line that wrote it, where the model knows
+    candidate_scope: str = ""

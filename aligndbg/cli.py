@@ -21,8 +21,11 @@ __all__ = ["main", "parser"]
 EXIT = {"aligned": 0, "diverged": 1, "inconclusive": 3}
 USAGE = 2
 
-MODEL_HELP = """a path (a.onnx, b.tflite, trace.npz, trace.safetensors) or backend:target; options as a query, such as
-a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, trace.npz, trace.safetensors) or backend:target (torch:nets.py:yolo);
+options as a query, such as a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+
+
+TRUST_HELP = "let a model file run the code pickled in it"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     layers = commands.add_parser("layers", help="list the layers of a model in execution order")
     layers.add_argument("model", help=MODEL_HELP)
     layers.add_argument("--timeout", type=_positive, help="seconds a runtime may take")
+    layers.add_argument("--trust", action="store_true", help=TRUST_HELP)
     layers.set_defaults(run=_layers)
     capture = commands.add_parser("capture", help="run a model and keep every tensor")
     capture.add_argument("model", help=MODEL_HELP)
@@ -150,6 +154,7 @@ def _input_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
     g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
     g.add_argument("--timeout", type=_positive, help="seconds a runtime may take for one request")
+    g.add_argument("--trust", action="store_true", help=TRUST_HELP)
     i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
     i.add_argument("--resize", type=_two, metavar="H,W", help="to this size (the model's own)")
     i.add_argument("--keep-aspect-ratio", action="store_true", help="fit it inside, and pad around it")
@@ -297,6 +302,7 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "shapes": args.shape,
         "allow_nonfinite": args.allow_nonfinite,
         "timeout": args.timeout,
+        "trust": args.trust,
         "image": ImageOptions(
             resize=args.resize,
             keep_aspect_ratio=args.keep_aspect_ratio,
@@ -382,7 +388,7 @@ def _judge(args: argparse.Namespace) -> int:
 def _layers(args: argparse.Namespace) -> int:
     import aligndbg
 
-    aligndbg.print_layers(args.model, timeout=args.timeout)
+    aligndbg.print_layers(args.model, timeout=args.timeout, trust=args.trust)
     return 0
 
 

@@ -195,6 +195,8 @@ def _fault(
         isolated_unit="lsb" if lsb else "rel_l2",
         region_reference=region(left, r, set(paired_r)) if r else Region(),
         region_candidate=region(right, c, set(paired_c)) if c else Region(),
+        reference_scope=nodes_r[r].scope if r in nodes_r else "",
+        candidate_scope=nodes_c[c].scope if c in nodes_c else "",
     )
 
 

@@ -41,7 +41,7 @@ def grid_feeds(
             continue  # both sides hold integers: they were fed alike already
         if r in out and info is not None and info.quant is not None:
             real = layout.to_reference(info.quant.dequantize(candidate_feeds[c]))
-            out[r] = np.ascontiguousarray(real.astype(out[r].dtype))
+            out[r] = np.asarray(real.astype(out[r].dtype), order="C")
     return out
 
 
@@ -171,7 +171,7 @@ def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Arr
         zero = np.zeros_like(scale)
     chosen = Quant(scale.reshape(-1), zero.reshape(-1).astype(np.int64), None if per_tensor else quant.axis)
     rounded = chosen.dequantize(chosen.quantize(moved, dtype))
-    return np.ascontiguousarray(layout.to_reference(rounded).astype(value.dtype))
+    return np.asarray(layout.to_reference(rounded).astype(value.dtype), order="C")
 
 
 def _nonzero(scale: Array) -> Array:

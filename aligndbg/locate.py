@@ -71,7 +71,7 @@ class Standing:
     """What tells which pairs are in doubt: own metrics of all of them, those over tolerance, what was not overridden.
 
     `refused` says why, `aside` are the user's pairs that were set aside. `forward`: the candidate was re-run. `nearer`
-    are over, but far less so than when nothing was overridden.
+    are over, but far less so than when nothing was overridden, `farther` more so.
     """
 
     own: Mapping[str, Metrics]
@@ -80,13 +80,14 @@ class Standing:
     aside: frozenset[str]
     forward: bool
     nearer: frozenset[str]
+    farther: frozenset[str]
 
 
 def stand(graph: Graph, pairs: Sequence[Pair], s: Standing) -> tuple[dict[str, str], dict[str, str]]:
     """Pairs whose own error cannot be known, and pairs that nothing confirms, each with the reason."""
     shadowed = _shadowed(graph, pairs, s.over, s.refused, s.forward)
     own = {r: m for r, m in s.own.items() if r not in shadowed}
-    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s.forward, s.aside, s.nearer)
+    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s)
 
 
 def isolate(
@@ -116,8 +117,8 @@ def isolate(
         }
         judge.inner = inner_roundings(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
         own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
-        nearer = frozenset(p.reference for p in matching.pairs if p.reference in over and _comes_nearer(judge, own, p))
-        standing = Standing(own, over, refused, aside, forward, nearer)
+        nearer, farther = _moved(judge, own, [p for p in matching.pairs if p.reference in over])
+        standing = Standing(own, over, refused, aside, forward, nearer, farther)
         shadowed, unconfirmed = stand(graph, matching.pairs, standing)
         own, over = {r: m for r, m in own.items() if r not in shadowed}, over - shadowed.keys()
         refuted = _refuted(graph, matching.pairs, unconfirmed, forward, aside)
@@ -224,7 +225,7 @@ def _overrides(
         moved = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
         grid, dtype = target.quant(name), target.values[name].dtype
         stored = grid.quantize(moved, dtype) if grid is not None else moved.astype(dtype, copy=False)
-        out[name] = np.ascontiguousarray(stored)
+        out[name] = np.asarray(stored, order="C")  # ascontiguousarray makes a scalar one-dimensional
     return out
 
 
@@ -249,34 +250,38 @@ def _unconfirmed(
     pairs: Iterable[Pair],
     own: Mapping[str, Metrics],
     over: frozenset[str],
-    forward: bool,
-    aside: frozenset[str],
-    nearer: frozenset[str],
+    s: Standing,
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
     # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
-    by_name = {_rerun_name(p, forward): p for p in pairs if p.reference not in aside}
+    by_name = {_rerun_name(p, s.forward): p for p in pairs if p.reference not in s.aside}
     consumers = graph.consumers()
-    out = dict.fromkeys(aside, "given by --map, and what is computed from it disagrees")
+    out = dict.fromkeys(s.aside, "given by --map, and what is computed from it disagrees")
     for name, p in by_name.items():
         if p.reference not in over:
             continue  # values that agree by chance (x - y for y - x twice over) come out here too
-        metrics = own[p.reference]
-        if p.provisional and (p.confidence >= EVIDENT or _spread_error(metrics) <= NEAR):
-            continue
         below = next_pairs(consumers, by_name, name)
-        if any(d.reference in own and (d.reference not in over or d.reference in nearer) for d in below):
+        if p.provisional and (_spread_error(own[p.reference]) <= NEAR or not below):
+            continue  # where nothing is computed from it, nothing could confirm it, nor be poisoned by it
+        if p.confidence == EVIDENT and not any(d.reference in s.farther for d in below):
             continue
-        if not below and p.provisional:
-            continue  # nothing is computed from it: there is nothing that could confirm it, nor be poisoned by it
+        if any(d.reference in own and (d.reference not in over or d.reference in s.nearer) for d in below):
+            continue
         out[p.reference] = "nothing computed from it comes out right once it is overridden"
     return out
 
 
-def _comes_nearer(judge: Judge, own: Mapping[str, Metrics], pair: Pair) -> bool:
-    """Whether a pair over tolerance is near, and far nearer than before what it is computed from was corrected."""
-    error = _spread_error(own[pair.reference])
-    return error <= NEAR and error <= 0.5 * _spread_error(judge.metrics(pair))
+def _moved(judge: Judge, own: Mapping[str, Metrics], pairs: Iterable[Pair]) -> tuple[frozenset[str], frozenset[str]]:
+    """Of pairs over tolerance: those near, and by half nearer than before what comes before them was corrected; and
+    those that are farther off than before."""
+    nearer, farther = set(), set()
+    for p in pairs:
+        error, before = _spread_error(own[p.reference]), _spread_error(judge.metrics(p))
+        if error <= NEAR and error <= 0.5 * before:
+            nearer.add(p.reference)
+        if error > 1.5 * before:
+            farther.add(p.reference)
+    return frozenset(nearer), frozenset(farther)
 
 
 def _spread_error(m: Metrics) -> float:

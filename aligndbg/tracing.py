@@ -46,6 +46,9 @@ def capture(
     if feeds is None:
         raise FeedError("a model that is run needs feeds", context=backend.info.path)
     feeds = _own(feeds)
+    if backend.graph().by_feeds:
+        for _ in backend.run(feeds, ()):
+            pass
     graph = backend.graph()
     wanted = tuple(dict.fromkeys(_everything(graph) if fetch is None else fetch))
     values = Store(max_memory) if store is None else store

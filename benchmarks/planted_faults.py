@@ -9,6 +9,7 @@ See README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -40,6 +41,11 @@ def trials(bench: Bench, pairs: Sequence[PairOfModels], args: argparse.Namespace
         if args.trial is not None and seed != args.trial:
             continue
         sides = ["candidate"] if pair.int8 else ["reference", "candidate"] if args.side == "both" else [args.side]
+        # A torch program is the side that is left as it is.
+        fixed = {s for s in ("reference", "candidate") if getattr(pair, s).endswith(".pt2")}
+        sides = [s for s in sides if s not in fixed]
+        if not sides:
+            continue
         side = sides[np.random.default_rng(seed).integers(len(sides))]
         try:
             yield bench.trial(pair, side, args.faults, args.kinds, seed)
@@ -125,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = SHARED if args.shared else BUNDLED
     pairs = [p for p in known if p.int8 == args.int8 and args.only in str(p)]
     pairs = [p for p in pairs if (args.pairs / p.reference).exists() and (args.pairs / p.candidate).exists()]
+    if importlib.util.find_spec("torch") is None:
+        pairs = [p for p in pairs if ".pt2" not in str(p)]
     if not pairs:
         print(f"no pair of models in {args.pairs}", file=sys.stderr)
         return 2

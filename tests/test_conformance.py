@@ -190,6 +190,65 @@ class TestTrtOnAFake(Shared):
         return onnx_feeds()
 
 
+TORCH_KINDS = ("module", "half", "in_place", "exported", "script", "factory")
+
+
+def torch_model(kind: str, folder: Path) -> Any:
+    """A live module, or what a user would write for a file."""
+    import torch
+
+    from torch_networks import Tricky, small
+
+    if kind == "in_place":
+        return Tricky()
+    if kind == "exported":
+        torch.export.save(torch.export.export(small(), (torch.zeros(1, 3, 8, 8),)), folder / "m.pt2")
+        return str(folder / "m.pt2")
+    if kind == "script":
+        torch.jit.save(torch.jit.trace(small(), torch.zeros(1, 3, 8, 8)), str(folder / "m.pt"))
+        return str(folder / "m.pt")
+    if kind == "factory":
+        import torch_networks
+
+        return f"torch:{torch_networks.__file__}:small"
+    return small().half() if kind == "half" else small()
+
+
+def torch_feeds(kind: str) -> Feeds:
+    rng = np.random.default_rng(5)
+    if kind == "in_place":
+        return {
+            "x": rng.standard_normal((2, 4, 6)).astype(np.float32),
+            "scale": rng.uniform(0.5, 2, 6).astype(np.float32),
+        }
+    return {"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float16 if kind == "half" else np.float32)}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", TORCH_KINDS, scope="class")
+class TestTorch(Shared):
+    """The graph is known once the model has run."""
+
+    max_overrides = 8
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, tmp_path_factory: pytest.TempPathFactory, kind: str) -> Callable[[], Backend]:
+        pytest.importorskip("torch")
+        model = torch_model(kind, tmp_path_factory.mktemp("torch"))
+
+        def opened() -> Backend:
+            backend = open_model(model, in_process=kind != "factory", defaults={"threads": "1"})
+            assert list(backend.run(torch_feeds(kind), ())) == []
+            return backend
+
+        return opened
+
+    @pytest.fixture
+    def feeds(self, kind: str) -> Feeds:
+        return torch_feeds(kind)
+
+
 def test_every_registered_backend_is_tested_here() -> None:
     tested = {
         name.removeprefix("Test").removesuffix("OnAFake").lower() for name in globals() if name.startswith("Test")

@@ -164,9 +164,9 @@ def test_the_longest_suffix_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         chosen.append(entry.name)
 
     monkeypatch.setattr(_open, "_check_options", choose)
-    monkeypatch.setitem(REGISTRY, "short", Entry("short", REGISTRY["onnx"].target, (".pt",)))
-    monkeypatch.setitem(REGISTRY, "long", Entry("long", REGISTRY["onnx"].target, (".script.pt",)))
-    for name in ("a.pt", "a.script.pt"):
+    monkeypatch.setitem(REGISTRY, "short", Entry("short", REGISTRY["onnx"].target, (".model",)))
+    monkeypatch.setitem(REGISTRY, "long", Entry("long", REGISTRY["onnx"].target, (".big.model",)))
+    for name in ("a.model", "a.big.model"):
         Path("relu.onnx").rename(name)
         opened(name)
         Path(name).rename("relu.onnx")

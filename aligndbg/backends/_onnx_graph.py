@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ NOT_TENSORS = {"string", "sequence", "optional", "map", "sparse", "opaque"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 BLOCKED = "in ONNX Runtime's blocked NCHWc layout, which graph_optimization=extended does without"
 NCHWC = "com.microsoft.nchwc"
-SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES, STACK = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.stack_trace"
 # op -> positions of (tensor, scale, zero point, default axis) among its inputs
 QUANTIZED_INPUTS = {
     "DequantizeLinear": [(0, 1, 2, 1)],
@@ -117,8 +118,19 @@ def _attribute(item: onnx.AttributeProto) -> Any:
 
 
 def _scope(node: onnx.NodeProto) -> str:
-    """The module path that torch's exporter leaves: a list literal, outermost first, the op's own name last."""
-    text = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
+    """The module path that torch's exporter leaves, with the source line: `layer1.0 (net.py:12)`.
+
+    The path is a list literal, outermost first, the op's own name last; the line comes from a traceback.
+    """
+    kept = {item.key: item.value for item in node.metadata_props if item.key in (SCOPES, STACK)}
+    module = _module(kept.get(SCOPES, ""))
+    frames = re.findall(r'File "([^"]+)", line (\d+)', kept.get(STACK, ""))
+    own = [frame for frame in frames if "/torch/nn/" not in frame[0]]
+    line = f"{own[-1][0].rpartition('/')[2]}:{own[-1][1]}" if own else ""
+    return f"{module} ({line})" if module and line else module or line
+
+
+def _module(text: str) -> str:
     try:
         scopes = ast.literal_eval(text) if text else []
     except (ValueError, SyntaxError):

@@ -11,7 +11,7 @@ import numpy as np
 from aligndbg._errors import UnsupportedError
 from aligndbg._types import Array, Graph, Node, TensorInfo
 from aligndbg.backends._tflite_model import READABLE, Op, TfliteModel
-from aligndbg.backends._tflite_ops import canonical
+from aligndbg.backends._tflite_ops import canonical, module_path
 
 __all__ = ["Analysis"]
 
@@ -183,6 +183,7 @@ class Analysis:
             inputs=tuple(keys[i] if i >= 0 else "" for i in op.inputs),
             outputs=tuple(keys[i] for i in op.outputs),
             attributes=op.attributes,
+            scope=module_path(next((keys[i] for i in op.outputs if i >= 0), "")),
             canonical=op.word if op.custom else canonical(op.word),
         )
 

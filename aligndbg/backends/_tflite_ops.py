@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["attributes", "canonical", "enum_names"]
+__all__ = ["attributes", "canonical", "enum_names", "module_path"]
 
 # Only words whose CamelCase is not already the ONNX name.
 _CANONICAL = {
@@ -93,6 +93,7 @@ _ACTIVATIONS = {
     "SIGN_BIT": "SignBit",
 }
 
+_LEVEL = re.compile(r"(?:\w+\.)+[A-Za-z][^\W_]*_(\w+)")  # torch.nn.modules.conv.Conv2d_0
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # dilationHFactor: dilation_h_factor
 
 _ENUM_FIELDS = {
@@ -119,6 +120,19 @@ _ENUM_FIELDS = {
 def canonical(word: str) -> str:
     """The ONNX word for a builtin's name; CamelCase of it where ONNX has none."""
     return _CANONICAL.get(word) or "".join(part.capitalize() for part in word.split("_"))
+
+
+def module_path(name: str) -> str:
+    """The torch module that litert-torch keeps in a tensor's name, or "".
+
+    `net.Net/torch.nn.modules.container.Sequential_d1/torch.nn.modules.conv.Conv2d_0;;...` -> `d1.0`: the class of the
+    network, then for each level the class and the attribute; of operators that were fused, the last comes first.
+    """
+    root, *levels = name.split(";")[0].split("/")
+    found = [_LEVEL.fullmatch(level) for level in levels]
+    if "." not in root or not found or not all(found):
+        return ""
+    return ".".join(level[1] for level in found if level)
 
 
 def enum_names(schema: Any, name: str) -> dict[int, str]:

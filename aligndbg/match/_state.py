@@ -199,6 +199,11 @@ class State:
             return None
         return open_r[0], open_c[0]
 
+    def read_by(self, side: Side, name: str) -> set[str]:
+        """The tensors from which one operator computes `name`, moves before and after it looked through."""
+        node = side.producer.get(self._computed(side, name))
+        return {self._computed(side, i) for i in side.data_inputs(node)} if node is not None else set()
+
     def _computed(self, side: Side, name: str) -> str:
         """The tensor that `name` is a moved copy of: a paired one, or the first that is computed."""
         while not self.link_of(side, name):

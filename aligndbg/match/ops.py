@@ -79,12 +79,14 @@ _WRITTEN_OUT = frozenset(
     frozenset(p)
     for p in (
         ("HardSwish", "Mul"),
+        ("Swish", "Mul"),
         ("Gelu", "Mul"),
         ("LayerNormalization", "Add"),
         ("InstanceNormalization", "Add"),
         ("InstanceNormalization", "Mul"),
         ("GroupNormalization", "Add"),
         ("Softmax", "Div"),
+        ("Attention", "MatMul"),
         ("LSTM", "Mul"),  # the hidden state
         ("LSTM", "Add"),  # the cell state
         ("GRU", "Add"),

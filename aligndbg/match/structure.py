@@ -257,18 +257,16 @@ def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], 
 def match_outputs(state: State) -> None:
     """Pair the models' outputs that are left: they must be compared even where nothing before them could be.
 
-    Where each side has as many outputs left, one that agrees with a tensor inside the other model counts as left: an
-    operator is missing there, or one too many.
+    Where each side has as many outputs left, one that agrees with the input of the other model's last operator counts
+    as left: that operator is missing here.
     """
     ours, theirs = _open_outputs(state, state.reference), _open_outputs(state, state.candidate)
-    if len(ours) != len(theirs):
-        ours = [o for o in ours if o not in state.links]
-        theirs = [o for o in theirs if o not in state.by_candidate]
+    even = len(ours) == len(theirs)
     options: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
     for r in ours:
         for c in theirs:
             fits = state.fits(r, c)
-            if fits:
+            if fits and (even or (r not in state.links and c not in state.by_candidate)) and _one_step(state, r, c):
                 options[(r, c)] = (2.0 * (r == c) + similarity(r, c) - min(fits[0].error, 10.0), fits)
     while options:
         (r, c), (_, fits) = max(options.items(), key=lambda item: item[1][0])
@@ -280,6 +278,15 @@ def match_outputs(state: State) -> None:
                 state.drop(link)
         state.add(Link(r, c, fit.layout, "output", fit.error, why))
         options = {k: v for k, v in options.items() if k[0] != r and k[1] != c}
+
+
+def _one_step(state: State, r: str, c: str) -> bool:
+    """Whether each of two outputs is free, or agrees with what the other one is computed from by one operator."""
+    inner_r = state.by_candidate[c].reference if c in state.by_candidate else None
+    inner_c = state.links[r].candidate if r in state.links else None
+    return (inner_r is None or inner_r in state.read_by(state.reference, r)) and (
+        inner_c is None or inner_c in state.read_by(state.candidate, c)
+    )
 
 
 def _open_outputs(state: State, side: Side) -> list[str]:

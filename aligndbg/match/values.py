@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
         fits = state.fits(r, c) if state.ends_alike(r, c) else []
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
-    state.orders = _orders(near)
+    state.orders = _orders(near, [link for link in state.links.values() if link.method == "value"])
     near = {
         r: kept for r, found in near.items() if (kept := [f for f in found if not state.orders.odd(f[2][0].layout)])
     }
@@ -112,9 +112,9 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     return {r: [c for _, c, _ in found] for r, found in equals.items()}
 
 
-def _orders(near: _Near) -> Orders:
+def _orders(near: _Near, paired: Iterable[Link]) -> Orders:
     """How the tensors that have an equal are laid out, where their values tell it."""
-    usual: Counter[tuple[int, ...]] = Counter()
+    usual = Counter(order_of(link.layout) for link in paired if not link.layout.alternatives)
     despite: Counter[tuple[int, ...]] = Counter()
     for found in near.values():
         told = [f[0].layout for _, _, f in found if len(f) == 1 or f[1].error > TIE * max(f[0].error, NOISE)]

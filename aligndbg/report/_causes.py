@@ -1,4 +1,4 @@
-"""What every report says of a cause: the sentence, what to change, where it is, the attributes that differ."""
+"""What every report says of a cause: the sentence, what to change, the attributes that differ."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Told:
     """A cause in words, control characters shown.
 
     `error` is what the correction makes of the error, (before, after, their unit), None where nothing was corrected.
-    `attributes` holds (operator.attribute, reference's, candidate's) of those that differ; `modules` (side, scopes);
-    `tried` (hypothesis, the error it left) where nothing explains it.
+    `attributes` holds (operator.attribute, reference's, candidate's) of those that differ, `tried`
+    (hypothesis, the error it left) where nothing explains it.
     """
 
     kind: str
@@ -32,7 +32,6 @@ class Told:
     change: str
     error: tuple[float, float, str] | None
     attributes: tuple[tuple[str, str, str], ...]
-    modules: tuple[tuple[str, str], ...]
     tried: tuple[tuple[str, str], ...]
 
     @property
@@ -50,7 +49,6 @@ def told(cause: Cause) -> Told:
         change=clean(details.get("change", "")),
         error=(cause.before, cause.after, unit) if known else None,  # type: ignore[arg-type]
         attributes=tuple(_attributes(details.get("attributes", ()))),
-        modules=tuple(_modules(details.get("where", {}))),
         tried=()
         if cause.kind != "unexplained"
         else tuple((clean(t["hypothesis"]), number(t["best_error"])) for t in details.get("tried", ())),
@@ -71,10 +69,3 @@ def _attributes(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, s
     for row in [row for row in rows if not row["same"]][:MOST_ATTRIBUTES]:
         ours, theirs = (clean(str(row[side]), LONGEST) for side in ("reference", "candidate"))
         yield clean(f"{row['op']}.{row['attribute']}"), ours, theirs
-
-
-def _modules(where: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    for side, place in where.items():
-        scopes = dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"])
-        if scopes:
-            yield side, clean(", ".join(scopes))

@@ -72,8 +72,11 @@ def _fault(k: int, fault: Fault) -> Iterable[str]:
     ops = f"{_plain(fault.reference_op or '-')} against {_plain(fault.candidate_op or '-')}"
     yield f"**Fault {k}**: {ops}, own error {number(fault.isolated_error)} {unit}"
     yield ""
-    yield f"- reference {_code(fault.reference or '-')}"
-    yield f"- candidate {_code(fault.candidate or '-')}"
+    for side, name, scope in (
+        ("reference", fault.reference, fault.reference_scope),
+        ("candidate", fault.candidate, fault.candidate_scope),
+    ):
+        yield f"- {side} {_code(name or '-')}" + (f" in {_code(scope)}" if scope else "")
     if fault.cause is not None:
         yield from _cause(fault.cause)
 

@@ -152,6 +152,8 @@ def _fault(fault: Fault) -> dict[str, Any]:
         "candidate": fault.candidate,
         "reference_op": fault.reference_op,
         "candidate_op": fault.candidate_op,
+        "reference_scope": fault.reference_scope,
+        "candidate_scope": fault.candidate_scope,
         "isolated_error": fault.isolated_error,
         "isolated_unit": fault.isolated_unit,
         "region": {"reference": _region(fault.region_reference), "candidate": _region(fault.region_candidate)},

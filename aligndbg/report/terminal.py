@@ -145,14 +145,16 @@ def _render_faults(diff: Diff, console: Console) -> None:
         line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
         if fault.cause is not None:
             _render_cause(fault.cause, console)
-        for label, name, region in (
-            ("reference", fault.reference, fault.region_reference),
-            ("candidate", fault.candidate, fault.region_candidate),
+        for label, name, region, scope in (
+            ("reference", fault.reference, fault.region_reference, fault.reference_scope),
+            ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
         ):
             line((f"  {label}  {clean(name or '-', room)}", ""))
             if region.nodes:
                 more = f", … ({len(region.nodes)})" if len(region.nodes) > 4 else ""
                 line(("             " + clean(", ".join(region.nodes[:4]) + more, room), "dim"))
+            if scope:
+                line((f"             in {clean(scope, room)}", ""))
     if diff.truncated:
         line(("more faults may follow: the search stopped at --max-faults", "yellow"))
 
@@ -164,8 +166,6 @@ def _render_cause(cause: Cause, console: Console, head: tuple[str, str] = ("  ",
     line(head, (f"{said.kind}: ", "bold" if said.is_known else "dim"), (said.summary, ""))
     if said.change:
         line(("  to change: ", "dim"), (said.change, ""))
-    for side, scopes in said.modules:
-        line((f"  {side}'s module: {clean(scopes, 70)}", "dim"))
     for name, ours, theirs in said.attributes:
         line((f"  {name}: {ours} against {theirs}", "dim"))
 

@@ -91,6 +91,10 @@ def open_plantable(path: Path) -> Plantable:
         from plants.onnx_plants import OnnxFile
 
         return OnnxFile.open(path)
+    if path.suffix == ".pt2":
+        from plants.torch_file import TorchFile
+
+        return TorchFile(path)
     from plants.tflite_plants import TfliteFile
 
     return TfliteFile.open(path)

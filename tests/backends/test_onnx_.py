@@ -143,6 +143,16 @@ def test_scope_is_the_module_path(tmp_path: Path, text: str, scope: str) -> None
     assert opened(save(tmp_path, [node], [value("x")], [value("y")])).graph().nodes[0].scope == scope
 
 
+def test_scope_has_the_line_that_is_not_torchs_own(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'act', 'relu']")
+    frames = ("/home/me/net.py", 12), ("/lib/torch/nn/modules/activation.py", 143)
+    trace = "\n".join(f'File "{file}", line {line}, in forward\n    return x' for file, line in frames)
+    node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=trace)
+    scope = opened(save(tmp_path, [node], [value("x")], [value("y")])).graph().nodes[0].scope
+    assert scope == "act (net.py:12)"
+
+
 def test_unsorted_nodes_come_in_execution_order(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Neg", ["x"], ["a"])]
     backend = opened(save(tmp_path, nodes, [value("x", shape=[2])], [value("y")]))

@@ -11,6 +11,7 @@ from tflite_builder import Builder, quantization, schema
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError
 from aligndbg._types import Backend
+from aligndbg.backends._tflite_ops import module_path
 from aligndbg.backends.tflite_ import TfliteBackend
 
 S = schema
@@ -726,3 +727,18 @@ def test_values_equal_those_of_preserve_all_tensors(tmp_path: Path) -> None:
     got = dict(backend.run({"x": x}, ["y", "z"]))
     np.testing.assert_array_equal(got["y"], interpreter.get_tensor(3))
     np.testing.assert_array_equal(got["z"], interpreter.get_tensor(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("net.Net/torch.nn.modules.container.Sequential_d1/torch.nn.modules.activation.ReLU_2;;net.Net/x;1", "d1.2"),
+        ("net.Net/net.Block_a_b/torch.nn.modules.conv.Conv2d_conv;", "a_b.conv"),
+        ("net/relu/Relu;net/bn/FusedBatchNormV3", ""),
+        ("StatefulPartitionedCall:0", ""),
+        ("a.b", ""),
+        ("", ""),
+    ],
+)
+def test_module_path_in_the_names_of_litert_torch(name: str, path: str) -> None:
+    assert module_path(name) == path

@@ -623,3 +623,26 @@ def test_ops_keep_their_runtimes_own_words() -> None:
     )
     found = pair_up(reference, candidate)
     assert names(found) == {"y": "y2"}
+
+
+def test_a_diverged_swish_pairs_with_the_product_it_is_written_out_as() -> None:
+    """Where the convolution before it is wrong, only the place and the operators are left to pair by."""
+
+    def sigmoid(x: Array) -> Array:
+        return 1 / (1 + np.exp(-x))
+
+    wrong = KERNEL["a"] + KERNEL["b"]
+    found = pair_up(
+        first(
+            op("Conv", conv(KERNEL["a"], 1), "x", "c"),
+            op("Swish", lambda c: c * sigmoid(c), "c", "s"),
+            op("Conv", conv(SQUARE["b"], 1), "s", "y"),
+        ),
+        last(
+            op("Conv", conv(wrong, 3), "x", "c2"),
+            op("Sigmoid", sigmoid, "c2", "gate2"),
+            op("Mul", np.multiply, "c2 gate2", "s2"),
+            op("Conv", conv(SQUARE["b"], 3), "s2", "y2"),
+        ),
+    )
+    assert names(found) == {"c": "c2", "s": "s2", "y": "y2"}

@@ -36,9 +36,9 @@ def test_causes_are_told(diverged: Diff) -> None:
     rows = [{"op": "Conv", "attribute": "pads", "reference": [0, 1], "candidate": [1, 0], "same": False}]
     cause = Cause("padding", "it pads (1,0)", 0.5, 0.0, {"change": "pad by (0,1)", "attributes": rows})
     whole = Cause("flip", "a mirrored image")
-    text = html.unescape(
-        replace(diverged, faults=(replace(diverged.faults[0], cause=cause),), causes=(whole,)).to_markdown()
-    )
+    fault = replace(diverged.faults[0], cause=cause, reference_scope="net.stem (nets.py:7)")
+    text = html.unescape(replace(diverged, faults=(fault,), causes=(whole,)).to_markdown())
+    assert "- reference <code>shifted</code> in <code>net.stem (nets.py:7)</code>\n" in text
     assert text.index("- **flip**: a mirrored image") < text.index("**Fault 1**")
     assert (
         text.index("**Fault 1**") < text.index("- **padding**: it pads (1,0)") < text.index("to change: pad by (0,1)")
