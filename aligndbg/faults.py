@@ -19,6 +19,7 @@ __all__ = ["MOVING", "make_faults", "next_pairs", "region"]
 # Ops that round nothing by themselves.
 MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}
 ACTIVATIONS = FAMILIES[1]
+ELEMENTWISE = ACTIVATIONS | FAMILIES[2] | {"Erf", "Pow", "Exp", "Neg"}
 Sides = tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]]
 
 
@@ -118,7 +119,7 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
     tails = [[n.tail for n in ns] for ns in nodes]
     lone = [
-        (k, n)
+        (k, n.inputs[0], n.outputs[0], n)
         for k in (0, 1)
         for n in nodes[k]
         if n.tail in ACTIVATIONS
@@ -127,16 +128,19 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
         and n.inputs
         and n.inputs[0] in sides[k][1]
     ]
-    if len(lone) != 1:
-        return None
-    k, node = lone[0]
-    if not _alike(_computing(nodes[k], sides[k][0], node), _computing(nodes[1 - k], sides[1 - k][0])):
-        return None  # the regions differ in more than this
-    before = sides[k][1][node.inputs[0]]
+    found = [
+        (k, x, y)
+        for k, x, y, n in lone
+        if _alike(_computing(nodes[k], sides[k][0], n), _computing(nodes[1 - k], sides[1 - k][0]))
+    ] or [place for k in (0, 1) for place in _written_out(k, nodes, sides)]
+    if len(found) != 1:
+        return None  # the regions differ in more than this, or there is a choice
+    k, given, made = found[0]
+    before = sides[k][1][given]
     where = [before.reference, before.candidate]
-    where[k] = node.outputs[0]
+    where[k] = made
     r, c = where
-    found = [region(graph, name, set(paired)) for (graph, paired), name in zip(sides, where, strict=True)]
+    held = [region(graph, name, set(paired)) for (graph, paired), name in zip(sides, where, strict=True)]
     producers = [graph.producers() for graph, _ in sides]
     return replace(
         fault,
@@ -144,9 +148,36 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
         candidate=c,
         reference_op=producers[0][r].op_type if r in producers[0] else "",
         candidate_op=producers[1][c].op_type if c in producers[1] else "",
-        region_reference=found[0],
-        region_candidate=found[1],
+        region_reference=held[0],
+        region_candidate=held[1],
     )
+
+
+def _written_out(k: int, nodes: Sequence[Sequence[Node]], sides: Sides) -> list[tuple[int, str, str]]:
+    """An activation that side `k` of a region has more, as several elementwise ops: (k, its input, its output)."""
+    graph, paired = sides[k]
+    inside = {o: n for n in nodes[k] for o in n.outputs}
+    others = _computing(nodes[1 - k], sides[1 - k][0])
+    for n in nodes[k][:-1]:
+        group: dict[str, Node] = {}
+        borders: set[str] = set()
+        stack = [n.outputs[0]]
+        while stack:
+            name = stack.pop()
+            if name in paired or name not in inside:
+                borders.add(name)
+                continue
+            node = inside[name]
+            if node.name not in group:
+                group[node.name] = node
+                stack += [i for i in node.inputs if i and i not in graph.constants]
+        if len(borders) != 1 or len(group) < 2 or not all(m.tail in ELEMENTWISE for m in group.values()):
+            continue
+        if not any(m.tail in ACTIVATIONS | {"Erf"} for m in group.values()) or not borders <= paired.keys():
+            continue
+        if _alike(_computing([m for m in nodes[k] if m.name not in group], graph), others):
+            return [(k, borders.pop(), n.outputs[0])]
+    return []
 
 
 def _alike(left: Counter[str], right: Counter[str]) -> bool:

@@ -202,8 +202,12 @@ def judge(
                 match = "fused"
             elif node in nodes:
                 match = "region" if len(nodes) <= FEW_NODES else "wide"
+            elif absent in regions[1 - column]:
+                # An operator that was taken out is only on the other side: there the region tells where.
+                removed = p.site.kind == "missing_activation" and len(regions[1 - column]) <= FEW_NODES
+                match = "region" if removed else "absent"
             else:
-                match = "absent" if absent in regions[1 - column] else "missed"
+                match = "missed"
             if HOW.index(match) < HOW.index(how):
                 how, where = match, f"{_text(fault)}, " + " : ".join("+".join(r) for r in regions)
                 cause = fault.cause
