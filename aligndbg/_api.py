@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aligndbg._capturing import Clock, Progress
 from aligndbg._capturing import capture as run_capture
+from aligndbg._dataset import list_samples, rows_of
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import InputOptions, feeds_for
-from aligndbg._open import open_model
-from aligndbg._samples import merge_samples
+from aligndbg._open import open_model, opened_in
+from aligndbg._sampling import Job, run_here, run_on_dask, run_on_workers
 from aligndbg._session import Settings, diff_once, one_blas_thread
-from aligndbg._types import Backend, Trace
+from aligndbg._types import Trace
 from aligndbg.feeds import ImageOptions
 from aligndbg.metrics import Tolerance, ToleranceRules
 from aligndbg.store import Store, write_trace
 
 __all__ = ["capture", "check_limits", "diff", "doctor", "layers", "open_model", "print_layers"]
-
-MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 
 
 def diff(
@@ -52,7 +50,10 @@ def diff(
     checks: bool = True,
     isolate: bool = True,
     max_faults: int = 20,
-    samples: int = 1,
+    samples: int | None = None,
+    dataset: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
     repro: str | Path | None = None,
     details: bool = True,
     timeout: float | None = None,
@@ -64,44 +65,52 @@ def diff(
     `reference` and `candidate` are paths, `backend:target` strings, open backends or live torch modules. `inputs` are
     the reference's: a dict of arrays by name, arrays in order, one array, file specs as `--input` takes them, or None
     for seeded random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come
-    from the noise floor of the dtypes. `samples` compares on that many seeded inputs (seed, seed + 1, ...) and reports
-    the worst of each layer. `repro` is a folder for the operators of the first faults, cut out of both models, with a
-    script that runs them. `details` keeps a picture of each pair (a few KB: histograms, where it differs) for `to_html`
-    and `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    from the noise floor of the dtypes. `repro` is a folder for the operators of the first faults, cut out of both
+    models, with a script that runs them. `details` keeps a picture of each pair (a few KB: histograms, where it
+    differs) for `to_html` and `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is
+    over it spills to disk.
     `trust` lets a model file run the code pickled in it. `progress` is True for bars on stderr where that is a
-    terminal, or a function called with (stage, steps done, steps in all or None).
+    terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a hard limit: seconds
+    that each model's runtime may take in all, for one sample (a live object runs here, without a limit).
+
+    `samples` compares on that many seeded inputs (seed, seed + 1, ...), `dataset` on the files of a folder or the rows
+    of an .npz (the first `samples`); the result is the worst of each layer, with statistics. `workers` processes share
+    them, or the cluster of a Dask `scheduler` ("tcp://host:8786"); open backends and live modules cannot be sent there.
 
     Raises AligndbgError (see `aligndbg._errors`) for anything the user can mend.
     """
     limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
     check_limits(limits, min_coverage)
-    _check_counts(max_faults, samples, max_memory)
+    _check_counts({"max_faults": max_faults, "samples": samples, "workers": workers}, max_memory)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
     options = InputOptions(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
-    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory)
-    settings = replace(settings, repro=None if repro is None else Path(repro), details=details)
+    folder = None if repro is None else Path(repro)
+    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, folder, details)
     with ExitStack() as stack, one_blas_thread():
-        clock = Clock(_shown(progress, stack))
-        asked = _defaults(seed, trust, inputs)
-        ref = _opened(reference, timeout, stack, asked)
-        if candidate_inputs is not None:
-            asked = _defaults(seed, trust, candidate_inputs)
-        elif "inputs" in asked:
-            asked["inputs"] = f"?{asked['inputs']}"
-        cand = _opened(candidate, timeout, stack, asked)
-        if samples == 1:
-            return diff_once(ref, cand, options, settings, clock)
-        if inputs is not None:
-            raise UsageError("several samples are seeded random inputs", hint="leave the inputs out, or samples at 1")
-        found = [
-            diff_once(ref, cand, replace(options, seed=seed + k), replace(settings, checks=checks and not k), clock)
-            for k in range(samples)
-        ]
-        return merge_samples(found)
+        shown = _shown(progress, stack)
+        if dataset is None and (samples or 1) == 1 and workers == 1 and scheduler is None:
+            first, second = _both_defaults(seed, trust, inputs, candidate_inputs)
+            ref, cand = opened_in(stack, reference, timeout, first), opened_in(stack, candidate, timeout, second)
+            return diff_once(ref, cand, options, settings, Clock(shown))
+        _check_sharing(inputs, candidate_inputs, workers, scheduler)
+        chosen = list_samples(dataset, samples, seed)
+        said = _both_defaults(seed, trust, rows_of(chosen), None)
+        job = Job((reference, candidate), said, options, settings, timeout)
+        if scheduler is not None:
+            return run_on_dask(job, chosen, scheduler, shown)
+        return run_on_workers(job, chosen, workers, shown) if workers > 1 else run_here(job, chosen, shown)
+
+
+def _check_sharing(inputs: Any, candidate_inputs: Any, workers: int, scheduler: str | None) -> None:
+    if inputs is not None or candidate_inputs is not None:
+        hint = "leave the inputs out, or samples, dataset, workers and scheduler"
+        raise UsageError("samples are random inputs or a dataset, and inputs are given", hint=hint)
+    if workers > 1 and scheduler is not None:
+        raise UsageError("both workers and a scheduler are given", hint="a cluster has workers of its own")
 
 
 def check_limits(limits: Mapping[str, float | None], min_coverage: float | None) -> None:
@@ -113,9 +122,9 @@ def check_limits(limits: Mapping[str, float | None], min_coverage: float | None)
             raise UsageError(f"{name} is {value}", hint="give a number, 0 or more")
 
 
-def _check_counts(max_faults: int, samples: int, max_memory: int | None) -> None:
-    for name, count in (("max_faults", max_faults), ("samples", samples)):
-        if count < 1:
+def _check_counts(counts: Mapping[str, int | None], max_memory: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
             raise UsageError(f"{name} is {count}", hint="give 1 or more")
     if max_memory is not None and max_memory < 0:
         raise UsageError(f"max_memory is {max_memory}", hint="give bytes, 0 or more")
@@ -140,7 +149,7 @@ def capture(
     options = InputOptions(inputs, None, seed, distribution, val_range, shapes, None, image, allow_nonfinite)
     with ExitStack() as stack, one_blas_thread():
         clock = Clock(_shown(progress, stack))
-        backend = _opened(model, timeout, stack, _defaults(seed, trust, inputs))
+        backend = opened_in(stack, model, timeout, _defaults(seed, trust, inputs))
         feeds = feeds_for(backend.graph(), options)[0] if "run" in backend.capabilities else None
         trace = run_capture(backend, feeds, Store(None), clock, "run", prints=False).trace
         if output is not None:
@@ -151,7 +160,7 @@ def capture(
 def layers(model: Any, *, timeout: float | None = None, trust: bool = False) -> Any:
     """The Graph of a model: its nodes in execution order."""
     with ExitStack() as stack:
-        backend = _opened(model, timeout, stack, _defaults(0, trust, None))
+        backend = opened_in(stack, model, timeout, _defaults(0, trust, None))
         graph = backend.graph()
         if graph.by_feeds and not graph.nodes:
             raise UsageError(
@@ -183,6 +192,16 @@ def doctor() -> bool:
     return not any(state.broken for state in states)
 
 
+def _both_defaults(
+    seed: int, trust: bool, inputs: Any, candidate_inputs: Any
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The reference's and the candidate's, which need not have inputs of the same names."""
+    first = _defaults(seed, trust, inputs)
+    if candidate_inputs is not None:
+        return first, _defaults(seed, trust, candidate_inputs)
+    return first, first | ({"inputs": f"?{first['inputs']}"} if "inputs" in first else {})
+
+
 def _defaults(seed: int, trust: bool, inputs: Any) -> dict[str, str]:
     """What a call says of how a model is opened, for the backends that have such options."""
     said = {"seed": str(seed)} | ({"trust": "yes"} if trust else {})
@@ -202,11 +221,3 @@ def _shown(progress: Progress | bool, stack: ExitStack) -> Progress | None:
     if progress is True:
         return stack.enter_context(progress_bars())
     return progress or None
-
-
-def _opened(model: Any, timeout: float | None, stack: ExitStack, defaults: Mapping[str, str]) -> Backend:
-    """Open what is not open yet, and close on exit only what was opened here."""
-    backend = open_model(model, timeout=timeout, defaults=defaults)
-    if backend is not model:
-        stack.callback(backend.close)
-    return backend

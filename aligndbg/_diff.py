@@ -32,6 +32,7 @@ class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `samples` has a row for each of several inputs; the rest is then of the worst one, each pair of its own worst.
     `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
     `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
@@ -53,6 +54,7 @@ class Diff:
     warnings: tuple[str, ...] = ()
     graphs: tuple[Graph, Graph] = (Graph(), Graph())
     basis: Basis | None = None
+    samples: tuple[Mapping[str, Any], ...] = ()
 
     def __bool__(self) -> bool:
         raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ def evaluate(steps: Sequence[Step], values: Mapping[str, Array], fetch: Sequence
     Every value is fed, so that nothing is folded and no weight is copied into a file. Attributes that are texts in
     place of graphs (If, Loop) and operators that ONNX Runtime lacks raise CannotEvaluateError.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it writes into the home folder
     import onnxruntime
 
     read = {i for step in steps for i in step.inputs if i}

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ from aligndbg._registry import REGISTRY, Entry
 from aligndbg._types import Backend
 from aligndbg._worker import WorkerBackend, load_class
 
-__all__ = ["open_model"]
+__all__ = ["absolute", "open_model", "opened_in"]
 
 _PREFIX = re.compile(r"([A-Za-z][\w-]+):(?!//)(.+)", re.DOTALL)  # two letters at least: C:\ is a drive
 
@@ -30,9 +31,9 @@ def open_model(
     """Opens a model: a path, `backend:target`, either with options as a query (`a.onnx?graph_optimization=all`).
 
     A pathlib.Path is always a path; a Backend is returned as it is. Backends that load a file into a runtime run in
-    a child process, where each request may take `timeout` seconds; its errors of opening surface at first use. With
-    `in_process` they run here instead. A live object (an nn.Module, an ExportedProgram) always runs here. `defaults`
-    are options for the backends that know them, where the model's own do not say otherwise.
+    a child process, which may keep the caller waiting `timeout` seconds in all; its errors of opening surface at
+    first use. With `in_process` they run here instead. A live object (an nn.Module, an ExportedProgram) always runs
+    here. `defaults` are options for the backends that know them, where the model's own do not say otherwise.
 
     Raises UsageError for an unknown kind, backend or option, ModelError for a path that is no readable file,
     MissingDependencyError where the backend's package is not installed.
@@ -59,6 +60,30 @@ def open_model(
         backend: Backend = cls(target, options)
         return backend
     return cast(Backend, WorkerBackend(entry, target, options, timeout))
+
+
+def opened_in(stack: ExitStack, model: Any, timeout: float | None, defaults: Mapping[str, str]) -> Backend:
+    """Opens what is not open yet; `stack` closes only what was opened here."""
+    backend = open_model(model, timeout=timeout, defaults=defaults)
+    if backend is not model:
+        stack.callback(backend.close)
+    return backend
+
+
+def absolute(model: str | os.PathLike[str]) -> str:
+    """The same model in the words that name it from any working folder; a file that an option names stays as it is."""
+    text = os.fspath(model)
+    if os.path.exists(text):
+        return os.path.abspath(text)
+    prefixed = _PREFIX.fullmatch(text)
+    at = prefixed.start(2) if prefixed else 0
+    target, mark, query = text[at:].partition("?")
+    file, colon, name = target.rpartition(":")  # nets.py:build
+    if os.path.exists(target):
+        target = os.path.abspath(target)
+    elif os.path.exists(file):
+        target = f"{os.path.abspath(file)}{colon}{name}"
+    return f"{text[:at]}{target}{mark}{query}"
 
 
 def _by_class(model: Any) -> Entry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from aligndbg._types import FLOAT_DTYPES, Array, TensorInfo
 __all__ = ["Range", "random_inputs", "resolve_shapes"]
 
 Range = tuple[float, float]
+
+MOST_ELEMENTS = 1 << 30  # of one input; a file that asks for more is damaged, and its size no reason to exhaust memory
 
 
 def random_inputs(
@@ -114,7 +117,8 @@ def resolve_shapes(
 
     From `shapes`; a symbol they settle holds for the other inputs too; then from `hints`, the other model's inputs,
     where one of the same name, or the only one, fits; then 1 for the first of two or more dimensions, which is added to
-    `notes`. Raises UsageError for a shape that contradicts the model, or a dimension that stays open.
+    `notes`. Raises UsageError for a shape that contradicts the model, or a dimension that stays open,
+    or a negative or absurd one.
     """
     given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     _check_names(given, inputs, "--shape")
@@ -122,10 +126,15 @@ def resolve_shapes(
     for info in inputs:
         if info.name in given:
             _learn(info, given[info.name], symbols)
-    return {
+    resolved = {
         info.name: given.get(info.name) or _complete(info, symbols, _hint(info, inputs, hints), notes)
         for info in inputs
     }
+    for name, shape in resolved.items():
+        if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+            what = "x".join(map(str, shape))
+            raise UsageError(f"the input {name!r} of shape {what} cannot be made", hint="is the model file damaged?")
+    return resolved
 
 
 def _learn(info: TensorInfo, shape: tuple[int, ...], symbols: dict[str, int]) -> None:

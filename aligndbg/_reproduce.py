@@ -29,6 +29,9 @@ _VALUES = (
     "max_memory",
     "timeout",
     "samples",
+    "dataset",
+    "workers",
+    "scheduler",
     "max_faults",
 )
 _REPEATED = {"tolerances": "--tol", "val_range": "--val-range", "shapes": "--shape"}
@@ -94,6 +97,7 @@ def _flags(options: Mapping[str, Any]) -> Iterator[str]:
         ("allow_nonfinite", "--allow-nonfinite", False),
         ("checks", "--no-checks", True),
         ("isolate", "--no-isolate", True),
+        ("trust", "--trust", False),
     ):
         if options.get(name, plain) is not plain:
             yield flag

@@ -77,22 +77,69 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         "constants": sorted(graph.constants),
         "untapped": dict(graph.untapped),
         "opset": graph.opset,
+        "notes": graph.notes,
     }
 
 
-def graph_from_json(data: dict[str, Any]) -> Graph:
-    def node(fields: dict[str, Any]) -> Node:
-        return Node(**{**fields, "inputs": tuple(fields["inputs"]), "outputs": tuple(fields["outputs"])})
-
-    def tensor(name: str, shape: list[Any] | None, dtype: str, quant: dict[str, Any] | None) -> TensorInfo:
-        return TensorInfo(name, None if shape is None else tuple(shape), dtype, Quant(**quant) if quant else None)
-
+def graph_from_json(data: Any) -> Graph:
+    """Raises TypeError, ValueError or LookupError for anything that `graph_to_json` did not write."""
     return Graph(
-        nodes=tuple(node(fields) for fields in data["nodes"]),
-        tensors={fields[0]: tensor(*fields) for fields in data["tensors"]},
-        inputs=tuple(data["inputs"]),
-        outputs=tuple(data["outputs"]),
-        constants=frozenset(data["constants"]),
-        untapped=dict(data["untapped"]),
-        opset=data.get("opset", 0),  # traces of the first versions have none
+        nodes=tuple(_node(**fields) for fields in data["nodes"]),
+        tensors={fields[0]: _tensor(*fields) for fields in data["tensors"]},
+        inputs=texts(data["inputs"]),
+        outputs=texts(data["outputs"]),
+        constants=frozenset(texts(data["constants"])),
+        untapped=text_map(data["untapped"]),
+        opset=_size(data.get("opset", 0)),  # traces of the first versions have neither
+        notes=texts(data.get("notes", [])),
     )
+
+
+def _node(attributes: Any, inputs: Any, outputs: Any, **words: Any) -> Node:
+    if not isinstance(attributes, dict):
+        raise TypeError(f"attributes {attributes!r}")
+    return Node(**text_map(words), attributes=attributes, inputs=texts(inputs), outputs=texts(outputs))
+
+
+def _tensor(name: Any, shape: Any, dtype: Any, quant: Any) -> TensorInfo:
+    if shape is not None and not all(size is None or isinstance(size, str) or _is_size(size) for size in shape):
+        raise TypeError(f"shape {shape!r}")
+    sizes = None if shape is None else tuple(shape)
+    return TensorInfo(text(name), sizes, text(dtype), _quant(**quant) if quant else None)
+
+
+def _quant(scale: Any, zero_point: Any, axis: Any) -> Quant:
+    arrays = [isinstance(array, np.ndarray) and array.ndim == 1 for array in (scale, zero_point)]
+    if not all(arrays) or not 0 < scale.size == zero_point.size or scale.dtype.kind != "f":
+        raise TypeError("a quantization without scales and zero points")
+    if zero_point.dtype.kind not in "iu" or not (axis is None or _is_size(axis)):
+        raise TypeError("a quantization with odd zero points")
+    return Quant(scale, zero_point, axis)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _size(value: Any) -> int:
+    if not _is_size(value):
+        raise TypeError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r} is no list")
+    return tuple(text(value) for value in values)
+
+
+def text_map(values: Any) -> dict[str, str]:
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r} is no table")
+    return {key: text(value) for key, value in values.items()}

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from aligndbg._arrays import dtype_of, plain_dtype
 from aligndbg._errors import ModelError, UsageError
+from aligndbg._npy import damage, npy_header, read_npy
 from aligndbg._trace_format import (
     KINDS,
     METADATA_KEY,
@@ -25,6 +25,8 @@ from aligndbg._trace_format import (
     from_integers,
     from_json,
     graph_from_json,
+    text_map,
+    texts,
 )
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo, Trace
 
@@ -104,24 +106,45 @@ def _own(path: str | os.PathLike[str], found: _Found) -> Trace:
         if schema != SCHEMA:
             hint = f"this version reads {SCHEMA}"
             raise ModelError(f"the trace was written in another version ({schema})", context=str(path), hint=hint)
-        dtypes: dict[str, str] = data["dtypes"]
+        dtypes, keys = text_map(data["dtypes"]), text_map(data["keys"])
 
         def loader(key: str) -> Loader:
             load = found.entries[key][2]
             if key not in dtypes:
                 return load
             dtype_of(dtypes[key])  # an unknown one is damage now, not at first use
-            return lambda: from_integers(load(), dtypes[key])
+            return lambda: _as(load(), dtypes[key], key, path)
 
-        keys = {name: data["keys"].get(name, name) for name in data["order"]}
+        keys = {name: keys.get(name, name) for name in texts(data["order"])}
+        info = dict(data["info"])
+        options = text_map(info.pop("options"))
+        graph = graph_from_json(data["graph"])
+        _check_quantized(graph, {name: found.entries[key][0] for name, key in keys.items()})
         return Trace(
-            info=ModelInfo(**data["info"]),
-            graph=graph_from_json(data["graph"]),
+            info=ModelInfo(**text_map(info), options=options),
+            graph=graph,
             values=_Values({name: loader(key) for name, key in keys.items()}),
-            feeds=None if data["feeds"] is None else _Values({n: loader(key) for n, key in data["feeds"].items()}),
+            feeds=None
+            if data["feeds"] is None
+            else _Values({name: loader(key) for name, key in text_map(data["feeds"]).items()}),
             order=tuple(keys),
-            missing=dict(data["missing"]),
+            missing=text_map(data["missing"]),
         )
+
+
+def _as(stored: Array, dtype: str, key: str, path: str | os.PathLike[str]) -> Array:
+    with _damage(path, f"{key!r} does not hold {dtype}, as its aligndbg metadata says"):
+        return from_integers(stored, dtype)
+
+
+def _check_quantized(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError where a per-channel quantization does not fit the values that it is of."""
+    for name, shape in shapes.items():
+        quant = graph.tensors[name].quant if name in graph.tensors else None
+        if quant is None or quant.scale.size == 1:
+            continue
+        if quant.axis is None or quant.axis >= len(shape) or shape[quant.axis] != quant.scale.size:
+            raise ValueError(f"{quant.scale.size} scales for {name!r} of shape {shape}")
 
 
 @contextmanager
@@ -171,10 +194,13 @@ class _Slice:
 
 def _open_npz(path: str) -> _Found:
     found = _Found()
+    file = open(path, "rb")  # noqa: SIM115 - kept open by the values, which are read later
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ModelError(f"not a valid npz file ({error})", context=path, hint=_COPY_AGAIN) from error
+        with damage("is damaged"):
+            archive = zipfile.ZipFile(file)
+    except ValueError as error:
+        file.close()
+        raise ModelError(f"not a valid npz file ({error.__cause__})", context=path, hint=_COPY_AGAIN) from error
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in found.entries or key in found.refused:
@@ -206,28 +232,27 @@ class _Member:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        fact = f"{self._member.filename!r} is damaged"
         try:
-            with _damage(self._path, fact), self._archive.open(self._member) as file:
+            with damage("is damaged"):
+                file = self._archive.open(self._member)
+            with file:
                 yield file
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise ModelError(f"{fact} ({error})", context=self._path, hint=_COPY_AGAIN) from error
+        except ValueError as error:
+            fact = f"{self._member.filename!r} {error}"
+            raise ModelError(fact, context=self._path, hint=_COPY_AGAIN) from error
 
     def is_array(self) -> bool:
-        with self._opened() as file:
+        with self._opened() as file, damage("is damaged"):
             return bool(file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX)
 
     def header(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """(shape, dtype), checked against the member's size before anything is allocated for it."""
         with self._opened() as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+            shape, _, dtype = npy_header(file)
             if not dtype.hasobject and file.tell() + math.prod(shape) * dtype.itemsize > self._member.file_size:
-                raise ModelError(f"{self._member.filename!r} is cut short", context=self._path, hint=_COPY_AGAIN)
+                raise ValueError("is cut short")
             return shape, dtype
 
     def __call__(self) -> Array:
         with self._opened() as file:
-            array: Array = np.lib.format.read_array(file, allow_pickle=False)
-            return array
+            return read_npy(file, self._member.file_size)

@@ -11,12 +11,13 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 from aligndbg._arrays import bytes_of, plain_dtype, write_all
 from aligndbg._errors import UnsupportedError, UsageError
+from aligndbg._files import replacing
 from aligndbg._trace_format import (
     KINDS,
     METADATA_KEY,
@@ -49,16 +50,8 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> None:
         raise UsageError(f"cannot tell the kind of trace from {target.suffix!r}", context=str(path), hint=KINDS)
     write, native = known[target.suffix.lower()]
     members, metadata = _plan(trace, native)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with open(part, "xb") as file:
-            write(file, members, json.dumps(metadata, default=to_json))
-        os.replace(part, target)
-    except OSError as error:
-        hint = "choose a folder that exists, with room and permission to write"
-        raise UsageError(f"cannot write: {error.strerror or error}", context=str(path), hint=hint) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as file:
+        write(file, members, json.dumps(metadata, default=to_json))
 
 
 def _plan(trace: Trace, native: Mapping[str, str]) -> tuple[dict[str, Member], dict[str, Any]]:
@@ -118,7 +111,7 @@ def _same_bits(one: Array, other: Array) -> bool:
     return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(bytes_of(one), bytes_of(other))
 
 
-def _write_safetensors(file: BinaryIO, members: Mapping[str, Member], metadata: str) -> None:
+def _write_safetensors(file: IO[bytes], members: Mapping[str, Member], metadata: str) -> None:
     """The format by hand, because the package's own writer wants every tensor in memory at once."""
     header: dict[str, Any] = {"__metadata__": {METADATA_KEY: metadata}}
     keys = sorted(members, key=lambda key: -members[key][0].itemsize)  # so that each is aligned to its dtype
@@ -145,7 +138,7 @@ _NPZ_DTYPES = {name: name for name in WORDS if not name.startswith(("bfloat", "f
 }
 
 
-def _write_npz(file: BinaryIO, members: Mapping[str, Member], metadata: str) -> None:
+def _write_npz(file: IO[bytes], members: Mapping[str, Member], metadata: str) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
 
         def write(key: str, array: Array) -> None:

@@ -17,7 +17,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 
@@ -47,7 +47,11 @@ def main() -> None:
     os.dup2(2, 1)  # what a runtime prints must not reach the protocol
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    target, model, options, channel.folders = channel.receive()
+    channel.folders = tuple(sys.argv.pop().split("\n"))
+    try:
+        target, model, options = channel.receive()
+    except EOFError:  # the parent died while it started us
+        _leave(channel, 1)
     tempfile.tempdir = os.environ["TMPDIR"] = channel.folders[-1]  # temporary files go with the session's folder
     threading.Thread(target=_listen, args=(channel, inbox), daemon=True).start()
     status = 0
@@ -74,7 +78,7 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[Any]) -> None:
     _leave(channel, 1)
 
 
-def _leave(channel: Channel, status: int) -> None:
+def _leave(channel: Channel, status: int) -> NoReturn:
     for folder in channel.folders:  # the parent does the same, if it still lives
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(status)
@@ -131,11 +135,14 @@ def _portable(error: Exception) -> AligndbgError:
     """An error that can cross the pipe; one that was not raised on purpose says where it came from."""
     if isinstance(error, AligndbgError):
         return error
+    if isinstance(error, MemoryError):
+        return ModelError("more memory is needed than there is", hint="is the file whole? feed a smaller input")
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = (str(error).strip().splitlines() or [""])[0]
+    text = (str(error).strip().splitlines() or [""])[0][:300]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"
     return ModelError(
-        f"unexpected {type(error).__name__}: {text}",
-        context=f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}",
+        f"unexpected {type(error).__name__}: {text} ({where})",
+        hint="is the file whole? if its own runtime takes it, this is a bug of aligndbg",
     )
 
 
@@ -154,13 +161,11 @@ class _Child:
     def __init__(self, target: str, model: str, options: Mapping[str, str], cwd: str) -> None:
         self.expired = False
         self._owner = os.getpid()
-        shm = ["/dev/shm"] if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else []
-        parents = [*shm, tempfile.gettempdir()]
-        self.folders = tuple(tempfile.mkdtemp(prefix="aligndbg-", dir=parent) for parent in parents)
+        self.folders = _make_folders(model)
         paths = "\n".join(os.path.abspath(path) for path in sys.path)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, paths],
+                [sys.executable, "-c", _BOOT, "\n".join(self.folders), paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -176,7 +181,7 @@ class _Child:
         reader, writer = cast(BinaryIO, self.process.stdout), cast(BinaryIO, self.process.stdin)
         self.channel = Channel(reader, writer, "down")
         self.channel.folders = self.folders
-        self.channel.send(target, model, dict(options), self.folders)
+        self.channel.send(target, model, dict(options))
 
     def _keep_tail(self, pipe: IO[bytes]) -> None:
         while chunk := os.read(pipe.fileno(), 1 << 16):
@@ -184,6 +189,13 @@ class _Child:
 
     def expire(self) -> None:
         self.expired = True
+        self._kill()
+
+    def _kill(self) -> None:
+        """The child and what it started: it leads a process group of its own."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
 
     def stop(self, grace: float = 0.0) -> None:
@@ -192,11 +204,10 @@ class _Child:
             return
         with contextlib.suppress(OSError):
             self.channel._writer.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._kill()
+        self.process.wait()
         self._drain.join(1.0)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None and not self._drain.is_alive():  # a grandchild may hold stderr open
@@ -211,7 +222,7 @@ class _Child:
         """(fact, hint) of a child that is gone."""
         self.stop(grace=5.0)
         if self.expired:
-            return f"ran past {timeout:g} s and was stopped", "raise the time limit, or feed a smaller input"
+            return f"ran past {timeout:g} s and was stopped", "raise --timeout, or feed a smaller input"
         code = self.process.returncode
         how = f"exit code {code}"
         if code < 0:
@@ -224,19 +235,37 @@ class _Child:
         return f"the runtime's process died ({how}){said}", hint
 
 
+def _make_folders(model: str) -> tuple[str, ...]:
+    """Private folders for what is passed between the processes: in shared memory where there is some, and on disk."""
+    made = []
+    if os.path.isdir("/dev/shm"):
+        with contextlib.suppress(OSError):  # read-only, or full: the disk serves
+            made.append(tempfile.mkdtemp(prefix="aligndbg-", dir="/dev/shm"))
+    try:
+        made.append(tempfile.mkdtemp(prefix="aligndbg-"))
+    except OSError as error:
+        for folder in made:
+            os.rmdir(folder)
+        hint = "point TMPDIR at a folder with room and permission to write"
+        raise ModelError(
+            f"there is no folder for temporary files ({error.strerror})", context=model, hint=hint
+        ) from error
+    return tuple(made)
+
+
 class WorkerBackend:
     """A registered backend in a child process, with the same interface.
 
     The constructor returns at once, so that several workers start side by side; errors of opening surface at first
-    use, or in `ready()`. `timeout` bounds the seconds that one request may keep the caller waiting. When the child
-    dies or is stopped the call raises RuntimeCrashError, and the next one starts a fresh child. One run at a
-    time: a new request ends a run that was not read to its end.
+    use, or in `ready()`. `timeout` bounds the seconds that one child may keep the caller waiting, all requests
+    together: the time that the caller takes between them does not count. When the child dies or is stopped the call
+    raises RuntimeCrashError, and the next one starts a fresh child. One run at a time: a new request ends a run that
+    was not read to its end.
     """
 
     def __init__(self, entry: Entry, target: str, options: Mapping[str, str], timeout: float | None = None) -> None:
         self._args = (entry.target, target, dict(options), os.getcwd())
         self._path, self._timeout = target, timeout
-        self._left = timeout or 0.0
         self._failure: AligndbgError | None = None
         self._about: tuple[ModelInfo, frozenset[str]] | None = None
         self._graph: Graph | None = None
@@ -283,6 +312,7 @@ class WorkerBackend:
     def _start(self) -> _Child:
         self._about = self._graph = self._run = None
         self._leftover = False
+        self._left = self._timeout or 0.0
         self._child = _Child(*self._args)
         self._finalizer = weakref.finalize(self, self._child.stop)
         return self._child
@@ -295,7 +325,6 @@ class WorkerBackend:
         if self._child is None:
             self._start()
         if self._about is None:
-            self._left = self._timeout or 0.0
             try:
                 _, info, capabilities = self._receive()
             except RuntimeCrashError:
@@ -313,7 +342,6 @@ class WorkerBackend:
             self._stop_run()
         while self._leftover:
             self._leftover = self._receive(raises=False)[0] not in ("end", "error")
-        self._left = self._timeout or 0.0
         self._send(*message)
 
     def _stop_run(self) -> None:

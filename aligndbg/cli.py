@@ -6,14 +6,20 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aligndbg._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aligndbg._diff import Diff
+    from aligndbg._errors import AligndbgError
     from aligndbg.report.table import TableView
 
 __all__ = ["main", "parser"]
@@ -56,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     judge.set_defaults(run=_judge)
     layers = commands.add_parser("layers", help="list the layers of a model in execution order")
     layers.add_argument("model", help=MODEL_HELP)
-    layers.add_argument("--timeout", type=_positive, help="seconds a runtime may take")
+    layers.add_argument("--timeout", type=_positive, help="seconds the model's runtime may take")
     layers.add_argument("--trust", action="store_true", help=TRUST_HELP)
     layers.set_defaults(run=_layers)
     capture = commands.add_parser("capture", help="run a model and keep every tensor")
@@ -87,7 +93,13 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--quiet", action="store_true", help="no progress on stderr")
     p.add_argument("--no-checks", action="store_true", help="skip the determinism and observer checks")
-    p.add_argument("--samples", type=_count, default=1, metavar="N", help="seeded inputs; the worst of each layer (1)")
+    many = p.add_argument_group("many samples: the worst of each layer, and how they spread")
+    many.add_argument("--samples", type=_count, metavar="N", help="seeded inputs, or the first of the dataset")
+    many.add_argument(
+        "--dataset", metavar="DIR|NPZ", help="one file a sample, or arrays with samples on their first axis"
+    )
+    many.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the samples (1)")
+    many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster shares them: tcp://host:8786")
     p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
     p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
     p.add_argument(
@@ -153,7 +165,7 @@ def _input_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--val-range", action="append", default=[], metavar="[NAME=]LO,HI", help="of its values")
     g.add_argument("--shape", action="append", default=[], metavar="[NAME=]1x3x224x224", help="for dynamic dimensions")
     g.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and Inf in a feed")
-    g.add_argument("--timeout", type=_positive, help="seconds a runtime may take for one request")
+    g.add_argument("--timeout", type=_positive, help="seconds a model's runtime may take in all, for each sample")
     g.add_argument("--trust", action="store_true", help=TRUST_HELP)
     i = p.add_argument_group("images: (x - mean) * scale, or / std, with x in 0..255")
     i.add_argument("--resize", type=_two, metavar="H,W", help="to this size (the model's own)")
@@ -241,17 +253,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = args.run
     from aligndbg._errors import AligndbgError
 
+    with _stoppable() as received:
+        try:
+            return run(args)
+        except AligndbgError as error:
+            _complain(error)
+            return USAGE
+        except MemoryError:
+            print("aligndbg: error: out of memory\n  hint: --max-memory, or a smaller input", file=sys.stderr)
+            return USAGE
+        except BrokenPipeError:  # the reader has gone, after the result was made
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            number = received[0] if received else signal.SIGINT
+            print(
+                f"aligndbg: interrupted ({number.name}); an output that was not complete is not there", file=sys.stderr
+            )
+            return 128 + number
+
+
+@contextmanager
+def _stoppable() -> Iterator[list[signal.Signals]]:
+    """Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt, so that children and temporary files go; a second one kills.
+
+    Yields the signals received. One that is ignored (nohup) stays so; in another thread than the main one nothing is
+    changed.
+    """
+    received: list[signal.Signals] = []
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    before = {kind: handler for kind, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+
+    def stop(number: int, _: Any) -> NoReturn:
+        received.append(signal.Signals(number))
+        for kind in before:
+            signal.signal(kind, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     try:
-        return run(args)
-    except AligndbgError as error:
-        print(f"aligndbg: error: {_printable(str(error))}", file=sys.stderr)
-        return USAGE
-    except BrokenPipeError:  # the reader has gone, after the result was made
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("aligndbg: interrupted", file=sys.stderr)
-        return 130
+        for kind in before:
+            signal.signal(kind, stop)
+        yield received
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _complain(error: AligndbgError) -> None:
+    """The error on stderr, one line a part: a name from a model can neither end a line nor move the cursor."""
+    context, fact, hint = (_printable(text).replace("\n", "\\n") for text in (error.context, error.fact, error.hint))
+    print(f"aligndbg: error: {f'{context}: ' if context else ''}{fact}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
 
 
 def _say(text: str) -> None:
@@ -320,6 +377,8 @@ def _diff(args: argparse.Namespace) -> int:
     import aligndbg
 
     view = _checked_view(args)
+    _check_outputs([args.save, *_files(args)], [args.reference, args.candidate])
+    _check_folders([args.repro, args.model_explorer])
     arguments = _input_arguments(args)
     result = aligndbg.diff(
         args.reference,
@@ -333,15 +392,16 @@ def _diff(args: argparse.Namespace) -> int:
         checks=not args.no_checks,
         isolate=not args.no_isolate,
         samples=args.samples,
+        dataset=args.dataset,
+        workers=args.workers,
+        scheduler=args.scheduler,
         max_faults=args.max_faults,
         repro=args.repro,
         details=bool(args.html or args.save),
         progress=not args.quiet,
         **arguments,
     )
-    if args.save:
-        result.save(args.save)
-    return _report(result, args, view)
+    return _report(result, args, view, args.save)
 
 
 def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -360,28 +420,62 @@ def _checked_view(args: argparse.Namespace) -> TableView:
     return aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
 
 
-def _report(result: Diff, args: argparse.Namespace, view: TableView) -> int:
+def _report(result: Diff, args: argparse.Namespace, view: TableView, save: str | None = None) -> int:
     """Writes what was asked for, prints the result, and gives its exit code."""
-    if args.json:
-        result.to_json(args.json)
-    if args.csv:
-        result.to_csv(args.csv)
-    if args.parquet:
-        result.to_parquet(args.parquet)
-    if args.html:
-        result.to_html(args.html)
-    if args.model_explorer:
-        result.to_model_explorer(args.model_explorer)
-    if args.github:
-        result.to_github()
-    result.print(all_rows=args.all_rows, view=view)
+    writes: tuple[Callable[[str], object], ...] = (result.save, result.to_json, result.to_csv, result.to_parquet)
+    writes = (*writes, result.to_html, result.to_model_explorer)
+    try:
+        for path, write in zip((save, *_files(args), args.model_explorer), writes, strict=True):
+            if path:
+                write(path)
+        if args.github:
+            result.to_github()
+    finally:  # a full disk does not take the result away
+        result.print(all_rows=args.all_rows, view=view)
     return EXIT[result.verdict]
+
+
+def _files(args: argparse.Namespace) -> tuple[str | None, ...]:
+    """The output files, as they are written."""
+    return args.json, args.csv, args.parquet, args.html
+
+
+def _check_outputs(paths: Sequence[str | None], models: Sequence[str]) -> None:
+    """Raises UsageError before a long run whose result could not be written, or would overwrite what it is made of."""
+    from aligndbg._errors import UsageError
+
+    given = [path for path in paths if path]
+    for path in given:
+        folder = os.path.dirname(os.path.realpath(path))
+        if os.path.isdir(path) or not os.path.isdir(folder):
+            fact = "it is a folder" if os.path.isdir(path) else f"there is no folder {folder}"
+            raise UsageError(f"cannot write: {fact}", context=path, hint="give a file in a folder that exists")
+        if not os.access(folder, os.W_OK) and not (os.path.exists(path) and os.access(path, os.W_OK)):
+            raise UsageError(f"cannot write into {folder}", context=path, hint="give a folder you may write to")
+        if any(os.path.exists(m) and os.path.exists(path) and os.path.samefile(m, path) for m in models):
+            raise UsageError("it is one of the models", context=path, hint="write the output elsewhere")
+    if len({os.path.realpath(path) for path in given}) < len(given):
+        raise UsageError("two outputs have the same name", context=given[0], hint="give each its own file")
+
+
+def _check_folders(folders: Sequence[str | None]) -> None:
+    """Raises UsageError for a folder that cannot be made or written into."""
+    from aligndbg._errors import UsageError
+
+    for folder in filter(None, folders):
+        above = os.path.realpath(folder)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if not os.path.isdir(above) or not os.access(above, os.W_OK):
+            raise UsageError(f"cannot write into {above}", context=folder, hint="give a folder you may write to")
 
 
 def _judge(args: argparse.Namespace) -> int:
     import aligndbg
 
     view = _checked_view(args)
+    _check_outputs(_files(args), [args.saved])
+    _check_folders([args.model_explorer])
     return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args, view)
 
 
@@ -395,6 +489,7 @@ def _layers(args: argparse.Namespace) -> int:
 def _capture(args: argparse.Namespace) -> int:
     import aligndbg
 
+    _check_outputs([args.output], [args.model])
     arguments = _input_arguments(args)
     trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""

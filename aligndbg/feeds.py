@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from aligndbg._errors import FeedError, UsageError, nearest
 from aligndbg._feed_check import FeedFinding, logical_difference
 from aligndbg._feed_plans import FeedLink, FeedPlan, numpy_dtype, translate
 from aligndbg._images import IMAGE_SUFFIXES, ImageOptions, load_image
+from aligndbg._npy import damage, read_npy
 from aligndbg._random_feeds import Range, random_inputs, resolve_shapes
 from aligndbg._types import Array, TensorInfo
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "FeedFinding",
     "FeedLink",
     "FeedPlan",
@@ -29,6 +30,7 @@ __all__ = [
     "parse_ranges",
     "parse_shapes",
     "random_inputs",
+    "read_arrays",
     "resolve_shapes",
     "translate",
 ]
@@ -125,7 +127,7 @@ def _load_one(path: Path, info: TensorInfo, image: ImageOptions) -> Array:
         assert isinstance(loaded, np.ndarray)
         return loaded
     if suffix == ".npz":
-        arrays = _read_npz(path)
+        arrays = read_arrays(path)
         if len(arrays) == 1:
             return next(iter(arrays.values()))
         if info.name in arrays:
@@ -145,7 +147,7 @@ def _load_one(path: Path, info: TensorInfo, image: ImageOptions) -> Array:
 
 
 def _load_npz(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
-    arrays = _read_npz(path)
+    arrays = read_arrays(path)
     if len(arrays) == 1 and len(infos) == 1:
         return {next(iter(infos)): next(iter(arrays.values()))}
     for name in arrays:
@@ -154,7 +156,8 @@ def _load_npz(path: Path, infos: Mapping[str, TensorInfo]) -> dict[str, Array]:
     return arrays
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Every array of an .npz, by name. Raises FeedError."""
     loaded = _read_numpy(path)
     assert isinstance(loaded, dict)
     return loaded
@@ -163,17 +166,37 @@ def _read_npz(path: Path) -> dict[str, Array]:
 def _read_numpy(path: Path) -> Array | dict[str, Array]:
     """An .npy's array, or every array of an .npz. Pickled objects are refused."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if path.suffix.lower() == ".npz":
-                raise ValueError("this is an .npy file")
-            return loaded
-        with loaded:
-            if path.suffix.lower() == ".npy":
-                raise ValueError("this is an .npz file")
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise FeedError(f"it cannot be read: {error}", context=str(path), hint="save it with numpy.savez") from error
+        with damage("is damaged"):
+            packed = zipfile.is_zipfile(path)
+        if packed != (path.suffix.lower() == ".npz"):
+            raise ValueError(f"is an .{'npz' if packed else 'npy'} file")
+        if not packed:
+            with open(path, "rb") as file:
+                return read_npy(file, path.stat().st_size)
+        return _read_members(path)
+    except OSError as error:
+        raise FeedError(f"it cannot be read: {error.strerror or error}", context=str(path)) from error
+    except ValueError as error:
+        raise FeedError(f"it cannot be read: it {error}", context=str(path), hint="save it with numpy.savez") from error
+
+
+def _read_members(path: Path) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    with damage("is damaged"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise ValueError(f"holds {name!r} twice")
+            try:
+                with damage("is damaged"):
+                    file = archive.open(member)
+                with file:
+                    arrays[name] = read_npy(file, member.file_size)
+            except ValueError as error:
+                raise ValueError(f"holds {name!r}, which {error}") from error
+    return arrays
 
 
 def check_feed(info: TensorInfo, array: Array, allow_nonfinite: bool = False) -> tuple[Array, str]:

@@ -25,7 +25,7 @@ from aligndbg._worker import WINDOW_COUNT, WorkerBackend
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and unlinked files as POSIX has them")
 
 MODULE = """
-import ctypes, os, sys, time
+import ctypes, os, subprocess, sys, time
 from types import MappingProxyType
 import numpy as np
 from aligndbg._errors import FeedError
@@ -52,6 +52,8 @@ class Odd:
                 yield name, np.array(self.asked)
             elif name == "learn":
                 self.info = ModelInfo(self.info.path, "odd", self.info.version, {"learnt": str(len(feeds))})
+            elif name == "spawn":
+                yield name, np.array(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
             elif name.startswith("big"):
                 self.asked += 1
                 yield name, np.full(1 << 20, self.asked, np.uint8)
@@ -71,6 +73,8 @@ def act(word):
         os._exit(7)
     elif word == "hang":
         time.sleep(60)
+    elif word == "nap":
+        time.sleep(0.1)
     elif word == "noise":
         print("python noise", flush=True)
         os.write(1, b"native noise" * 1000)
@@ -261,7 +265,8 @@ def test_errors_cross_as_themselves(odd: WorkerBackend) -> None:
 def test_other_errors_say_where_they_come_from(odd: WorkerBackend) -> None:
     with pytest.raises(ModelError, match=r"unexpected IndexError: list index out of range") as caught:
         list(odd.run({}, ["bug"]))
-    assert "odd_backend.py" in caught.value.context
+    assert "odd_backend.py" in caught.value.fact
+    assert caught.value.context == "some.model"
 
 
 def test_errors_of_opening_surface_at_first_use_and_stay(make: Callable[..., WorkerBackend]) -> None:
@@ -308,7 +313,7 @@ def test_a_hang_ends_at_the_time_limit(make: Callable[..., WorkerBackend], where
     worker = make(timeout=0.8 if where == "open" else 5, **hang)
     if where != "open":
         worker.ready()
-        worker._timeout = 0.3
+        worker._timeout = worker._left = 0.3
     started = time.monotonic()
     with pytest.raises(RuntimeCrashError, match=r"ran past 0\.\d s"):
         worker.graph() if where != "run" else list(worker.run({}, ["hang"]))
@@ -318,12 +323,51 @@ def test_a_hang_ends_at_the_time_limit(make: Callable[..., WorkerBackend], where
 def test_the_time_limit_counts_only_the_childs_time(make: Callable[..., WorkerBackend]) -> None:
     worker = make(timeout=5)
     worker.ready()
-    worker._timeout = 0.4
+    worker._left = 0.4
     names = []
     for name, _ in worker.run({}, [f"big{i}" for i in range(10)]):
         names.append(name)
         time.sleep(0.06)  # a slow reader
     assert len(names) == 10
+
+
+def test_the_time_limit_is_for_all_requests_together(make: Callable[..., WorkerBackend]) -> None:
+    worker = make(timeout=30)
+    worker.ready()
+    worker._timeout = worker._left = 0.5
+
+    def ask_often() -> None:
+        for _ in range(20):
+            list(worker.run({}, ["nap"]))
+
+    with pytest.raises(RuntimeCrashError, match=r"ran past 0\.5 s"):
+        ask_often()
+    worker._timeout = 30
+    assert "count" in dict(worker.run({}, ["count"]))  # a fresh child has its own time
+
+
+@POSIX
+def test_what_a_runtime_started_goes_with_it(make: Callable[..., WorkerBackend]) -> None:
+    worker = make()
+    grandchild = int(dict(worker.run({}, ["spawn"]))["spawn"])
+    assert psutil.pid_exists(grandchild)
+    worker.close()
+    assert gone(grandchild)
+    worker = make(timeout=30)
+    grandchild = int(dict(worker.run({}, ["spawn"]))["spawn"])
+    worker._left = 0.2
+    with pytest.raises(RuntimeCrashError, match="ran past"):
+        list(worker.run({}, ["hang"]))
+    assert gone(grandchild)
+
+
+def test_without_a_folder_for_temporary_files(
+    make: Callable[..., WorkerBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ModelError, match="no folder for temporary files") as caught:
+        make().ready()
+    assert "TMPDIR" in caught.value.hint
 
 
 # ---- nothing left behind

@@ -100,6 +100,8 @@ def _attribute(item: onnx.AttributeProto) -> Any:
     import onnx
 
     kind = onnx.AttributeProto
+    if item.ref_attr_name:
+        return f"attribute {item.ref_attr_name!r} of the enclosing function"
     if item.type == kind.TENSOR:
         return np.array(onnx.numpy_helper.to_array(item.t))
     if item.type == kind.TENSORS:

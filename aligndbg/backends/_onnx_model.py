@@ -164,9 +164,41 @@ def _parse(path: str) -> onnx.ModelProto:
             context=path,
             hint="check the download, or that a Git LFS pointer was not saved in its place",
         ) from error
+    _refuse_unreadable(proto, path)
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"holds no graph ({len(data)} bytes)", context=path, hint="is it an ONNX model?")
     return proto
+
+
+def _refuse_unreadable(proto: onnx.ModelProto, path: str) -> None:
+    """What protobuf lets through and no reader can use: names that are not UTF-8, unknown types, negative sizes."""
+    import onnx
+
+    known = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+    if not all(isinstance(name, str) for graph in _graphs(proto.graph) for name in _names(graph)):
+        raise ModelError("a name in it is not UTF-8", context=path, hint="the file is damaged")
+    tensors = [*_nested_tensors(proto), *proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer)]
+    for tensor in tensors:
+        if tensor.data_type not in known or any(size < 0 for size in tensor.dims):
+            fact = f"the tensor {tensor.name!r} has type {tensor.data_type} and shape {list(tensor.dims)}"
+            raise ModelError(fact, context=path, hint="the file is damaged, or newer than this onnx package")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every body in it."""
+    yield graph
+    for node in graph.node:
+        for body in attribute_graphs(node):
+            yield from _graphs(body)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[Any]:
+    """Every name in it: of protobuf's Python, text where it is UTF-8, bytes where it is not."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (item.name for item in node.attribute)
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield item.name
 
 
 def _line(error: Exception) -> str:

@@ -151,7 +151,11 @@ def _pair(m: Measurement, left: _Side, right: _Side, output: bool) -> dict[str, 
         "i": None if m.isolated is None else [_number(getattr(m.isolated, name)) for name in METRICS],
         "why": {name: clean(text) for name, text in m.metrics.reasons.items()},
         "detail": None if m.detail is None else _detail(m.detail, pair),
-    } | ({"samples": {k: _number(v) for k, v in m.samples.items()}} if m.samples else {})
+    } | (
+        {"samples": {k: clean(v) if isinstance(v, str) else _number(v) for k, v in m.samples.items()}}
+        if m.samples
+        else {}
+    )
 
 
 def _layout(layout: Layout) -> str:

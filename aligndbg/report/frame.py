@@ -68,9 +68,13 @@ METRIC_COLUMNS = (
     "violations",
 )
 
+# Of several samples, how each pair's error spreads; the other columns are those of its worst sample.
+SAMPLE_COLUMNS = ("worst_sample", "rel_l2_median", "rel_l2_p90", "rel_l2_p99", "rel_l2_worst")
+
 
 def to_frame(diff: Diff) -> pd.DataFrame:
     """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS, in that order; one row a pair, execution order.
+    Of several samples SAMPLE_COLUMNS follow.
 
     The dtypes are the same for every diff: "string" for COLUMNS (confidence is float64, output bool), float64 for all
     others, NaN where a metric is undefined, does not apply, or the pair was not isolated.
@@ -79,6 +83,7 @@ def to_frame(diff: Diff) -> pd.DataFrame:
 
     causes = causes_of_tensors(diff)
     rows = []
+    extra = SAMPLE_COLUMNS if any(m.samples is not None for m in diff.pairs) else ()
     for m in diff.pairs:
         cause = causes.get(m.pair.reference, Cause("", ""))
         row: dict[str, Any] = {
@@ -100,8 +105,9 @@ def to_frame(diff: Diff) -> pd.DataFrame:
         accumulated = metrics_dict(m.metrics)
         row |= {name: accumulated[name] for name in METRIC_COLUMNS}
         row |= {f"isolated_{name}": own.get(name) for name in METRIC_COLUMNS}
+        row |= {name: (m.samples or {}).get(name) for name in extra}
         rows.append(row)
-    columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS)]
+    columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS), *extra]
     frame = pd.DataFrame(rows, columns=columns)
     dtypes: dict[str, str] = dict.fromkeys(columns, "float64") | dict.fromkeys(COLUMNS, "string")
     return frame.astype(dtypes | {"confidence": "float64", "output": "bool"})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aligndbg._errors import UsageError
+from aligndbg._files import replacing
 from aligndbg._types import Coverage, Fault, Layout, LayoutKind, Measurement, ModelInfo, Region, Skipped, Unmatched
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def as_dict(diff: Diff) -> dict[str, Any]:
         "inputs": list(diff.inputs),
         "timing": diff.timing,
         "warnings": list(diff.warnings),
-    }
+    } | ({"samples": list(diff.samples)} if diff.samples else {})
     plain = plain_value(document)
     assert isinstance(plain, dict)
     return plain
@@ -65,29 +63,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file. Raises UsageError."""
-    target = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(
-            f"cannot write it: {reason}", context=str(path), hint="give a folder you may write to"
-        ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Writes all of it or nothing: a reader never sees half a file. Raises UsageError."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def _side(info: ModelInfo, coverage: Coverage, skipped: int) -> dict[str, Any]:

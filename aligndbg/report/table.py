@@ -12,7 +12,7 @@ from aligndbg._errors import UsageError, nearest
 from aligndbg._types import Cause, Measurement, Status
 from aligndbg.report._causes import causes_of_tensors
 from aligndbg.report._words import bar, clean, cosine, number
-from aligndbg.report.frame import METRIC_COLUMNS
+from aligndbg.report.frame import METRIC_COLUMNS, SAMPLE_COLUMNS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +30,11 @@ HEADERS = {
     "index": "#",
     "bar": "1e-8…1",
     "rel_l2": "rel L2",
+    "rel_l2_median": "median",
+    "rel_l2_p90": "p90",
+    "rel_l2_p99": "p99",
+    "rel_l2_worst": "worst",
+    "worst_sample": "sample",
     "isolated_rel_l2": "own",
     "max_abs": "max abs",
     "lsb_max": "LSB",
@@ -57,6 +62,7 @@ class TableView:
 
     def __post_init__(self) -> None:
         known = (*TEXTS, "index", "bar", "confidence", *METRIC_COLUMNS, *(f"isolated_{n}" for n in METRIC_COLUMNS))
+        known += SAMPLE_COLUMNS
         for name in (*self.columns, *([self.sort] if self.sort else [])):
             if name not in known:
                 raise UsageError(f"there is no column {name!r}", hint=nearest(name, known))
@@ -110,6 +116,9 @@ def _sort_key(name: str, causes: Causes) -> Callable[[int, Measurement], Any]:
 def _value(name: str, m: Measurement) -> float | None:
     if name == "confidence":
         return m.pair.confidence
+    if name in SAMPLE_COLUMNS:
+        spread = (m.samples or {}).get(name)
+        return None if spread is None else float(spread)
     source = m.isolated if name.startswith("isolated_") else m.metrics
     value = getattr(source, name.removeprefix("isolated_"), None)
     return None if value is None else float(value)
@@ -160,6 +169,7 @@ def _columns(rows: Sequence[Row], width: int) -> tuple[str, ...]:
     """Accumulated and own error, in quantization steps too where the candidate has them; more where there is room."""
     quantized = any(m.metrics.lsb_max is not None for _, m in rows)
     isolated = any(m.isolated is not None for _, m in rows)
+    sampled = any(m.samples is not None for _, m in rows)
     wide, wider = width >= 100, width >= 120
     chosen = {
         "status": True,
@@ -167,10 +177,13 @@ def _columns(rows: Sequence[Row], width: int) -> tuple[str, ...]:
         "candidate": wider,
         "op": True,
         "rel_l2": True,
+        "rel_l2_median": sampled,
+        "rel_l2_p90": sampled and wide,
+        "worst_sample": sampled,
         "isolated_rel_l2": isolated and (wide or not quantized),
         "lsb_max": quantized,
         "isolated_lsb_max": quantized and isolated,
-        "bar": width >= 70,
+        "bar": width >= (100 if sampled else 70),
         "max_abs": wide,
         "cosine": True,
     }

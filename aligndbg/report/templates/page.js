@@ -125,7 +125,7 @@ function lead(p, k) {
   const facts = [["why", p.reason], ["cause", p.cause], ["paired by", `${p.found}; ${p.evidence}`], ["layout", p.layout]];
   for (const [name, text] of Object.entries(p.why)) facts.push([name + " undefined", text]);
   if (p.detail && !p.detail.profiles.length) facts.push(["difference", "none: every element is equal"]);
-  if (p.samples) facts.push(["samples", Object.entries(p.samples).map(([n, v]) => `${n} ${num(v)}`).join(", ")]);
+  if (p.samples) facts.push(["samples", Object.entries(p.samples).map(([n, v]) => `${n} ${typeof v === "string" ? v : num(v)}`).join(", ")]);
   const list = h("dl", {}, ...facts.filter(f => f[1]).flatMap(f => [h("dt", {}, f[0]), h("dd", {}, f[1])]));
   const link = graphBox && p.nodes[0] >= 0
     ? h("button", { type: "button", class: "go", style: "margin:0", onclick: () => showInGraph(k) }, "show in the graphs") : null;
