@@ -67,7 +67,8 @@ def diff(
     for seeded random ones; the candidate's are worked out, or given as `candidate_inputs`. Tolerances left out come
     from the noise floor of the dtypes. `repro` is a folder for the operators of the first faults, cut out of both
     models, with a script that runs them. `details` keeps a picture of each pair (a few KB: histograms, where it
-    differs) for `to_html` and `plot`. `max_memory` (bytes) bounds the tensors held; what is over it spills to disk.
+    differs) for `to_html` and `plot`, and what `judge` needs. `max_memory` (bytes) bounds the tensors held; what is
+    over it spills to disk.
     `trust` lets a model file run the code pickled in it. `progress` is True for bars on stderr where that is a
     terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a hard limit: seconds
     that each model's runtime may take in all, for one sample (a live object runs here, without a limit).

@@ -35,7 +35,7 @@ class Diff:
     `samples` has a row for each of several inputs; the rest is then of the worst one, each pair of its own worst.
     `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
-    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`).
+    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
     """
 
     reference: ModelInfo

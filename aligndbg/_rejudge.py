@@ -56,7 +56,7 @@ def judge(
         return found
     basis = found.basis
     if basis is None or any(m.samples is not None for m in found.pairs):
-        what = "was made by hand" if basis is None else "holds the worst of several samples"
+        what = "kept no details of its run" if basis is None else "holds the worst of several samples"
         raise UsageError(
             f"it cannot be judged again: this diff {what}", hint="run the diff again with these tolerances"
         )
@@ -79,6 +79,8 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
             isolation = isolation.judged(found.graphs[kept.forward], over)
             made, truncated = make_faults(now.reference, now.candidate, isolation, basis.max_faults)
             faults = tuple(_with_cause(f, found.faults) for f in made)
+            if any(cause.kind == "different_network" for cause in found.causes):
+                faults = faults[:1]  # of another network every layer is one
             again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
     measured = [_measured(now, m, isolation, basis) for m in found.pairs]
     verdict, why = decide(

@@ -106,15 +106,15 @@ def _write(target: Path, case: Case, fault: Fault, sides: Mapping[str, Backend])
         keys = {name: f"{side}{k}" for k, name in enumerate(half.stored)}
         tensors |= {keys[name]: value for name, value in half.stored.items()}
         tensors[f"{side}_output"] = half.value
-        cut = CUTS.get(backend.info.backend)
+        cut, runtime = CUTS.get(backend.info.backend, (None, ""))
         content = cut(case, side, backend) if cut is not None and "run" in backend.capabilities else None
-        name = f"{side}.{backend.info.backend}"
+        name = f"{side}.{runtime}"
         if content is not None:
             (target / name).write_bytes(content)
         quant = half.own.quant(half.output)
         about[side] = {
             "file": name if content is not None else None,
-            "runtime": backend.info.backend,
+            "runtime": runtime,
             "from": backend.info.path,
             "operators": [n.name for n in half.nodes],
             "inputs": keys,
@@ -127,7 +127,7 @@ def _write(target: Path, case: Case, fault: Fault, sides: Mapping[str, Backend])
     about["cause"] = fault.cause
     (target / "about.json").write_text(json.dumps(plain_value(about), indent=1) + "\n", encoding="utf-8")
     cause = fault.cause or Cause("unexplained", "")
-    needs = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
+    needs = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "onnxruntime"}
     script = SCRIPT.format(
         title=_quoted(f"{fault.reference_op} {fault.reference} against {fault.candidate_op} {fault.candidate}"),
         summary=_quoted(f"{cause.kind}: {cause.summary}"),
@@ -158,4 +158,9 @@ def _cut_tflite(case: Case, side: str, backend: Backend) -> bytes | None:
     return part(model, {n.name for n in half.nodes}, list(half.stored), half.output)
 
 
-CUTS: Mapping[str, Callable[[Case, str, Backend], bytes | None]] = {"onnx": _cut_onnx, "tflite": _cut_tflite}
+# By backend: how a side is cut out, and what runs the file. A torch module is written in its canonical form.
+CUTS: Mapping[str, tuple[Callable[[Case, str, Backend], bytes | None], str]] = {
+    "onnx": (_cut_onnx, "onnx"),
+    "tflite": (_cut_tflite, "tflite"),
+    "torch": (_cut_onnx, "onnx"),
+}

@@ -47,7 +47,8 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 class Settings:
     """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
 
-    `repro` is the folder for the first faults' operators and tensors.
+    `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
+    other tolerances can be judged by.
     """
 
     rules: ToleranceRules
@@ -75,7 +76,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         weights = weight_reader(ref, cand)
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
-        judge = Judge(left.trace, right.trace, settings.rules)
+        judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details)
         judge.refuse_unused()
         found: dict[str, Any] = {}
         if settings.checks:
@@ -128,7 +129,9 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             timing=dict(clock.seconds),
             warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
             graphs=(left.trace.graph, right.trace.graph),
-            basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped),
+            basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped)
+            if settings.details
+            else None,
         )
 
 

@@ -47,7 +47,8 @@ class Metrics:
     - `nonfinite_mismatch`: positions with a NaN or Inf where the other side has not the same. One of them makes every
       value of the difference nan. Positions where both have the same are left out, and `reasons["nonfinite"]` says so
     - mean, std (population), min, max of a side are over its finite elements
-    - `joint`: what violations of other limits can be counted from; None where the difference is undefined
+    - `joint`: what violations of other limits can be counted from; None where it was not asked for, or the difference
+      is undefined
     - `worst_index`: where |d| is largest, in the reference's shape; None where undefined
     """
 
@@ -108,7 +109,7 @@ class _Difference:
 class _Comparison:
     """The state of one `compare`: both readers, the running sums, the scratch buffers."""
 
-    def __init__(self, left: Reader, right: Reader, tolerance: Tolerance | None) -> None:
+    def __init__(self, left: Reader, right: Reader, tolerance: Tolerance | None, joint: bool) -> None:
         self.tiling = Tiling(left.arrays + right.arrays)
         self.left, self.right = left.sorted(self.tiling), right.sorted(self.tiling)
         self.stepper = self.right if self.right.scale is not None else self.left
@@ -116,7 +117,7 @@ class _Comparison:
         self.counts_violations = limits != (None, None)
         self.atol, self.rtol = limits[0] or 0.0, limits[1] or 0.0
         self.reference, self.candidate, self.difference = Moments(), Moments(), _Difference()
-        self.joint = JointBuilder()
+        self.joint = JointBuilder() if joint else None
         self._buffers = np.empty((5, BLOCK))
 
     def run(self) -> None:
@@ -164,7 +165,7 @@ class _Comparison:
             sums.worst = (block, offset if kept is None else int(np.flatnonzero(kept)[offset]))
         if self.counts_violations and greatest > self.atol:
             sums.violations += int(np.count_nonzero(absolute > self.atol + self.rtol * np.abs(r)))
-        if greatest > 0:
+        if self.joint is not None and greatest > 0:
             self.joint.add(np.abs(r, out=self._buffers[4][: r.size]), absolute)
         if self.stepper.scale is not None:
             scale = self.stepper.read_scale(block)
@@ -181,12 +182,13 @@ def compare(
     reference_quant: Quant | None = None,
     candidate_quant: Quant | None = None,
     to_reference: Callable[[Array], Array] | None = None,
+    joint: bool = False,
 ) -> Metrics:
     """Every metric of two tensors of the same shape, in any real dtype (bool, ints, fp8 to float64).
 
     `to_reference` brings the candidate into the reference's shape (`Layout.to_reference`); `candidate_quant.axis` is
     an axis of the candidate as it is passed. Without it the candidate may itself be a transposed view, and the axis
-    is then one of the view. 64-bit integers beyond 2^53 are rounded to float64.
+    is then one of the view. 64-bit integers beyond 2^53 are rounded to float64. `joint` gathers `Metrics.joint` too.
 
     Raises UsageError for shapes that differ, dtypes that are not real numbers, or scales that do not fit the axis.
     """
@@ -197,7 +199,7 @@ def compare(
         raise UsageError(
             f"cannot compare shape {left.array.shape} with {right.array.shape}", hint="apply the pair's layout first"
         )
-    comparison = _Comparison(left, right, tolerance)
+    comparison = _Comparison(left, right, tolerance, joint)
     comparison.run()
     return _summary(comparison)
 
@@ -224,7 +226,7 @@ def _summary(comparison: _Comparison) -> Metrics:
         lsb_max=(math.nan if why else d.lsb_max) if quantized else None,
         lsb_mean=(math.nan if why else d.lsb_total / d.count) if quantized else None,
         saturated=saturated_share(comparison.stepper.array, comparison.tiling) if quantized and count else None,
-        joint=None if why else comparison.joint.result(),
+        joint=None if why or comparison.joint is None else comparison.joint.result(),
         worst_index=comparison.tiling.locate(*d.worst) if d.worst and not why else None,
         reasons=reasons,
     )

@@ -94,6 +94,8 @@ class AssertAligned:
         properties = self._node.user_properties  # the fixture record_property warns of xunit2, which is the default
         if found is not None:
             properties.append((name, f"{found.verdict}: {found.verdict_reason}"))
+            causes = (*found.causes, *(f.cause for f in found.faults if f.cause is not None))
+            properties.extend((f"{name}_cause", f"{cause.kind}: {cause.summary}") for cause in causes)
         if html is not None:
             properties.append((f"{name}_html", str(html)))
 

@@ -43,10 +43,13 @@ WEAK_LSB = 5.0
 
 
 class Judge:
-    """Compares pairs of two traces under the user's tolerances, or those of the noise floor."""
+    """Compares pairs of two traces under the user's tolerances, or those of the noise floor.
 
-    def __init__(self, reference: Trace, candidate: Trace, rules: ToleranceRules) -> None:
-        self.reference, self.candidate, self.rules = reference, candidate, rules
+    `joint` gathers what other tolerances can be judged by later.
+    """
+
+    def __init__(self, reference: Trace, candidate: Trace, rules: ToleranceRules, joint: bool = False) -> None:
+        self.reference, self.candidate, self.rules, self.joint = reference, candidate, rules, joint
         self._nodes_r = reference.graph.producers()
         self._nodes_c = candidate.graph.producers()
         self._precision_r, self._precision_c = _Precision(reference), _Precision(candidate)
@@ -126,6 +129,7 @@ class Judge:
             tolerance=limits,
             reference_quant=our_quant,
             candidate_quant=quant,
+            joint=self.joint,
         )
 
     def detail(self, pair: Pair, metrics: Metrics) -> Detail | None:

@@ -86,7 +86,7 @@ def test_compare_keeps_them_over_any_layout(dtype: str) -> None:
     rng = np.random.default_rng(1)
     nchw = (rng.normal(size=(2, 7, 33, 65)) * 20).astype(dtype)
     nhwc = np.ascontiguousarray((nchw + (rng.normal(size=nchw.shape) > 1)).astype(dtype).transpose(0, 2, 3, 1))
-    found = compare(nchw, nhwc.transpose(0, 3, 1, 2))
+    found = compare(nchw, nhwc.transpose(0, 3, 1, 2), joint=True)
     assert found.joint is not None
     for atol, rtol in [(0, 0), (0.5, 0), (1, 0), (0, 0.1), (0.5, 0.05), (3, 1)]:
         true = compare(nchw, nhwc.transpose(0, 3, 1, 2), tolerance=Tolerance(atol=atol, rtol=rtol)).violations
@@ -98,7 +98,8 @@ def test_compare_keeps_them_over_any_layout(dtype: str) -> None:
 
 def test_positions_left_out_of_the_difference_are_left_out_here() -> None:
     reference = np.array([1.0, np.nan, np.inf, 2.0])
-    found = compare(reference, np.array([1.0, np.nan, np.inf, 2.5]))
+    found = compare(reference, np.array([1.0, np.nan, np.inf, 2.5]), joint=True)
     assert found.joint is not None
     assert found.joint.violations(0.1, 0.0) == (1, 1)
-    assert compare(reference, np.zeros(4)).joint is None  # NaN on one side: there is no difference to count in
+    unlike = compare(reference, np.zeros(4), joint=True)
+    assert unlike.joint is None  # NaN on one side: there is no difference to count in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 import aligndbg
 from aligndbg._errors import ModelError, UnsupportedError
-from aligndbg._types import Array, Status
+from aligndbg._types import Array, Layout, LayoutKind, Matching, Pair, Status
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
+from aligndbg.locate import Replay, isolate
+from aligndbg.metrics import ToleranceRules
+from aligndbg.verdict import Judge
 
 OPS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
     ("Tanh", np.tanh),
@@ -102,3 +106,34 @@ def test_where_neither_side_can_be_cut_nothing_is_isolated(x: Array) -> None:
     assert diff.faults == ()
     assert all(m.isolated is None for m in diff.pairs)
     assert any("the runtime does not start on a cut model" in m.reason for m in diff.pairs)
+
+
+def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Array) -> None:
+    """Guessed at first, a pair is no border; its own error, and those below, are only right once it is."""
+    left, right = chain(), chain((1,))
+    traces = [aligndbg.capture(model, {"x": x}) for model in (left, right)]
+    overridden: list[set[str]] = []
+
+    def pairs(kind: LayoutKind) -> Matching:
+        layout = Layout(LayoutKind.IDENTITY, (4, 50), (0, 1), (4, 50), (4, 50))
+        made = [Pair(f"t{k}", f"t{k}", layout, "value", 1.0) for k in range(len(OPS))]
+        made[2] = replace(made[2], layout=replace(layout, kind=kind))
+        return Matching(tuple(made))
+
+    def rerun(overrides: Mapping[str, Array]) -> Replay:
+        overridden.append(set(overrides))
+        values = dict(right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides))
+        return Replay(replace(traces[1], values=values), {})
+
+    judge = Judge(traces[0], traces[1], ToleranceRules())
+    found = isolate(
+        *traces,
+        pairs(LayoutKind.AMBIGUOUS),
+        judge,
+        rerun,
+        lambda *_: pairs(LayoutKind.IDENTITY),
+        forward=True,
+    )
+    assert "t2" not in overridden[0]
+    assert "t2" in overridden[-1]
+    assert found.over == {"t1"}

@@ -66,6 +66,7 @@ def test_the_sample_project(sample: pytest.Pytester) -> None:
             ">*assert_aligned(REFERENCE*",
             "E*DivergedError: DIVERGED  1 fault",
             "E*fault 1: *own error 0.*",
+            "E*weight: the candidate's weights of Conv are 1.5 times *",
             "E* status reference *",
             "E* fault *",
             "E*reproduce: aligndbg diff *cnn.onnx *cnn_weight_fault.tflite --input *input.npz --min-coverage 0.9",
@@ -79,6 +80,7 @@ def test_the_sample_project(sample: pytest.Pytester) -> None:
     cases = {case.get("name"): case for case in ElementTree.parse(sample.path / "junit.xml").iter("testcase")}
     kept = {p.get("name"): p.get("value") for p in cases["test_a_broken_export"].iter("property")}
     assert kept["aligndbg"] == "diverged: 1 fault"
+    assert (kept["aligndbg_cause"] or "").startswith("weight: the candidate's weights of Conv are 1.5 times")
     assert Path(kept["aligndbg_html"] or "").is_file()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import aligndbg
 from aligndbg import Diff, MemoryBackend, MemoryNode
 from aligndbg._errors import ModelError, UsageError
+from aligndbg._types import Cause
 from aligndbg.cli import main
 
 Options = dict[str, Any]
@@ -36,6 +38,9 @@ def test_what_is_saved_comes_back_whole(fixtures: Path, tmp_path: Path) -> None:
     found.save(path)
     again = Diff.load(path)
     assert again.to_json() == found.to_json()
+    assert again.faults[0].cause == found.faults[0].cause
+    assert again.faults[0].cause is not None
+    assert again.faults[0].cause.kind == "weight"
     assert again.summary(all_rows=True) == found.summary(all_rows=True)
     assert again.to_html() == found.to_html()
     assert again.graphs[0].nodes == found.graphs[0].nodes
@@ -66,6 +71,29 @@ def test_judged_again_is_judged_as_a_new_run_would(pair: tuple[Path, Path], save
         else:
             least, most = (int(n) for n in ours.metrics.reasons["violations"].split(" of ")[0].split(" to "))
             assert 1 <= least <= counted <= most
+
+
+def test_a_fault_keeps_its_cause_and_a_new_one_has_none(fixtures: Path) -> None:
+    found = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn_weight_fault.tflite")
+    (before,) = found.faults
+    after = {f.reference: f.cause for f in aligndbg.judge(found, atol=1e-8).faults}
+    assert len(after) > 1
+    assert after.pop(before.reference) == before.cause
+    assert set(after.values()) == {None}
+
+
+def test_another_network_stays_one_fault(fixtures: Path) -> None:
+    other = Cause("different_network", "this is another network")
+    found = replace(aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn_weight_fault.tflite"), causes=(other,))
+    assert len(aligndbg.judge(found, atol=1e-8).faults) == 1
+
+
+def test_a_run_without_details_cannot_be_judged_again(fixtures: Path) -> None:
+    found = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn.tflite", details=False)
+    assert found.basis is None
+    assert all(m.metrics.joint is None for m in found.pairs)
+    with pytest.raises(UsageError, match="kept no details"):
+        aligndbg.judge(found, atol=1e-3)
 
 
 def test_no_tolerance_keeps_those_of_the_run(fixtures: Path, tmp_path: Path) -> None:

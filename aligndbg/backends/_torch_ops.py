@@ -166,6 +166,7 @@ def attributes(word: str, given: Mapping[str, Any], rank: int) -> dict[str, Any]
     plain: dict[str, Any] = {key: value for key, value in given.items() if isinstance(value, bool | int | float | str)}
     plain |= {key: list(value) for key, value in given.items() if _numbers(value)}
     axes = plain.pop("dim", None)
+    rank += word in ("stack", "unsqueeze")  # which count in what they make
     if isinstance(axes, int):
         plain["axis"] = axes % max(rank, 1)
     elif isinstance(axes, list):

@@ -1,17 +1,21 @@
-"""Any runtime's nodes as ONNX steps: ONNX's own as they are, TFLite's spelled out in ONNX's words and layouts."""
+"""Any runtime's nodes as ONNX steps: ONNX's own as they are, TFLite's and torch's in ONNX's words and layouts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from aligndbg._evaluate import CannotEvaluateError, Step
 from aligndbg._types import Array, Graph, Node
+from aligndbg.explain import _tflite_forms, _torch_forms
+from aligndbg.explain._emitter import Emitter
 from aligndbg.explain._program import Program
-from aligndbg.explain._tflite_forms import FORMS, Emitter
 
 __all__ = ["FORM_OPSET", "canonical_program"]
 
 FORM_OPSET = 17  # of the steps that are written here
+FORMS = _tflite_forms.FORMS | _torch_forms.FORMS  # TFLite writes its words in capitals, torch does not
+OVERLAID = ("Slice", "ScatterND")  # not what overwrites, but a tensor that shares its memory
 
 
 def canonical_program(
@@ -24,7 +28,7 @@ def canonical_program(
 ) -> Program:
     """The program of a region. `constants` are stored values by name, `shape` gives any tensor's shape.
 
-    ONNX nodes keep their opset, dtypes and stored integers. TFLite's run on real values, with each quantized result
+    ONNX nodes keep their opset, dtypes and stored integers. The others run on real values, with each quantized result
     put on its grid. Raises CannotEvaluateError for an operator that has no canonical form.
     """
     if graph.opset:
@@ -32,7 +36,9 @@ def canonical_program(
         return Program(steps, dict(constants), tuple(inputs), output, graph.opset)
     emitter = Emitter(graph, constants, shape)
     for node in nodes:
-        if node.op_type not in FORMS:
+        # Torch's mark of an operator that overwrites its input; `__and__` is no such.
+        word = node.op_type if node.op_type.endswith("__") else node.op_type.removesuffix("_")
+        if word not in FORMS or (word != node.op_type and node.canonical in OVERLAID):
             raise CannotEvaluateError(f"{node.op_type} has no canonical form here")
-        emitter.node(node)
+        emitter.node(replace(node, op_type=word), FORMS[word])
     return Program(tuple(emitter.steps), emitter.constants, tuple(inputs), output, FORM_OPSET)

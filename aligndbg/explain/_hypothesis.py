@@ -66,4 +66,5 @@ def weigh(case: Case, trial: Trial, after: float) -> float:
 
 
 def _say(case: Case, error: float) -> str:
-    return f"{error:.2g}" + (" LSB" if case.unit == "lsb" else "")
+    text = f"{error:.0f}" if 99.5 <= error < 1000 else f"{error:.2g}"
+    return text + (" LSB" if case.unit == "lsb" else "")

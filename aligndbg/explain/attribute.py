@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._evaluate import Step
+from aligndbg._types import Layout
 from aligndbg.explain._case import Case, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
 from aligndbg.explain._program import Program
@@ -94,10 +95,17 @@ def compared_attributes(case: Case) -> list[dict[str, Any]]:
         other = {key for key, _, _ in differing(r, c)}
         for key in sorted({*r.attributes, *c.attributes}):
             ours, theirs = (_plain(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
-            rows.append(
-                {"op": r.op, "attribute": key, "reference": ours, "candidate": theirs, "same": key not in other}
-            )
+            same = key not in other or (key == "axis" and _same_axis(ours, theirs, case.pair.layout))
+            rows.append({"op": r.op, "attribute": key, "reference": ours, "candidate": theirs, "same": same})
     return sorted(rows, key=lambda row: row["same"])
+
+
+def _same_axis(ours: Any, theirs: Any, layout: Layout) -> bool:
+    """Whether the candidate's axis is the reference's, renumbered for its layout."""
+    rank = len(layout.permutation)
+    if not isinstance(ours, int) or not isinstance(theirs, int) or layout.from_shape != layout.candidate_shape:
+        return False
+    return len(layout.reference_shape) == rank and layout.permutation[ours % rank] == theirs % rank
 
 
 def differing(r: Step, c: Step) -> list[tuple[str, Any, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from aligndbg._details import AxisProfile, Detail, Element, ErrorMap
 from aligndbg._types import Array, Graph, Layout, Measurement, Node, Pair, Quant, TensorInfo
 from aligndbg.metrics import Metrics
+from aligndbg.report._causes import causes_of_tensors, told
 from aligndbg.report._graph_rows import rows
 from aligndbg.report._words import clean
 
@@ -40,9 +41,15 @@ def payload(diff: Diff) -> dict[str, Any]:
         {u.name: str(u.kind) for u in unmatched}
         for unmatched in (diff.matching.unmatched_reference, diff.matching.unmatched_candidate)
     ]
+    causes = causes_of_tensors(diff)
+    pairs = [_pair(m, left, right, m.pair.reference in diff.outputs) for m in diff.pairs]
+    for pair, m in zip(pairs, diff.pairs, strict=True):
+        if m.pair.reference in causes:
+            said = told(causes[m.pair.reference])
+            pair["cause"] = f"{said.kind}: {said.summary}"
     return {
         "metrics": METRICS,
-        "pairs": [_pair(m, left, right, m.pair.reference in diff.outputs) for m in diff.pairs],
+        "pairs": pairs,
         "graphs": [left.as_list(row_left, lost[0]), right.as_list(row_right, lost[1])],
         "tensors": [left.tensors, right.tensors],
     }

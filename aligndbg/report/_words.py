@@ -21,11 +21,13 @@ def clean(text: str, width: int | None = None) -> str:
 
 
 def number(value: Any) -> str:
-    """Two significant digits; `-` for undefined, counts as they are."""
+    """Two significant digits, hundreds whole; `-` for undefined, counts as they are."""
     if value is None or value != value:
         return "-"
     if isinstance(value, int) or value == 0:
         return str(int(value))
+    if 99.5 <= abs(value) < 1000:
+        return f"{value:.0f}"
     return f"{value:.2g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
 
 

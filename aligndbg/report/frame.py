@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._errors import MissingDependencyError
+from aligndbg._types import Cause
+from aligndbg.report._causes import causes_of_tensors
 from aligndbg.report.json_ import metrics_dict, write_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ COLUMNS = (
     "confidence",
     "layout",
     "shape",
+    "cause",
+    "cause_summary",
 )
 # Columns of numbers, NaN where undefined; each appears again as `isolated_*`.
 METRIC_COLUMNS = (
@@ -77,9 +81,11 @@ def to_frame(diff: Diff) -> pd.DataFrame:
     """
     import pandas as pd
 
+    causes = causes_of_tensors(diff)
     rows = []
     extra = SAMPLE_COLUMNS if any(m.samples is not None for m in diff.pairs) else ()
     for m in diff.pairs:
+        cause = causes.get(m.pair.reference, Cause("", ""))
         row: dict[str, Any] = {
             "reference": m.pair.reference,
             "candidate": m.pair.candidate,
@@ -92,6 +98,8 @@ def to_frame(diff: Diff) -> pd.DataFrame:
             "confidence": m.pair.confidence,
             "layout": str(m.pair.layout.kind),
             "shape": "x".join(map(str, m.pair.layout.reference_shape)),
+            "cause": cause.kind,
+            "cause_summary": cause.summary,
         }
         own = metrics_dict(m.isolated) if m.isolated is not None else {}
         accumulated = metrics_dict(m.metrics)

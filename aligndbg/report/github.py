@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligndbg._errors import UsageError
-from aligndbg._types import Coverage, Fault, Measurement, ModelInfo, Verdict
+from aligndbg._types import Cause, Coverage, Fault, Measurement, ModelInfo, Verdict
+from aligndbg.report._causes import told
 from aligndbg.report._words import clean, number
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def to_markdown(diff: Diff) -> str:
     ]
     for side, info in (("reference", diff.reference), ("candidate", diff.candidate)):
         lines.append(_side(side, info, diff.coverage[side]))
+    for cause in diff.causes:
+        lines += ["", "**The whole pair**", "", *_cause(cause)]
     lines += ["", *(f"- ⚠️ {_plain(text)}" for text in diff.warnings)]
-    lines += [f"- **{_plain(cause.kind)}**: {_plain(cause.summary)}" for cause in diff.causes]
     for k, fault in enumerate(diff.faults, 1):
         lines += ["", *_fault(k, fault)]
     if diff.truncated:
@@ -70,10 +72,22 @@ def _fault(k: int, fault: Fault) -> Iterable[str]:
     ops = f"{_plain(fault.reference_op or '-')} against {_plain(fault.candidate_op or '-')}"
     yield f"**Fault {k}**: {ops}, own error {number(fault.isolated_error)} {unit}"
     yield ""
-    yield f"- reference {_code(fault.reference or '-')}"
-    yield f"- candidate {_code(fault.candidate or '-')}"
+    for side, name, scope in (
+        ("reference", fault.reference, fault.reference_scope),
+        ("candidate", fault.candidate, fault.candidate_scope),
+    ):
+        yield f"- {side} {_code(name or '-')}" + (f" in {_code(scope)}" if scope else "")
     if fault.cause is not None:
-        yield f"- {_plain(fault.cause.kind)}: {_plain(fault.cause.summary)}"
+        yield from _cause(fault.cause)
+
+
+def _cause(cause: Cause) -> Iterable[str]:
+    said = told(cause)
+    yield f"- **{_plain(said.kind)}**: {_plain(said.summary)}"
+    if said.change:
+        yield f"- to change: {_plain(said.change)}"
+    for name, ours, theirs in said.attributes:
+        yield f"- {_plain(name)}: {_code(ours)} against {_code(theirs)}"
 
 
 def _table(rows: Iterable[Measurement]) -> Iterable[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._version import __version__
+from aligndbg.report._causes import told
 from aligndbg.report._chart import charts
 from aligndbg.report._payload import payload, script_json
 from aligndbg.report._words import bar, clean, cosine, number
@@ -38,6 +40,7 @@ def _environment() -> Environment:
     )
     made.filters["number"] = number
     made.filters["bar"] = bar
+    made.filters["share"] = _share
     made.filters["cosine"] = cosine
     made.filters["lines"] = _lines
     made.filters["facts"] = _facts
@@ -54,6 +57,12 @@ def _lines(text: str) -> Any:
     from markupsafe import escape
 
     return escape(text)
+
+
+def _share(value: float, error: tuple[float, float, str]) -> int:
+    """An error as percents of a bar: of steps, as many as the larger one has; else logarithmic."""
+    greatest = max(error[:2])
+    return bar(value) if error[2] != "LSB" or not math.isfinite(greatest) else round(100 * value / (greatest or 1))
 
 
 def _facts(value: Any) -> str:
@@ -117,6 +126,8 @@ def _render(template: str, diff: Diff, rows: list[Any], **more: Any) -> str:
             quantized=quantized,
             coverage=COVERAGE,
             places=places,
+            whole=[told(c) for c in diff.causes],
+            causes=[told(f.cause) if f.cause is not None else None for f in diff.faults],
             **safe,
             **more,
         )

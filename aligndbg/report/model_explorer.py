@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._types import Graph, Measurement, Node, Status
+from aligndbg._types import Cause, Graph, Measurement, Node, Status
+from aligndbg.report._causes import causes_of_tensors
 from aligndbg.report._words import clean, number
 from aligndbg.report.json_ import plain_value, write_text
 
@@ -76,6 +77,7 @@ def _shown(value: float | str) -> float | str:
 def _graph(diff: Diff, side: int) -> dict[str, Any]:
     graph, name = diff.graphs[side], ("reference", "candidate")[side]
     pairs = {getattr(m.pair, name): m for m in diff.pairs}
+    causes = causes_of_tensors(diff)
     sources = {t: (INPUTS, k) for k, t in enumerate(graph.inputs)}
     for i, node in enumerate(graph.nodes):
         sources |= {t: (str(i), k) for k, t in enumerate(node.outputs) if t}
@@ -85,7 +87,7 @@ def _graph(diff: Diff, side: int) -> dict[str, Any]:
             "id": str(i),
             "label": node.op_type,
             "namespace": _namespace(node),
-            "attrs": [{"key": key, "value": _text(value)} for key, value in _attributes(node, pairs, 1 - side)],
+            "attrs": [{"key": key, "value": _text(value)} for key, value in _attributes(node, pairs, 1 - side, causes)],
             "incomingEdges": _edges(node, sources),
             "outputsMetadata": _outputs(graph, node.outputs),
         }
@@ -117,7 +119,9 @@ def _outputs(graph: Graph, names: tuple[str, ...]) -> list[dict[str, Any]]:
     return out
 
 
-def _attributes(node: Node, pairs: Mapping[str, Measurement], other: int) -> Iterator[tuple[str, Any]]:
+def _attributes(
+    node: Node, pairs: Mapping[str, Measurement], other: int, causes: Mapping[str, Cause]
+) -> Iterator[tuple[str, Any]]:
     yield "name", node.name
     if node.scope:
         yield "scope", node.scope
@@ -129,6 +133,9 @@ def _attributes(node: Node, pairs: Mapping[str, Measurement], other: int) -> Ite
         yield "aligndbg counterpart", (m.pair.reference, m.pair.candidate)[other]
         yield "aligndbg status", f"{m.status}: {m.reason}"
         yield "aligndbg error", f"relative L2 {number(m.metrics.rel_l2)}, cosine {number(m.metrics.cosine)}"
+        if m.pair.reference in causes:
+            cause = causes[m.pair.reference]
+            yield "aligndbg cause", f"{cause.kind}: {cause.summary}"
 
 
 def _text(value: Any) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._errors import UsageError, nearest
-from aligndbg._types import Measurement, Status
+from aligndbg._types import Cause, Measurement, Status
+from aligndbg.report._causes import causes_of_tensors
 from aligndbg.report._words import bar, clean, cosine, number
 from aligndbg.report.frame import METRIC_COLUMNS, SAMPLE_COLUMNS
 
@@ -38,9 +40,11 @@ HEADERS = {
     "lsb_max": "LSB",
     "isolated_lsb_max": "own LSB",
 }
-TEXTS = ("reference", "candidate", "op", "status", "reason", "layout", "shape", "method", "evidence")
+CAUSE = ("cause", "cause_summary")
+TEXTS = ("reference", "candidate", "op", "status", "reason", "layout", "shape", "method", "evidence", *CAUSE)
 SMALL_IS_BAD = ("cosine", "euclid", "sqnr_db", "confidence")
 Row = tuple[int, Measurement]
+Causes = Mapping[str, Cause]  # by reference tensor
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def chosen_rows(diff: Diff, view: TableView) -> list[Row]:
     """The numbered pairs that `view` keeps, in its order."""
     rows = [(k, m) for k, m in enumerate(diff.pairs) if not view.only or _wanted(m, diff, view.only)]
     if view.sort:
-        key = _sort_key(view.sort)
+        key = _sort_key(view.sort, causes_of_tensors(diff))
         rows.sort(key=lambda row: (key(*row), row[0]))
     return rows
 
@@ -88,14 +92,14 @@ def _wanted(m: Measurement, diff: Diff, words: Iterable[str]) -> bool:
     )
 
 
-def _sort_key(name: str) -> Callable[[int, Measurement], Any]:
+def _sort_key(name: str, causes: Causes) -> Callable[[int, Measurement], Any]:
     """Ascending keys that put what is worst first."""
     if name == "status":
         return lambda k, m: GRAVITY.index(m.status)
     if name == "index":
         return lambda k, m: k
     if name in TEXTS:
-        return lambda k, m: _text(name, m)
+        return lambda k, m: _text(name, m, causes)
     if name == "bar":
         name = "rel_l2"
     sign = 1 if name.removeprefix("isolated_") in SMALL_IS_BAD else -1
@@ -120,7 +124,10 @@ def _value(name: str, m: Measurement) -> float | None:
     return None if value is None else float(value)
 
 
-def _text(name: str, m: Measurement) -> str:
+def _text(name: str, m: Measurement, causes: Causes) -> str:
+    if name in CAUSE:
+        cause = causes.get(m.pair.reference, Cause("", ""))
+        return cause.kind if name == "cause" else cause.summary
     if name == "op":
         return f"{m.reference_op or '-'} ~ {m.candidate_op or '-'}"
     if name == "layout":
@@ -130,14 +137,16 @@ def _text(name: str, m: Measurement) -> str:
     return str(getattr(m if name in ("status", "reason") else m.pair, name))
 
 
-def pairs_table(rows: Sequence[Row], view: TableView, width: int, *, blocks: bool = True) -> Table:
+def pairs_table(
+    rows: Sequence[Row], view: TableView, width: int, causes: Causes = MappingProxyType({}), *, blocks: bool = True
+) -> Table:
     """The table, at most `width` wide; `blocks` is False for terminals that cannot write them."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     columns = view.columns or _columns(rows, width)
-    cells = {name: [_cell(name, k, m, blocks) for k, m in rows] for name in columns}
+    cells = {name: [_cell(name, k, m, causes, blocks) for k, m in rows] for name in columns}
     widths = _widths(cells, width - len(columns) + 1)  # a space between two
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in columns:
@@ -185,13 +194,13 @@ def _header(name: str, width: int) -> str:
     return clean(HEADERS.get(name, name.replace("isolated_", "own ").replace("_", " ")), width)
 
 
-def _cell(name: str, k: int, m: Measurement, blocks: bool) -> str:
+def _cell(name: str, k: int, m: Measurement, causes: Causes, blocks: bool) -> str:
     if name == "index":
         return str(k)
     if name == "bar":
         return _bar(_value("rel_l2", m), _value("isolated_rel_l2", m), "█░" if blocks else "#.")
     if name in TEXTS:
-        return _text(name, m)
+        return _text(name, m, causes)
     value = _value(name, m)
     if name.endswith("cosine"):
         return cosine(value)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aligndbg._types import Cause, Coverage, Measurement, ModelInfo, Status, Verdict
+from aligndbg.report._causes import causes_of_tensors, told
 from aligndbg.report._words import clean, number
 from aligndbg.report.table import TableView, chosen_rows, pairs_table
 
@@ -22,7 +23,6 @@ __all__ = ["render", "render_text", "stdout_console"]
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 WORST = 5
-MOST_ATTRIBUTES = 8
 
 
 @contextmanager
@@ -63,10 +63,10 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
     """
     line = _printer(console)
     line((str(diff.verdict).upper(), VERDICT_STYLE[diff.verdict]), (f"  {clean(diff.verdict_reason)}", ""))
+    for cause in diff.causes:
+        _render_cause(cause, console, ("the whole pair  ", "bold"))
     for warning in diff.warnings:
         line(("warning: ", "yellow"), (clean(warning), ""))
-    for cause in diff.causes:
-        _render_cause(cause, console)
     _render_faults(diff, console)
     first = diff.first_divergence
     if first is not None and not diff.faults:
@@ -87,17 +87,18 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
         _render_unmatched(diff, console)
 
 
-def _printer(console: Console, indent: int = 0) -> Callable[..., None]:
-    """Prints parts, each with its style, as one line; text that is too long goes on below, a little further in."""
+def _printer(console: Console, hanging: int = 0) -> Callable[..., None]:
+    """Prints parts, each with its style, as one line; text that is too long goes on below, `hanging` further in."""
     from rich.text import Text
 
     def line(*parts: tuple[str, str]) -> None:
         text = Text.assemble(*parts)
-        if not indent:
+        if not hanging:
             console.print(text, soft_wrap=False)
             return
-        for k, row in enumerate(text.wrap(console, console.width - indent)):
-            console.print(Text.assemble(" " * (indent if k else indent - 2), row))
+        for k, row in enumerate(text.wrap(console, console.width - hanging)):
+            row.rstrip()
+            console.print(Text.assemble(" " * (hanging if k else 0), row))
 
     return line
 
@@ -113,7 +114,7 @@ def _model(info: ModelInfo, width: int, options: bool) -> str:
 def _coverage(c: Coverage) -> str:
     return (
         f"{c.compared} compared, {c.unobservable} unobservable, {c.one_sided} one-sided, {c.unmatched} unmatched"
-        f" of {c.compared + c.unobservable + c.one_sided + c.unmatched} tensors"
+        f" of {c.compared + c.unobservable + c.one_sided + c.unmatched}"
     )
 
 
@@ -159,23 +160,15 @@ def _render_faults(diff: Diff, console: Console) -> None:
         line(("more faults may follow: the search stopped at --max-faults", "yellow"))
 
 
-def _render_cause(cause: Cause, console: Console) -> None:
-    """The sentence, what to change, and the attributes that differ."""
-    line = _printer(console, indent=4)
-    style = "dim" if cause.kind == "unexplained" else "bold"
-    line((f"{clean(cause.kind)}: ", style), (clean(cause.summary), ""))
-    if cause.details.get("change"):
-        line(("to change: ", "dim"), (cause.details["change"], ""))
-    for side, place in cause.details.get("where", {}).items():
-        scopes = list(dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"]))
-        # A line that another operator's module names as well says nothing more.
-        scopes = [s for s in scopes if not any(other.endswith(f" ({s})") for other in scopes)]
-        if scopes:
-            line((f"{side}'s module: {clean(', '.join(scopes), 70)}", "dim"))
-    rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]
-    for row in rows[:MOST_ATTRIBUTES]:
-        both = f"{clean(str(row['reference']), 40)} against {clean(str(row['candidate']), 40)}"
-        line((f"{clean(row['op'])}.{clean(row['attribute'])}: {both}", "dim"))
+def _render_cause(cause: Cause, console: Console, head: tuple[str, str] = ("  ", "")) -> None:
+    """The sentence, what to change, and the attributes that differ; `head`, with its style, is put before."""
+    line = _printer(console, hanging=4)
+    said = told(cause)
+    line(head, (f"{said.kind}: ", "bold" if said.is_known else "dim"), (said.summary, ""))
+    if said.change:
+        line(("  to change: ", "dim"), (said.change, ""))
+    for name, ours, theirs in said.attributes:
+        line((f"  {name}: {ours} against {theirs}", "dim"))
 
 
 def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView) -> None:
@@ -197,7 +190,7 @@ def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView)
     if rows:
         blocks = console.encoding.lower().startswith("utf")
         legend = f"{'█' if blocks else '#'} own error, {'░' if blocks else '.'} accumulated; relative L2, logarithmic"
-        console.print(pairs_table(rows, view, console.width, blocks=blocks))
+        console.print(pairs_table(rows, view, console.width, causes_of_tensors(diff), blocks=blocks))
         if not view.columns or "bar" in view.columns:
             line((legend, "dim"))
     line()

@@ -33,6 +33,14 @@ def test_one_row_a_pair(diverged: Diff) -> None:
     assert frame["rel_l2"][2] > 0.1 > 1e-6 > frame["isolated_rel_l2"][2]
 
 
+def test_a_fault_has_its_cause(diverged: Diff) -> None:
+    (fault,) = diverged.faults
+    assert fault.cause is not None
+    frame = to_frame(diverged)
+    assert list(frame["cause"]) == ["", fault.cause.kind, ""]
+    assert list(frame["cause_summary"]) == ["", fault.cause.summary, ""]
+
+
 def test_dtypes_do_not_depend_on_the_values(aligned: Diff, silent: Diff) -> None:
     one, two = to_frame(aligned), to_frame(silent)
     assert list(one.columns) == list(two.columns)

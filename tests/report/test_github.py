@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -34,6 +35,20 @@ def test_every_table_has_one_width(hostile: Diff, diverged: Diff) -> None:
         assert len(tables) == 2
         for table in tables:
             assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_causes_are_told(diverged: Diff) -> None:
+    rows = [{"op": "Conv", "attribute": "pads", "reference": [0, 1], "candidate": [1, 0], "same": False}]
+    cause = Cause("padding", "it pads (1,0)", 0.5, 0.0, {"change": "pad by (0,1)", "attributes": rows})
+    whole = Cause("flip", "a mirrored image")
+    fault = replace(diverged.faults[0], cause=cause, reference_scope="net.stem (nets.py:7)")
+    text = html.unescape(replace(diverged, faults=(fault,), causes=(whole,)).to_markdown())
+    assert "- reference <code>shifted</code> in <code>net.stem (nets.py:7)</code>\n" in text
+    assert text.index("- **flip**: a mirrored image") < text.index("**Fault 1**")
+    assert (
+        text.index("**Fault 1**") < text.index("- **padding**: it pads (1,0)") < text.index("to change: pad by (0,1)")
+    )
+    assert "Conv.pads: <code>[0, 1]</code> against <code>[1, 0]</code>" in text
 
 
 def test_names_become_no_markup(hostile: Diff) -> None:

@@ -103,19 +103,29 @@ def test_long_runs_show_the_worst_rows_in_the_fragment(diverged: Diff) -> None:
 
 def test_faults_and_causes(diverged: Diff) -> None:
     assert "fault 1" in Tags(fragment(diverged)).text
-    cause = Cause("missing_bias", "it adds <0.5>", 0.31, 4e-7, {"change": "carry <it> over"})
-    whole = Cause("flip", "the candidate is fed a <mirrored> image; so fed, the error falls from 1 to 0", 1.0, 0.0)
-    faults = (replace(diverged.faults[0], cause=cause, candidate=None),)
-    told = replace(diverged, faults=faults, causes=(whole,), truncated=True)
+    rows = [
+        {"op": "Conv", "attribute": "pads", "reference": [0, 1], "candidate": "<b>", "same": False},
+        {"op": "Conv", "attribute": "group", "reference": 1, "candidate": 1, "same": True},
+    ]
+    details = {"unit": "rel_l2", "change": "carry it over", "attributes": rows}
+    cause = Cause("missing_bias", "it adds <0.5>", 0.31, 4e-7, details)
+    told = replace(diverged, faults=(replace(diverged.faults[0], cause=cause, candidate=None),), truncated=True)
     for text in (fragment(told), to_html(told)):
         shown = Tags(text).text
         assert "missing bias: it adds <0.5>" in shown
-        assert "falls from 0.31 to 4.0e-07" in shown
-        assert "to change: carry <it> over" in shown
-        assert "flip: the candidate is fed a <mirrored> image" in shown
-        assert shown.count("the error falls from 1") == 1
+        for part in ("carry it over", "0.31 relative L2", "4.0e-07 relative L2", "Conv.pads[0, 1]<b>"):
+            assert part in shown
+        assert "group" not in shown
         assert "None" not in shown
         assert "--max-faults" in shown
+
+
+def test_a_cause_of_the_whole_pair_comes_before_the_faults(diverged: Diff) -> None:
+    told = replace(diverged, causes=(Cause("flip", "it is fed a mirrored image", 40.0, 1.0, {"unit": "lsb"}),))
+    for text in (fragment(told), to_html(told)):
+        shown = Tags(text).text
+        assert shown.index("the whole pair") < shown.index("flip: it is fed a mirrored image") < shown.index("fault 1")
+        assert re.search(r"width:100%.*width:2%", text, re.DOTALL)  # one step of forty
 
 
 def test_without_scripts_the_page_still_has_the_verdict_the_chart_and_every_row(diverged: Diff) -> None:

@@ -55,6 +55,15 @@ def test_the_fault_stands_out_on_both_sides(real: Diff, tmp_path: Path) -> None:
         assert found["status"][side]["results"][name]["value"] == "fault"
 
 
+def test_the_faults_nodes_tell_its_cause(real: Diff, tmp_path: Path) -> None:
+    (fault,) = real.faults
+    assert fault.cause is not None
+    for graph in written(real, tmp_path)["graphs"]["graphs"]:
+        told = [a["value"] for node in graph["nodes"] for a in node.get("attrs", []) if a["key"] == "aligndbg cause"]
+        assert len(told) == 1
+        assert told[0].startswith(f"{fault.cause.kind}: ")
+
+
 def test_undefined_errors_are_no_numbers(silent: Diff, tmp_path: Path) -> None:
     values = [v["value"] for v in written(silent, tmp_path)["error"]["reference"]["results"].values()]
     assert "undefined" in values

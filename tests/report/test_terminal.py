@@ -45,7 +45,8 @@ def test_clean_keeps_names_and_fits_the_width(text: str, width: int) -> None:
         (7, "7"),
         (0.25, "0.25"),
         (1.0, "1"),
-        (123.4, "1.2e+02"),
+        (99.6, "100"),
+        (123.4, "123"),
         (0.000012345, "1.2e-05"),
         (-0.5, "-0.5"),
         (1e300, "1.0e+300"),
@@ -87,7 +88,7 @@ def test_an_aligned_run_has_no_fault_and_no_divergence(aligned: Diff) -> None:
     assert text.startswith("ALIGNED")
     assert "fault" not in text
     assert "divergence" not in text
-    assert "3 compared, 0 unobservable, 0 one-sided, 0 unmatched of 3 tensors" in text
+    assert "3 compared, 0 unobservable, 0 one-sided, 0 unmatched of 3" in text
 
 
 def test_a_divergence_that_is_no_fault_names_the_first_place(diverged: Diff) -> None:
@@ -152,10 +153,6 @@ def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
             {"op": "Conv", "attribute": "pads", "reference": [0, 0, 1, 1], "candidate": [1, 1, 1, 1], "same": False},
             {"op": "Conv", "attribute": "strides", "reference": [2, 2], "candidate": [2, 2], "same": True},
         ],
-        "where": {
-            "reference": {"operators": [{"name": "n", "op": "Conv", "scope": "net.\x1bstem"}]},
-            "candidate": {"operators": [{"scope": "stem (net.py:3)"}, {"scope": "net.py:3"}]},
-        },
     }
     cause = Cause("padding", "the candidate pads (1,1), the reference (0,1)", 0.5, 1e-7, details)
     whole = Cause("flip", "the candidate is fed a mirrored image", 1.0, 0.0)
@@ -164,6 +161,4 @@ def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
     assert "to change: pad as the reference does" in text
     assert "Conv.pads: [0, 0, 1, 1] against [1, 1, 1, 1]" in text
     assert "strides" not in text
-    assert "reference's module: net.\\x1bstem" in text
-    assert "candidate's module: stem (net.py:3)\n" in text
     assert text.index("flip: the candidate is fed") < text.index("fault 1")

@@ -78,7 +78,7 @@ function filter() {
   let count = 0;
   for (const row of rows) {
     const p = data.pairs[row.dataset.pair];
-    const all = [p.r, p.c, ...p.ops, p.reason].join("\n").toLowerCase();
+    const all = [p.r, p.c, ...p.ops, p.reason, p.cause || ""].join("\n").toLowerCase();
     const fits = wanted.has(p.status) && (!only || p.output) && all.includes(text);
     row.hidden = !fits;
     if (row.panel) row.panel.hidden = !fits;
@@ -122,7 +122,7 @@ function panel(k) {
   return h("div", { class: "panel" }, ...parts);
 }
 function lead(p, k) {
-  const facts = [["why", p.reason], ["paired by", `${p.found}; ${p.evidence}`], ["layout", p.layout]];
+  const facts = [["why", p.reason], ["cause", p.cause], ["paired by", `${p.found}; ${p.evidence}`], ["layout", p.layout]];
   for (const [name, text] of Object.entries(p.why)) facts.push([name + " undefined", text]);
   if (p.detail && !p.detail.profiles.length) facts.push(["difference", "none: every element is equal"]);
   if (p.samples) facts.push(["samples", Object.entries(p.samples).map(([n, v]) => `${n} ${typeof v === "string" ? v : num(v)}`).join(", ")]);
