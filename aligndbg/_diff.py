@@ -27,7 +27,7 @@ class DivergedError(AssertionError):
         self.diff = diff
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diff:
     """Everything one run found. There is no truth value: ask `.verdict`.
 
@@ -173,6 +173,11 @@ class Diff:
         fine = {Verdict.ALIGNED, Verdict.INCONCLUSIVE} if allow_inconclusive else {Verdict.ALIGNED}
         if self.verdict not in fine:
             raise DivergedError(self.summary(), self)
+
+    def __repr__(self) -> str:
+        """One line; the arrays that a Diff holds would fill screens, and every notebook that shows one."""
+        sides = f"{self.reference.path} against {self.candidate.path}"
+        return f"<Diff {self.verdict}: {len(self.pairs)} pairs, faults: {len(self.faults)}; {sides}>"
 
     def __str__(self) -> str:
         return self.summary()

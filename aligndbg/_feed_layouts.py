@@ -51,8 +51,13 @@ def fitting_permutations(reference: Sequence[int], candidate: Shape) -> list[tup
 
 
 def fitting_layouts(reference: tuple[int, ...], candidate: Shape | None) -> list[Layout]:
-    """Every layout in which an array of the reference's shape fits the candidate's input, the usual first."""
-    candidate = reference if candidate is None else candidate
+    """Every layout in which an array of the reference's shape fits the candidate's input, the usual first.
+
+    An input of unknown shape (None) may want it as it is, or with the channels moved first or last.
+    """
+    if candidate is None:
+        usual = fitting_permutations(reference, (None,) * len(reference))
+        return [_layout(reference, p) for p in usual if layout_cost(p) < 2]
     if len(reference) == len(candidate):
         return [_layout(reference, p) for p in fitting_permutations(reference, candidate)]
     inner = tuple(size for size in reference if size != 1)

@@ -159,12 +159,14 @@ def _to_be_run(feeds: Mapping[str, Array], rg: Graph, cg: Graph, options: InputO
         return Feeding(feeds, tuple(plans), tuple(notes), _verify(feeds, plans[0], rg, cg))
     own = _given(options.candidate_inputs, [cg.tensors.get(n, TensorInfo(n)) for n in cg.inputs], options, notes)
     try:
-        plan = translate(feeds, rg, cg, options.input_map)[0]
+        plans = translate(feeds, rg, cg, options.input_map)
     except UsageError as error:
         if options.input_map:
             raise
         note = f"whether both sides are fed alike was not checked: {error.fact}"
         return Feeding(feeds, (FeedPlan(own, ()),), (*notes, note))
+    shaped = (plan for plan in plans if all(array.shape == own[name].shape for name, array in plan.feeds.items()))
+    plan = next(shaped, plans[0])
     given = replace(plan, feeds=own)
     return Feeding(feeds, (given,), tuple(notes), _verify(feeds, given, rg, cg), plan.feeds)
 

@@ -12,6 +12,7 @@ from aligndbg._basis_of import basis_of
 from aligndbg._capturing import Captured, Clock, capture, weight_reader
 from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
 from aligndbg._diff import Diff
+from aligndbg._errors import ModelError
 from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
@@ -155,8 +156,15 @@ def _capture_and_match(
 ) -> tuple[Captured, FeedPlan, Matching, list[str]]:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
     best: tuple[Captured, FeedPlan, Matching] | None = None
+    refused: ModelError | None = None
+    ran: list[FeedPlan] = []
     for plan in feeding.plans[:MAX_PLANS]:
-        right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
+        try:
+            right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
+        except ModelError as error:  # a module says which layout it takes by failing on the others
+            refused = refused or error
+            continue
+        ran.append(plan)
         links = [(link.reference, link.candidate, link.layout) for link in plan.links]
         with clock.stage("match"):
             matching = match(
@@ -166,9 +174,11 @@ def _capture_and_match(
             best = (right, plan, matching)
         if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
             break
-    assert best is not None
+    if best is None:
+        assert refused is not None
+        raise refused
     notes = []
-    if best[1] is not feeding.plans[0]:
+    if best[1] is not ran[0]:
         how = "; ".join(f"{link.candidate}: {link.how}" for link in best[1].links)
         notes.append(f"the candidate's layers agree only when it is fed so: {how}")
     return (*best, notes)

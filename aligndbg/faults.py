@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aligndbg._types import Fault, Graph, Node, Pair, Region, Trace
-from aligndbg.match._side import LAYOUT_OPS
+from aligndbg.match._side import LAYOUT_OPS, PASSIVE_OPS
 from aligndbg.match.ops import FAMILIES, WEIGHT_OPS, kindred
 
 if TYPE_CHECKING:
@@ -196,7 +196,9 @@ def _computing(nodes: Sequence[Node], graph: Graph, without: Node | None = None)
     words: Counter[str] = Counter()
     for n in nodes:
         inner = sum(1 for i in n.inputs if i and i not in graph.constants)
-        if n.canonical in MOVING or (n.canonical in ("Add", "Mul", "BatchNormalization") and inner == 1):
+        if n.canonical in MOVING | PASSIVE_OPS | {"Expand"} or (
+            n.canonical in ("Add", "Mul", "BatchNormalization") and inner == 1
+        ):
             continue
         word = "weighted" if n.canonical in WEIGHT_OPS else n.canonical
         words.update({word, n.tail} if n.canonical not in (n.tail, "BatchNormalization") else {word})

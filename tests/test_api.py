@@ -230,6 +230,11 @@ def test_a_timeout_must_be_a_time(fixtures: Path) -> None:
 # --- the result ----------------------------------------------------------------------------------------------------
 
 
+def test_the_repr_is_one_line(diverged: Diff) -> None:
+    assert repr(diverged).startswith("<Diff diverged: 18 pairs, faults: 1; ")
+    assert len(repr(diverged)) < 400
+
+
 def test_diff_has_no_truth_value(aligned: Diff, diverged: Diff) -> None:
     for found in (aligned, diverged):
         with pytest.raises(TypeError, match="verdict"):

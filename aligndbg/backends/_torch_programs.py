@@ -303,6 +303,12 @@ def _source_line() -> str:
 
 
 def _short(path: str) -> str:
+    """Relative where that is short; in Jupyter the cell that was run, `In[3]`, instead of its temporary file."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    cell = shell.compile.format_code_name(path) if shell is not None else None
+    if cell is not None:
+        return str(cell[1])
     here = os.path.relpath(path) if os.path.isabs(path) else path
     return os.path.basename(path) if here.startswith("..") else here
 

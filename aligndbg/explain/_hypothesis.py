@@ -31,21 +31,25 @@ class Hypothesis:
 
     def test(self, case: Case) -> Cause | None:
         """The best explanation so far, after these trials; those that cannot beat it are not run."""
-        for trial in self.trials(case):
-            if trial.cost >= case.best:
-                continue
-            try:
-                after = case.after(trial)
-            except CannotEvaluateError:
-                continue
-            except OutOfTimeError:
-                case.out_of_time = True
-                break
-            case.note(self.name, trial, after)
-            weight = weigh(case, trial, after)
-            if case.explains(trial, after) and weight < case.best:
-                case.best, case.found = weight, _cause(self.name, case, trial, after)
+        try:  # what the trials search for is evaluated, too
+            for trial in self.trials(case):
+                if trial.cost < case.best:
+                    self._try(case, trial)
+        except OutOfTimeError:
+            case.out_of_time = True
+        except CannotEvaluateError:
+            pass  # the search for more trials ends here; what was found stands
         return case.found
+
+    def _try(self, case: Case, trial: Trial) -> None:
+        try:
+            after = case.after(trial)
+        except CannotEvaluateError:
+            return
+        case.note(self.name, trial, after)
+        weight = weigh(case, trial, after)
+        if case.explains(trial, after) and weight < case.best:
+            case.best, case.found = weight, _cause(self.name, case, trial, after)
 
 
 def _cause(name: str, case: Case, trial: Trial, after: float) -> Cause:

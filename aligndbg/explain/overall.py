@@ -24,6 +24,7 @@ LOST = 0.5  # relative error of a part that its grid cannot hold
 COARSE = 4.0  # steps: a part whose values span fewer has collapsed
 MAX_PARTS = 512
 MAX_ELEMENTS = 1 << 22
+CLIPPED_INPUT = "feed values in the range that the input was calibrated for, or calibrate again with such values"
 
 
 def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
@@ -36,7 +37,7 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
             None if f.kind in ("shape", "unexplained") else 0.0,
             {
                 **f.details,
-                "change": ADVICE.get(f.kind, ""),
+                "change": CLIPPED_INPUT if f.kind == "saturation" else ADVICE.get(f.kind, ""),
                 "reference": f.reference,
                 "candidate": f.candidate,
                 "unit": "max_abs",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from aligndbg.explain._case import Case, Trial
+from aligndbg.explain._case import Case, Half, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
 from aligndbg.explain._plain import WINDOWS
 from aligndbg.explain._program import Program
@@ -29,11 +29,11 @@ class Padding(Hypothesis):
         both = dict(case.programs())
         for side, program in both.items():
             theirs = both.get(other_side(side))
-            known = _windows(theirs) if theirs is not None else []
+            known = _written(case.other(side)) if theirs is None else [pads for _, pads in _windows(theirs)]
             for n, (at, pads) in enumerate(_windows(program)):
-                if n < len(known) and known[n][1] != pads and len(known[n][1]) == len(pads):
-                    yield _trial(program, side, at, pads, known[n][1], 0.0)
-                elif not known:
+                if n < len(known) and known[n] != pads and len(known[n]) == len(pads):
+                    yield _trial(program, side, at, pads, known[n], 0.0)
+                if theirs is None:
                     for split in _splits(pads):
                         yield _trial(program, side, at, pads, split, 1.0)
 
@@ -50,6 +50,11 @@ def _windows(program: Program) -> list[tuple[int, list[int]]]:
         elif step.op == "Pad" and (pads := program.constant(step, 1)) is not None:
             found.append((k, [int(p) for p in pads.reshape(-1)]))
     return found
+
+
+def _written(half: Half) -> list[list[int]]:
+    """The pads that a side's operators say they have, where it cannot be run as a program."""
+    return [list(n.attributes["pads"]) for n in half.nodes if n.canonical in WINDOWS and "pads" in n.attributes]
 
 
 def _splits(pads: Sequence[int]) -> Iterator[list[int]]:

@@ -19,6 +19,8 @@ __all__ = ["Link", "Orders", "State", "Weights"]
 Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
 
 ODD = 4  # times more tensors
+SAME = 1e-5  # sampled error
+TELLING = 0.3  # sampled error up to which the values of a pair found by structure tell its layout
 REACH = 400  # tensors looked through on one side before a region counts as open
 
 
@@ -42,12 +44,18 @@ class Orders:
     usual: Counter[tuple[int, ...]]
     despite: Counter[tuple[int, ...]]
 
+    def count(self, layout: Layout) -> None:
+        """Adds a tensor that is laid out so, as its values tell."""
+        self.usual[order_of(layout)] += 1
+        self.despite[order_of(layout)] += next(exchanged(layout), None) is not None
+
     def odd(self, layout: Layout) -> bool:
         """True where far more tensors are laid out as this one would be with two axes of one size exchanged."""
-        if not self.usual:
-            return False
         limit = ODD * max(1, self.despite[order_of(layout)])
-        return any(self.usual[order_of(other)] >= limit for other in exchanged(layout))
+        return any(self._usual(order_of(other)) >= limit for other in exchanged(layout))
+
+    def _usual(self, order: tuple[int, ...]) -> int:
+        return self.usual[order] + (ODD if order == (0,) else 0)  # nothing moved is usual without any vote
 
 
 @dataclass
@@ -72,11 +80,15 @@ class State:
             ref, cand = self.reference, self.candidate
             self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
         found = self._fits[(r, c)]
-        return [f for f in found if not self.orders.odd(f.layout)]
+        usual = [f for f in found if not self.orders.odd(f.layout)]
+        same = usual and usual[0].error <= SAME  # the values do not tell one from the other
+        return found if same else usual
 
     def add(self, link: Link) -> None:
         self.links[link.reference] = link
         self.by_candidate[link.candidate] = link
+        if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
+            self.orders.count(link.layout)
 
     def drop(self, link: Link) -> None:
         del self.links[link.reference]

@@ -94,9 +94,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
     state.orders = _orders(near, [link for link in state.links.values() if link.method == "value"])
-    near = {
-        r: kept for r, found in near.items() if (kept := [f for f in found if not state.orders.odd(f[2][0].layout)])
-    }
+    near = {r: kept for r, found in near.items() if (kept := _as_usual(state, r, found))}
     best_c: dict[str, float] = {}
     for found in near.values():
         for error, c, _ in found:
@@ -110,6 +108,16 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     for members in _classes(equals):
         _assign(state, members, equals)
     return {r: [c for _, c, _ in found] for r, found in equals.items()}
+
+
+def _as_usual(state: State, r: str, found: list[tuple[float, str, list[Fit]]]) -> list[tuple[float, str, list[Fit]]]:
+    """The equals of `r` that are so without an odd layout."""
+    kept = []
+    for _, c, _ in found:
+        fits = state.fits(r, c)
+        if fits and fits[0].error <= strict_error(state.reference, r, state.candidate, c):
+            kept.append((fits[0].error, c, fits))
+    return kept
 
 
 def _orders(near: _Near, paired: Iterable[Link]) -> Orders:

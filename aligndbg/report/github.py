@@ -47,6 +47,7 @@ def to_markdown(diff: Diff) -> str:
     for side, info in (("reference", diff.reference), ("candidate", diff.candidate)):
         lines.append(_side(side, info, diff.coverage[side]))
     lines += ["", *(f"- ⚠️ {_plain(text)}" for text in diff.warnings)]
+    lines += [f"- **{_plain(cause.kind)}**: {_plain(cause.summary)}" for cause in diff.causes]
     for k, fault in enumerate(diff.faults, 1):
         lines += ["", *_fault(k, fault)]
     if diff.truncated:

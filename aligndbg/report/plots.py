@@ -64,6 +64,8 @@ def _pair(diff: Diff, name: str | None) -> Measurement:
 
 def _error(diff: Diff, ax: Axes) -> Axes:
     """Relative L2 of each pair in execution order; a zero lies on the lowest line, undefined values are left out."""
+    from matplotlib.ticker import MaxNLocator
+
     accumulated = np.array([m.metrics.rel_l2 for m in diff.pairs], float)
     own = np.array([math.nan if m.isolated is None else m.isolated.rel_l2 for m in diff.pairs], float)
     both = np.concatenate([accumulated, own])
@@ -79,6 +81,7 @@ def _error(diff: Diff, ax: Axes) -> Axes:
     if (both == 0).any():
         ax.axhline(floor, color="gray", linewidth=0.6)
         ax.annotate("0", (0, floor), xycoords=("axes fraction", "data"), xytext=(3, 3), textcoords="offset points")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("pair, in the reference's execution order")
     ax.set_ylabel("relative L2 error")
     ax.set_title(f"{str(diff.verdict).upper()}: {_text(diff.verdict_reason, 90)}", loc="left")

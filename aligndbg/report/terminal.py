@@ -29,7 +29,8 @@ MOST_ATTRIBUTES = 8
 def stdout_console() -> Iterator[Console]:
     """A console on stdout. A reader that goes away early (head, less) ends the text, and changes no result.
 
-    As wide as the terminal, or $COLUMNS, or 80 where stdout is no terminal: then the text is the same anywhere.
+    As wide as the terminal, or $COLUMNS, or 80 where stdout is no terminal: then the text is the same anywhere. In
+    Jupyter too: rich would show each line as an output of its own.
     """
     from rich.console import Console
 
@@ -40,7 +41,7 @@ def stdout_console() -> Iterator[Console]:
     columns = os.environ.get("COLUMNS", "")
     width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else 80
     try:
-        yield Quitting(highlight=False, width=width)
+        yield Quitting(highlight=False, width=width, force_jupyter=False)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +51,7 @@ def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100, view: T
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    console = Console(file=out, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     render(diff, console, all_rows=all_rows, view=view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
@@ -166,7 +167,9 @@ def _render_cause(cause: Cause, console: Console) -> None:
     if cause.details.get("change"):
         line(("to change: ", "dim"), (cause.details["change"], ""))
     for side, place in cause.details.get("where", {}).items():
-        scopes = dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"])
+        scopes = list(dict.fromkeys(o["scope"] for o in place["operators"] if o["scope"]))
+        # A line that another operator's module names as well says nothing more.
+        scopes = [s for s in scopes if not any(other.endswith(f" ({s})") for other in scopes)]
         if scopes:
             line((f"{side}'s module: {clean(', '.join(scopes), 70)}", "dim"))
     rows = [row for row in cause.details.get("attributes", ()) if not row["same"]]

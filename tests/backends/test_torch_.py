@@ -475,6 +475,32 @@ def test_module_against_its_onnx_export_in_a_worker(tmp_path: Path) -> None:
     assert "torch_networks.py" in bad.faults[0].reference_scope
 
 
+def test_a_module_of_unknown_input_shape_is_fed_in_the_layout_that_it_takes() -> None:
+    conv = nn.Conv2d(3, 4, 3).eval()
+    image = np.random.default_rng(0).standard_normal((1, 8, 9, 3)).astype(np.float32)
+    last = Function(lambda x: conv(x.permute(0, 3, 1, 2)).relu())
+    first = Function(lambda x: conv(x).relu())
+    found = diff(last, first, image)
+    assert (found.verdict, found.warnings) == ("aligned", ())
+    assert "transposed from (1, 8, 9, 3) to (1, 3, 8, 9)" in found.inputs[0]
+    assert diff(last, first, image, candidate_inputs=image.transpose(0, 3, 1, 2)).warnings == ()
+    with pytest.raises(ModelError, match=r"float32\[1, 9, 9, 2\]"):  # as it was fed first
+        diff(Function(lambda x: x.relu()), first, image.repeat(2, 1)[:, :9, :, :2])
+
+
+def test_padding_is_named_as_the_module_has_it(tmp_path: Path) -> None:
+    """A side that cannot be run as a program still says what its pads are."""
+    conv = nn.Conv2d(3, 4, 3, stride=2).eval().requires_grad_(False)
+    x = torch.from_numpy(X)
+    same = Function(lambda x: conv(F.pad(x, (0, 1, 0, 1))).relu())
+    torch.onnx.export(same, (x,), str(tmp_path / "same.onnx"), dynamo=False)
+    port = Function(lambda x: F.conv2d(x, conv.weight, conv.bias, stride=2, padding=1).relu())
+    (fault,) = diff(tmp_path / "same.onnx", port, x).faults
+    assert fault.cause is not None
+    assert fault.cause.kind == "padding"
+    assert "the candidate's Conv pads (1,1), the reference's (0,1)" in fault.cause.summary
+
+
 def test_live_objects_open_without_a_worker() -> None:
     backend = open_model(small())
     assert isinstance(backend, TorchBackend)

@@ -75,17 +75,24 @@ def test_a_recording_fed_apart(tmp_path: Path, kind: str, change: Any) -> None:
     assert found.faults[0].cause.kind == kind, found.faults[0].cause.summary
 
 
-def test_height_and_width_swapped_throughout(tmp_path: Path) -> None:
-    straight = chain(lambda net, x: net.op("Relu", [x], "middle"), tmp_path / "a.onnx")
-    swapped = chain(lambda net, x: net.op("Transpose", [x], "middle", perm=[0, 1, 3, 2]), tmp_path / "b.onnx")
-    plain = chain(lambda net, x: net.op("Identity", [x], "middle"), tmp_path / "c.onnx")
-    found = compared(plain, swapped)
-    assert found.verdict is Verdict.DIVERGED
-    assert [c.kind for c in found.causes] == ["layout"]
-    cause = found.causes[0]
-    assert cause.before is not None
-    assert cause.after is not None
-    assert cause.after < 1e-3 * cause.before
+def waves(net: Net, x: str, swap: bool) -> str:
+    x = net.op("Transpose", [x], "moved", perm=[0, 1, 3, 2]) if swap else net.op("Identity", [x], "moved")
+    for k in range(5):
+        x = net.op("Sin" if k % 2 else "Tanh", [x], f"wave{k}")
+    return net.op("Relu", [x], "middle")
+
+
+def test_height_and_width_swapped_from_one_operator_on(tmp_path: Path) -> None:
+    straight = chain(lambda net, x: waves(net, x, False), tmp_path / "a.onnx")
+    swapped = chain(lambda net, x: waves(net, x, True), tmp_path / "b.onnx")
+    found = compared(straight, swapped)
+    (fault,) = found.faults
+    assert (fault.candidate, fault.candidate_op) == ("moved", "Transpose")
+    assert fault.cause is not None
+    assert fault.cause.kind == "layout"
+    assert fault.cause.before is not None
+    assert fault.cause.after is not None
+    assert fault.cause.after < 1e-3 * fault.cause.before
     assert compared(straight, straight).causes == ()
 
 
@@ -138,6 +145,13 @@ def test_boxes_and_scores_on_one_grid(tmp_path: Path) -> None:
     assert cause.before > 0.5
     assert cause.after < 0.05
     assert "collapse to 1 distinct value" in cause.summary
+
+
+def test_an_input_out_of_the_quantized_range_is_said_to_be_clipped(fixtures: Path) -> None:
+    wide = np.random.default_rng(0).uniform(-2, 2, (1, 3, 32, 40)).astype(np.float32)
+    (cause,) = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn_int8.tflite", wide, checks=False).causes
+    assert cause.kind == "saturation"
+    assert "calibrate" in cause.details["change"]
 
 
 def test_json_holds_the_causes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
+from aligndbg._types import Cause
 from aligndbg.cli import main
 
 
@@ -19,6 +21,11 @@ def test_it_says_what_is_wrong_and_where(diverged: Diff) -> None:
     assert "**Fault 1**: Add against Add, own error" in text
     assert "- reference <code>shifted</code>" in text
     assert re.search(r"^\| fault \| <code>shifted</code> \| <code>shifted</code> \| Add ~ Add \|", text, re.MULTILINE)
+
+
+def test_it_tells_causes_of_the_pair_as_a_whole(diverged: Diff) -> None:
+    text = replace(diverged, causes=(Cause("flip", "the candidate is fed a <mirrored> image"),)).to_markdown()
+    assert "- **flip**: the candidate is fed a &lt;mirrored&gt; image" in text
 
 
 def test_every_table_has_one_width(hostile: Diff, diverged: Diff) -> None:

@@ -103,12 +103,17 @@ def test_long_runs_show_the_worst_rows_in_the_fragment(diverged: Diff) -> None:
 
 def test_faults_and_causes(diverged: Diff) -> None:
     assert "fault 1" in Tags(fragment(diverged)).text
-    cause = Cause("missing_bias", "it adds <0.5>", 0.31, 4e-7)
-    told = replace(diverged, faults=(replace(diverged.faults[0], cause=cause, candidate=None),), truncated=True)
+    cause = Cause("missing_bias", "it adds <0.5>", 0.31, 4e-7, {"change": "carry <it> over"})
+    whole = Cause("flip", "the candidate is fed a <mirrored> image; so fed, the error falls from 1 to 0", 1.0, 0.0)
+    faults = (replace(diverged.faults[0], cause=cause, candidate=None),)
+    told = replace(diverged, faults=faults, causes=(whole,), truncated=True)
     for text in (fragment(told), to_html(told)):
         shown = Tags(text).text
         assert "missing bias: it adds <0.5>" in shown
         assert "falls from 0.31 to 4.0e-07" in shown
+        assert "to change: carry <it> over" in shown
+        assert "flip: the candidate is fed a <mirrored> image" in shown
+        assert shown.count("the error falls from 1") == 1
         assert "None" not in shown
         assert "--max-faults" in shown
 

@@ -134,6 +134,17 @@ def test_names_cannot_drive_the_terminal(hostile: Diff) -> None:
         assert "\\x1b[2JOp" in text
 
 
+def test_the_report_is_text_in_jupyter_too(
+    diverged: Diff, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where rich believes that it is in a notebook, it would print nothing and show each line as an output."""
+    plain = str(diverged)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert str(diverged) == plain
+    diverged.print()
+    assert plain.splitlines()[0] in capsys.readouterr().out
+
+
 def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
     details = {
         "change": "pad as the reference does",
@@ -141,7 +152,10 @@ def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
             {"op": "Conv", "attribute": "pads", "reference": [0, 0, 1, 1], "candidate": [1, 1, 1, 1], "same": False},
             {"op": "Conv", "attribute": "strides", "reference": [2, 2], "candidate": [2, 2], "same": True},
         ],
-        "where": {"reference": {"operators": [{"name": "n", "op": "Conv", "scope": "net.\x1bstem"}]}},
+        "where": {
+            "reference": {"operators": [{"name": "n", "op": "Conv", "scope": "net.\x1bstem"}]},
+            "candidate": {"operators": [{"scope": "stem (net.py:3)"}, {"scope": "net.py:3"}]},
+        },
     }
     cause = Cause("padding", "the candidate pads (1,1), the reference (0,1)", 0.5, 1e-7, details)
     whole = Cause("flip", "the candidate is fed a mirrored image", 1.0, 0.0)
@@ -151,4 +165,5 @@ def test_a_cause_is_a_sentence_with_what_to_change(diverged: Diff) -> None:
     assert "Conv.pads: [0, 0, 1, 1] against [1, 1, 1, 1]" in text
     assert "strides" not in text
     assert "reference's module: net.\\x1bstem" in text
+    assert "candidate's module: stem (net.py:3)\n" in text
     assert text.index("flip: the candidate is fed") < text.index("fault 1")
