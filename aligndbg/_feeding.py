@@ -124,7 +124,7 @@ def as_array(value: Any) -> Array:
 
 def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) -> Feeding:
     """How both sides are fed. Raises UsageError where a trace without feeds needs them, or where feeds conflict."""
-    rg, cg = reference.graph(), candidate.graph()
+    rg, cg = _signature(reference.graph()), _signature(candidate.graph())
     rt, ct = _trace(reference), _trace(candidate)
     if ct is not None and options.candidate_inputs is not None:
         raise UsageError(
@@ -141,6 +141,15 @@ def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) ->
     hints = [cg.tensors[name] for name in cg.inputs if name in cg.tensors]
     feeds, notes = feeds_for(rg, options, hints)
     return _to_be_run(feeds, rg, cg, options, notes)
+
+
+def _signature(graph: Graph) -> Graph:
+    """What the model itself says that it takes: an earlier sample's number of axes is no promise of its own."""
+    if not graph.by_feeds:
+        return graph
+    said = {name: graph.tensors[name] for name in graph.inputs}
+    free = {n: replace(info, shape=None) for n, info in said.items() if info.shape and set(info.shape) == {None}}
+    return replace(graph, tensors={**graph.tensors, **free})
 
 
 def _to_be_run(feeds: Mapping[str, Array], rg: Graph, cg: Graph, options: InputOptions, notes: list[str]) -> Feeding:

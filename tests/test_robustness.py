@@ -235,3 +235,12 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "f", tmp_path, Path("/dev/full")):
         with pytest.raises(UsageError, match="cannot write"):
             write(path)
+
+
+@pytest.mark.parametrize("option", ["--repro", "--model-explorer"])
+def test_a_folder_that_cannot_be_made_is_said_first(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    words = command("diff", "missing.onnx", "missing.tflite", option, tmp_path / "file" / "d")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path / 'file' / 'd'}: cannot write into {tmp_path / 'file'}" in done.stderr

@@ -302,6 +302,18 @@ def test_a_live_module_is_compared_here_only(net: Path, tmp_path: Path) -> None:
             aligndbg.diff(live, f"torch:{net}:Net", **shared)
 
 
+def test_a_sample_is_fed_as_if_it_were_the_first(net: Path) -> None:
+    """A torch module has no shapes: what the first sample was fed does not open other ways to feed the next."""
+    options: dict[str, Any] = {"samples": 3, "shapes": ["1x3x8x8"], "isolate": False, "checks": False}
+    serial = aligndbg.diff(f"torch:{net}:Net?seed=1", f"torch:{net}:Net", **options)
+    assert serial.verdict == "diverged"
+    for row in serial.samples:
+        single = aligndbg.diff(
+            f"torch:{net}:Net?seed=1", f"torch:{net}:Net?seed=0", **options | {"samples": 1, "seed": row["sample"]}
+        )
+        assert row["output_rel_l2"] == single.pairs[-1].metrics.rel_l2
+
+
 def test_rows_say_what_a_torch_module_is_fed(net: Path, tmp_path: Path) -> None:
     model = f"torch:{net}:Net"
     rng = np.random.default_rng(0)

@@ -158,6 +158,8 @@ def full_trace() -> Trace:
         outputs=("a/b:0",),
         constants=frozenset({"w"}),
         untapped={"inner": "inside a Loop body"},
+        opset=17,
+        notes=("it is in training mode",),
     )
     info = ModelInfo("models/é.onnx", "onnx", "1.2", {"threads": "1"})
     feeds = {"x": values["x"].copy(), "other": np.arange(4, dtype=np.int16), "nul\0": np.zeros(1)}
@@ -183,6 +185,7 @@ def test_a_trace_comes_back_whole(tmp_path: Path, suffix: str) -> None:
         other.constants,
         other.untapped,
     )
+    assert (one.opset, one.notes) == (17, other.notes)
     assert one.nodes[1] == other.nodes[1]
     assert (one.nodes[0].inputs, one.nodes[0].scope, one.nodes[0].canonical) == (("x", "w", ""), "net.conv", "Conv")
     assert {key: str(value) for key, value in one.nodes[0].attributes.items()} == {
