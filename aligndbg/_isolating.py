@@ -51,8 +51,11 @@ class Sides:
     @property
     def quantized(self) -> bool:
         """Whether the candidate has tensors on a grid."""
-        trace = self.right.trace
-        return any(trace.quant(name) is not None for name in trace.values)
+        return is_quantized(self.right.trace)
+
+
+def is_quantized(trace: Trace) -> bool:
+    return any(trace.quant(name) is not None for name in trace.values)
 
 
 def isolate_sides(
@@ -90,6 +93,10 @@ def _isolate(
         judge.weights_unknown = "run" not in sides.candidate.capabilities
         with clock.stage("isolate"):
             feeds, weights = _on_grid(sides, matching, feeds)
+    elif forward and is_quantized(sides.left.trace):
+        judge.weights_unknown = "run" not in sides.reference.capabilities
+        with clock.stage("isolate"):
+            weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
     last: list[Store] = []  # a round is read before the next one is run
     refused: dict[str, str] = {}
 
@@ -142,9 +149,20 @@ def _on_grid(
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
     return feeds, grid_weights(
-        matching,
+        {p.reference: p.candidate for p in matching.pairs},
         sides.left.trace.graph,
         candidate,
         lambda names: dict(sides.reference.run({}, names)) if names else {},
         lambda names: dict(sides.candidate.run({}, names)) if names else {},
+    )
+
+
+def _on_the_reference_grid(sides: Sides, matching: Matching) -> dict[str, Array]:
+    """The weights of a float candidate on the grids of a quantized reference."""
+    return grid_weights(
+        {p.candidate: p.reference for p in matching.pairs},
+        sides.right.trace.graph,
+        sides.left.trace.graph,
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
     )

@@ -148,7 +148,7 @@ class _SavedJudge(Judge):
         super().__init__(left, right, rules)
         if basis.isolated is not None:
             bounds = [m.pair for m in found.pairs if m.pair.reference not in basis.isolated.refused]
-            self.inner = inner_roundings(found.graphs[1], bounds)
+            self.inner = inner_roundings(*found.graphs, bounds)
         self.weights_unknown = basis.weights_unknown
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Matching, Node, Pair, Quant
+from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Node, Pair, Quant
 from aligndbg.faults import MOVING
 from aligndbg.match.layouts import layouts, sampled_error
 
@@ -46,13 +46,15 @@ def grid_feeds(
 
 
 def grid_weights(
-    matching: Matching, reference: Graph, candidate: Graph, read_reference: Read, read_candidate: Read
+    counterparts: Mapping[str, str], reference: Graph, candidate: Graph, read_reference: Read, read_candidate: Read
 ) -> dict[str, Array]:
-    """Reference weights (by constant name, own layout and dtype) put on the grids of the candidate's.
+    """Float weights (by constant name, own layout and dtype) put on the grids of the quantized side's.
 
-    Weights are paired inside each pair's region by size and value. One that has no counterpart is left as it is.
+    Here `reference` is the float side and `candidate` the quantized one, whichever they are in the diff, and
+    `counterparts` are the pairs in that order. Weights are paired inside each pair's region by size and value. One that
+    has no counterpart is left as it is.
     """
-    ours = {p.reference: p.candidate for p in matching.pairs}
+    ours = counterparts
     theirs = set(ours.values())
     producers_r, producers_c = reference.producers(), candidate.producers()
     wanted: list[tuple[list[str], list[str]]] = []
@@ -84,34 +86,39 @@ class Rounding:
     lsb: float
 
 
-def inner_roundings(graph: Graph, pairs: Iterable[Pair]) -> dict[str, Rounding]:
-    """For each pair (by reference name) whose region on the candidate's side rounds inner tensors, what that costs.
+def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -> dict[str, Rounding]:
+    """For each pair (by reference name) whose region rounds inner tensors, what that costs.
+
+    That is on the quantized side; on the candidate's where both are.
 
     An inner tensor may be off by 1.5 of its own steps; where what reads it passes that on as it is, this is known in
     steps of the region's output, else it is taken for STEP_LSB of them.
     """
+    theirs = any(info.quant is not None for info in candidate.tensors.values())
+    graph = candidate if theirs else reference
+    names = {p.reference: p.candidate if theirs else p.reference for p in pairs}
     producers, consumers = graph.producers(), graph.consumers()
-    paired = {p.candidate for p in pairs}
+    paired = set(names.values())
     stop = paired | set(graph.inputs) | graph.constants
     out: dict[str, Rounding] = {}
-    for p in pairs:
-        stack, seen = [p.candidate], {p.candidate}
+    for key, name in names.items():
+        stack, seen = [name], {name}
         while stack:
             node = producers.get(stack.pop())
             for i in node.inputs if node else ():
                 if i and i not in seen and i not in stop:
                     seen.add(i)
                     stack.append(i)
-        computed = [n for n in seen if n != p.candidate and n in producers and producers[n].canonical not in MOVING]
+        computed = [n for n in seen if n != name and n in producers and producers[n].canonical not in MOVING]
         if computed:
-            own = _step(graph, p.candidate)
+            own = _step(graph, name)
             costs = [
                 max(STEP_LSB, 1.5 * _step(graph, n) / own)
                 if own and all(k.canonical in PASSING for k in consumers.get(n, ()))
                 else STEP_LSB
                 for n in computed
             ]
-            out[p.reference] = Rounding(len(computed), sum(costs))
+            out[key] = Rounding(len(computed), sum(costs))
     return out
 
 

@@ -116,7 +116,9 @@ def isolate(
         refused = {
             p.reference: replay.refused[name] for p in usable if (name := _rerun_name(p, forward)) in replay.refused
         }
-        judge.inner = inner_roundings(candidate.graph, [p for p in matching.pairs if p.reference not in refused])
+        judge.inner = inner_roundings(
+            reference.graph, candidate.graph, [p for p in matching.pairs if p.reference not in refused]
+        )
         own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
         nearer, farther = _moved(judge, own, [p for p in matching.pairs if p.reference in over])
         standing = Standing(own, over, refused, aside, forward, nearer, farther)
@@ -142,7 +144,9 @@ def isolate(
         matching = again
     # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
     best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
-    judge.inner = inner_roundings(candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open])
+    judge.inner = inner_roundings(
+        reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
+    )
     return replace(best, runs=len(seen))
 
 

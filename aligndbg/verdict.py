@@ -123,9 +123,12 @@ class Judge:
         ours, our_quant = left.values[pair.reference], left.quant(pair.reference)
         if on_grid and quant is not None and our_quant is None:
             ours = quant.dequantize(quant.quantize(ours, value.dtype))
+        value = pair.layout.to_reference(value)
+        if on_grid and quant is None and our_quant is not None and our_quant.axis is None:
+            value = our_quant.dequantize(our_quant.quantize(value, ours.dtype))
         return compare(
             ours,
-            pair.layout.to_reference(value),
+            value,
             tolerance=limits,
             reference_quant=our_quant,
             candidate_quant=quant,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import aligndbg
 from aligndbg._errors import ModelError, UnsupportedError
@@ -137,3 +140,23 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
     assert "t2" not in overridden[0]
     assert "t2" in overridden[-1]
     assert found.over == {"t1"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_quantized_reference_is_judged_as_fairly_as_a_quantized_candidate(fixtures: Path, seed: int) -> None:
+    files = fixtures / "cnn_int8.tflite", fixtures / "cnn.onnx"
+    found = aligndbg.diff(*files, seed=seed, checks=False)
+    assert found.verdict == "aligned"
+    assert found.faults == ()
+    assert max(m.isolated.lsb_max or 0 for m in found.pairs if m.isolated) <= 1.5
+
+
+def test_a_fault_against_a_quantized_reference(fixtures: Path, tmp_path: Path) -> None:
+    model = onnx.load(fixtures / "cnn.onnx")
+    node = next(n for n in model.graph.node if n.name == "/mix/Conv")
+    weight = next(i for i in model.graph.initializer if i.name == node.input[1])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.3), weight.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    found = aligndbg.diff(fixtures / "cnn_int8.tflite", tmp_path / "wrong.onnx", checks=False)
+    (fault,) = found.faults
+    assert "/mix/Conv" in fault.region_candidate.nodes
