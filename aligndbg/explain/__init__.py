@@ -23,7 +23,7 @@ from aligndbg.explain.numbers import Nonfinite, Precision
 from aligndbg.explain.order import Arrangement, Operands
 from aligndbg.explain.padding import Padding, StrideOffset
 from aligndbg.explain.pooling import Pooling
-from aligndbg.explain.quantization import QuantizationScale
+from aligndbg.explain.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.resize import Resize
 
 __all__ = ["HYPOTHESES", "Case", "Context", "Hypothesis", "Side", "explain_fault", "explain_faults", "make_case"]
@@ -46,6 +46,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Epsilon(),
     Precision(),
     QuantizationScale(),
+    QuantizerConstants(),
 )
 
 

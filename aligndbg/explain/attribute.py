@@ -13,7 +13,7 @@ from aligndbg.explain._case import Case, Trial
 from aligndbg.explain._hypothesis import Hypothesis, other_side
 from aligndbg.explain._program import Program
 
-__all__ = ["Attribute", "compared_attributes"]
+__all__ = ["Attribute", "compared_attributes", "same_operators"]
 
 Unlike = Sequence[tuple[str, Any, Any]]
 ELSEWHERE = {"perm", "axis", "epsilon"}  # other hypotheses try these, with more than one value
@@ -41,7 +41,7 @@ class Attribute(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
-        for at_r, at_c in _same_ops(both["reference"], both["candidate"]):
+        for at_r, at_c in same_operators(both["reference"], both["candidate"]):
             if both["reference"].steps[at_r].op == "Resize":
                 continue  # has a hypothesis of its own
             steps = {"reference": both["reference"].steps[at_r], "candidate": both["candidate"].steps[at_c]}
@@ -90,7 +90,7 @@ def compared_attributes(case: Case) -> list[dict[str, Any]]:
     if len(both) < 2:
         return []
     rows = []
-    for at_r, at_c in _same_ops(both["reference"], both["candidate"]):
+    for at_r, at_c in same_operators(both["reference"], both["candidate"]):
         r, c = both["reference"].steps[at_r], both["candidate"].steps[at_c]
         other = {key for key, _, _ in differing(r, c)}
         for key in sorted({*r.attributes, *c.attributes}):
@@ -128,7 +128,7 @@ def _default(key: str, r: Step, c: Step) -> Any:
     return DEFAULTS.get(key)
 
 
-def _same_ops(reference: Program, candidate: Program) -> Iterator[tuple[int, int]]:
+def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int, int]]:
     """Steps of one operator, the first of the one with the first of the other, and so on."""
     left: dict[str, list[int]] = {}
     for k, step in enumerate(candidate.steps):

@@ -50,16 +50,17 @@ class Fit(Hypothesis):
                     yield Trial("missing_bias", side, slot.put(np.zeros_like(slot.value)), words, change, 0.5)
             found = _fitted(case, side, program)
             if found is not None:
-                yield from _affine(side, found)
+                yield from _affine(case, side, found)
 
 
-def _affine(side: str, f: _Linear) -> Iterator[Trial]:
+def _affine(case: Case, side: str, f: _Linear) -> Iterator[Trial]:
     other, change = other_side(side), f"with that in the {side}"
     ratio = float(np.median(f.factor))
     scaled = [k for k, a in enumerate(f.factor) if abs(a - 1) > LIKE]
     shape = (-1, *[1] * (f.weight.value.ndim - 1))
     words = f"the {other}'s weights of {f.weight.op} are {ratio:.4g} times the {side}'s"
-    yield Trial("scale", side, f.weight.put(f.weight.value * ratio), words, change, 1.0, {"ratio": ratio})
+    kind = "scale" if case.grid is None else "quantization_scale"
+    yield Trial(kind, side, f.weight.put(f.weight.value * ratio), words, change, 1.0, {"ratio": ratio})
     term = f.bias.value + f.term
     moved = [k for k, b in enumerate(f.term) if abs(b) > LIKE * (float(np.max(np.abs(f.term))) or 1.0)]
     words = f"the {other}'s bias of {f.bias.op} differs in {len(moved)} of {f.term.size} channels"

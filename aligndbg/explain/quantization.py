@@ -9,11 +9,47 @@ import numpy as np
 
 from aligndbg._types import Array
 from aligndbg.explain._case import Case, Trial
-from aligndbg.explain._hypothesis import Hypothesis
+from aligndbg.explain._hypothesis import Hypothesis, other_side
+from aligndbg.explain.attribute import same_operators
 
-__all__ = ["QuantizationScale"]
+__all__ = ["QuantizationScale", "QuantizerConstants"]
 
 MIN_SAMPLES = 8
+
+
+GRID_PARTS = {1: "scale", 2: "zero point"}  # by input slot of QuantizeLinear and DequantizeLinear
+
+
+class QuantizerConstants(Hypothesis):
+    """A QuantizeLinear or DequantizeLinear whose scale or zero point is not the other side's, given that one."""
+
+    name = "quantizer_constants"
+
+    def applies(self, case: Case) -> bool:
+        return len(list(case.programs(plain=False))) == 2
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        both = dict(case.programs(plain=False))
+        for at_r, at_c in same_operators(both["reference"], both["candidate"]):
+            op = both["candidate"].steps[at_c].op
+            for slot, part in GRID_PARTS.items() if op in ("QuantizeLinear", "DequantizeLinear") else ():
+                places = {"reference": at_r, "candidate": at_c}
+                value = {s: both[s].constant(both[s].steps[k], slot) for s, k in places.items()}
+                r, c = value["reference"], value["candidate"]
+                if r is None or c is None or r.shape != c.shape or r.dtype != c.dtype or np.array_equal(r, c):
+                    continue
+                shown = {
+                    s: ", ".join(f"{n:.4g}" for n in np.ravel(v)[:4]) for s, v in (("reference", r), ("candidate", c))
+                }
+                words = (
+                    f"the candidate's {op} has the {part} {shown['candidate']}, the reference's {shown['reference']}"
+                )
+                for side in ("candidate", "reference"):
+                    theirs = value[other_side(side)]
+                    assert theirs is not None
+                    change = f"with the {other_side(side)}'s in the {side}"
+                    made = both[side].with_constant(places[side], slot, theirs)
+                    yield Trial("quantization_scale", side, made, words, change, 0.5, {"part": part, **shown})
 
 
 class QuantizationScale(Hypothesis):

@@ -205,6 +205,30 @@ def large(cast: bool) -> Middle:
     return build
 
 
+def root(absolute: bool) -> Middle:
+    """A square root, of negative values unless their sign is taken off first."""
+    return lambda net, x: net.op("Sqrt", [net.op("Abs", [x], "size") if absolute else x], "middle")
+
+
+def one_nan(weights: dict[str, Array]) -> None:
+    weights["middle.w"][2, 0, 0, 0] = np.nan
+
+
+def dequantized(scale: float, zero: int = 0) -> Middle:
+    """Quantized in steps of 0.02 from 0, and read back with another scale or zero point."""
+
+    def build(net: Net, x: str) -> str:
+        stored = net.op("QuantizeLinear", [x, net.constant("s", 0.02), net.constant("z", 0, np.int8)], "stored")
+        back = [net.constant("back_s", scale), net.constant("back_z", zero, np.int8)]
+        return net.op("DequantizeLinear", [stored, *back], "middle")
+
+    return build
+
+
+def depth_to_space(mode: str) -> Middle:
+    return lambda net, x: net.op("DepthToSpace", [net.conv(x, "up", 2 * C, C)], "middle", blocksize=2, mode=mode)
+
+
 SAME = [0, 0, 1, 1]
 STRIDED = {"strides": [2, 2]}
 ORDERS = ([0, 1, 2, 3, 4, 5], [3, 1, 4, 0, 5, 2])
@@ -246,6 +270,13 @@ CASES: list[tuple[str, str, Middle, Middle]] = [
     ("subtraction", "operand_order", two("Sub", (0, 1)), two("Sub", (1, 0))),
     ("concat", "operand_order", two("Concat", (0, 1), axis=1), two("Concat", (1, 0), axis=1)),
     ("contiguous", "layout", reshaped(None), reshaped([0, 1, 3, 2])),
+    ("elu", "attribute", op("Elu", alpha=1.0), op("Elu", alpha=0.5)),
+    ("lrn", "attribute", op("LRN", size=3, alpha=0.5), op("LRN", size=5, alpha=0.5)),
+    ("depth_to_space", "attribute", depth_to_space("DCR"), depth_to_space("CRD")),
+    ("nan_begins", "nonfinite", root(absolute=True), root(absolute=False)),
+    ("nan_weight", "nonfinite", conv(), edited(one_nan)),
+    ("quantizer_scale", "quantization_scale", dequantized(0.02), dequantized(0.03)),
+    ("zero_point", "quantization_scale", dequantized(0.02), dequantized(0.02, 9)),
     ("flip", "flip", op("Identity"), reversed_rows),
     ("channels", "channel_order", gather(ORDERS[0]), gather(ORDERS[1])),
 ]
@@ -330,3 +361,38 @@ def test_a_recorded_candidate_is_explained_from_the_reference_alone(tmp_path: Pa
     found = aligndbg.diff(OnnxBackend(str(reference), {}), trace, checks=False)
     causes = [f.cause.kind for f in found.faults if f.cause is not None]
     assert causes == [case[1]], [f.cause for f in found.faults]
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["candidate", "reference"])
+def test_where_nan_begins_is_said_with_its_side(tmp_path: Path, swapped: bool) -> None:
+    paths = chain(root(absolute=True), tmp_path / "a.onnx"), chain(root(absolute=False), tmp_path / "b.onnx")
+    cause = cause_of(*(paths[::-1] if swapped else paths))
+    assert cause.details["on"] == ("reference" if swapped else "candidate")
+    assert cause.details["inputs_finite"] is True
+    assert cause.details["nan"] > 0
+    assert cause.details["inf"] == 0
+    assert "they begin here" in cause.summary
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.3])
+@pytest.mark.parametrize("layer", [3, 6])
+def test_a_scale_of_int8_weights_that_does_not_fit(tmp_path: Path, fixtures: Path, layer: int, factor: float) -> None:
+    """The weights' stored integers stay; only the number that they are multiplied by is another."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    packed = bytearray((fixtures / "cnn_int8.tflite").read_bytes())
+    model = schema.ModelT.InitFromPackedBuf(packed, 0)
+    graph = model.subgraphs[0]
+    quantization = graph.tensors[graph.operators[layer].inputs[1]].quantization
+    quantization.scale = (np.asarray(quantization.scale) * factor).astype(np.float32)
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "scaled.tflite"
+    path.write_bytes(bytes(builder.Output()))
+    fed = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 40)).astype(np.float32)
+    (fault,) = aligndbg.diff(fixtures / "cnn.onnx", path, fed, checks=False).faults
+    assert fault.isolated_unit == "lsb"
+    assert fault.cause is not None
+    assert fault.cause.kind == "quantization_scale", fault.cause.summary
+    told = fault.cause.details.get("factor", fault.cause.details.get("ratio"))  # of the values, or of the weights
+    assert told == pytest.approx(factor, rel=0.03)

@@ -12,7 +12,11 @@ from nets import CHANNELS, SIZE, Net, chain
 import aligndbg
 from aligndbg import Verdict
 from aligndbg._diff import Diff
+from aligndbg._feed_check import logical_difference
 from aligndbg.backends.onnx_ import OnnxBackend
+from aligndbg.explain.overall import input_causes
+from aligndbg.feeds import FeedLink
+from aligndbg.match.layouts import layouts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -152,6 +156,19 @@ def test_an_input_out_of_the_quantized_range_is_said_to_be_clipped(fixtures: Pat
     (cause,) = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn_int8.tflite", wide, checks=False).causes
     assert cause.kind == "saturation"
     assert "calibrate" in cause.details["change"]
+
+
+@pytest.mark.parametrize("sizes", [(8, 4), (4, 8)], ids=["candidate", "reference"])
+def test_inputs_of_unlike_shape_are_said_to_be_so(sizes: tuple[int, int]) -> None:
+    reference, candidate = (image(s) for s in sizes)
+    layout = next(iter(layouts(reference.shape, reference.shape)))
+    link = FeedLink("x", "x", layout, "by name")
+    (cause,) = input_causes(logical_difference({"x": reference}, {"x": candidate}, [link]))
+    assert cause.kind == "shape"
+    assert str(reference.shape) in cause.summary
+    assert str(candidate.shape) in cause.summary
+    assert cause.after is None
+    assert "same logical shape" in cause.details["change"]
 
 
 def test_json_holds_the_causes(tmp_path: Path) -> None:
