@@ -62,6 +62,9 @@ def isolate_sides(
     sides: Sides, matching: Matching, judge: Judge, new_store: Callable[[], Store], clock: Clock
 ) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
+    fed, same = sides.plan.feeds or {}, sides.translated or {}
+    if any(fed[name].shape != same[name].shape for name in fed.keys() & same.keys()):
+        return None, "the candidate was fed other sizes than the reference"
     # An override of a quantized candidate would be rounded to its grid: then it is the reference that is run again.
     wanted = [(sides.candidate, True)] if not sides.quantized else []
     wanted.append((sides.reference, False))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import aligndbg
 from aligndbg._errors import ModelError, UnsupportedError
@@ -160,3 +160,21 @@ def test_a_fault_against_a_quantized_reference(fixtures: Path, tmp_path: Path) -
     found = aligndbg.diff(fixtures / "cnn_int8.tflite", tmp_path / "wrong.onnx", checks=False)
     (fault,) = found.faults
     assert "/mix/Conv" in fault.region_candidate.nodes
+
+
+def test_a_candidate_fed_another_size_is_not_isolated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "free.onnx")
+    small, large = (rng.random((1, 3, size, size), np.float32) for size in (8, 10))
+    found = aligndbg.diff(tmp_path / "free.onnx", tmp_path / "free.onnx", small, candidate_inputs=large)
+    assert found.verdict == "inconclusive"
+    assert [c.kind for c in found.causes] == ["shape"]
