@@ -75,7 +75,13 @@ def test_a_signal_leaves_a_message_and_nothing_else(endless: Path, tmp_path: Pat
     (tmp_path / "tmp").mkdir()
     env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     words = command("capture", endless, "-o", tmp_path / "t.npz")
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+
+    def heed() -> None:
+        """What runs in the background, or under nohup, inherits that some signals are ignored."""
+        signal.signal(number, signal.SIG_DFL)
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stderr=pipe, stdout=pipe, text=True, env=env, preexec_fn=heed) as process:
         children: list[psutil.Process] = []
 
         def computing() -> bool:
@@ -84,7 +90,10 @@ def test_a_signal_leaves_a_message_and_nothing_else(endless: Path, tmp_path: Pat
 
         wait_for(computing)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else leaving the block would wait for it, and it never ends by itself
     assert (process.returncode, out) == (128 + number, "")
     assert err == f"aligndbg: interrupted ({number.name}); an output that was not complete is not there\n"
     assert not psutil.wait_procs(children, timeout=10)[1]
