@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -68,6 +68,8 @@ class State:
     weights: Weights | None = None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    # By rank, how the tensors that are paired by value are laid out.
+    _permutations: dict[int, Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
 
     def fits(self, r: str, c: str) -> list[Fit]:
         """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted.
@@ -275,12 +277,8 @@ class State:
 
     def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
         """How most tensors of this rank, whose values agree, are laid out."""
-        seen = Counter(
-            link.layout.permutation
-            for link in self.links.values()
-            if link.method == "value" and len(link.layout.permutation) == rank and not link.layout.alternatives
-        )
-        return seen.most_common(1)[0][0] if seen else None
+        seen = self._permutations[rank]
+        return seen.most_common(1)[0][0] if seen.total() else None
 
     def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs, and those that are paired with each other."""

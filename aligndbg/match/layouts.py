@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +13,7 @@ import numpy as np
 from aligndbg._types import Array, Layout, LayoutKind
 from aligndbg.match._side import Side, sample_positions, squeezed
 
-__all__ = ["Fit", "best_layouts", "exchanged", "layouts", "order_of", "sampled_error"]
+__all__ = ["Fit", "best_layouts", "exchanged", "layouts", "order_of", "sampled_error", "source_positions"]
 
 MAX_LAYOUTS = 128  # five equal axes have 120 orders
 Shape = tuple[int, ...]
@@ -42,16 +43,17 @@ def layouts(reference: Shape, candidate: Shape, hints: tuple[Shape, ...] = ()) -
         found = _reshaped(reference, candidate, hints)
     unique: dict[tuple[Shape, Shape], Layout] = {}
     for layout in islice(found, 4 * MAX_LAYOUTS):
-        unique.setdefault(_essence(layout), layout)
+        unique.setdefault(_essence(layout.from_shape, layout.permutation), layout)
     return tuple(islice(unique.values(), MAX_LAYOUTS))
 
 
-def _essence(layout: Layout) -> tuple[Shape, Shape]:
+@lru_cache(maxsize=65536)
+def _essence(from_shape: Shape, permutation: Shape) -> tuple[Shape, Shape]:
     """Equal for layouts that move every element alike: axes of 1 dropped, axes that stay together merged."""
-    kept = [i for i, d in enumerate(layout.from_shape) if d != 1]
+    kept = [i for i, d in enumerate(from_shape) if d != 1]
     rank = {axis: k for k, axis in enumerate(kept)}
-    perm = [rank[a] for a in layout.permutation if a in rank]
-    dims = [layout.from_shape[i] for i in kept]
+    perm = [rank[a] for a in permutation if a in rank]
+    dims = [from_shape[i] for i in kept]
     groups: list[list[int]] = []
     for axis in perm:
         if groups and axis == groups[-1][-1] + 1:
@@ -65,7 +67,7 @@ def _essence(layout: Layout) -> tuple[Shape, Shape]:
 
 def order_of(layout: Layout) -> Shape:
     """How a layout orders what it moves, whatever the sizes: (0,) as it is, (1, 0) NHWC to NCHW and back, ..."""
-    return _essence(layout)[1]
+    return _essence(layout.from_shape, layout.permutation)[1]
 
 
 def exchanged(layout: Layout) -> Iterator[Layout]:
@@ -152,6 +154,11 @@ def _positions_for(from_shape: Shape, permutation: Shape, count: int) -> Array:
     return _source_positions(layout, sample_positions(count))
 
 
+def source_positions(layout: Layout) -> Array:
+    """Flat positions in the candidate of what the reference has at its sample positions."""
+    return _positions_for(layout.from_shape, layout.permutation, math.prod(layout.reference_shape))
+
+
 def sampled_error(reference: Array, candidate: Array) -> float:
     """rms(candidate - reference) over the reference's standard deviation (float64 samples, same order).
 
@@ -183,12 +190,10 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
-    count = reference.count(r)
     wanted = reference.sample(r)
     fits = []
     for rank, layout in enumerate(options):
-        positions = _positions_for(layout.from_shape, layout.permutation, count)
-        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, positions)), rank))
+        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, source_positions(layout))), rank))
     fits.sort(key=lambda f: f.error)
     return fits
 

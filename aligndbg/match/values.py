@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from aligndbg._types import Array
+from aligndbg.match._near import near_pairs
 from aligndbg.match._side import Side, moved_from
 from aligndbg.match._state import Link, Orders, State
 from aligndbg.match.layouts import Fit, exchanged, order_of, with_alternatives
 
-__all__ = ["match_values", "near_pairs", "settle_layout"]
+__all__ = ["match_values", "settle_layout"]
 
 # Sampled error under which two tensors of two fp32 runtimes are taken for the same value: ten times the largest
 # accumulated noise measured between runtimes (1.5e-4), and far under the effect of an op.
@@ -34,45 +34,6 @@ def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
     return max(STRICT, *(PRECISION.get(side.dtype(n), 0.0) for side, n in ((reference, r), (candidate, c))))
 
 
-def near_pairs(reference: Side, candidate: Side, window: float) -> Iterator[tuple[str, str]]:
-    """Tensors of equal count with fingerprints within `window` (in units of rms); near-linear by sorting on rms."""
-    groups: dict[int, list[str]] = defaultdict(list)
-    for c in candidate.names:
-        fp = candidate.prints[c]
-        if fp.finite and not fp.constant:
-            groups[fp.count].append(c)
-    tables = {count: _Table(candidate, names) for count, names in groups.items()}
-    for r in reference.names:
-        fp = reference.prints[r]
-        table = tables.get(fp.count)
-        if table is None or not fp.finite or fp.constant:
-            continue
-        for c in table.near(_features(reference, r), window):
-            yield r, c
-
-
-def _features(side: Side, name: str) -> Array:
-    fp = side.prints[name]
-    return np.array([fp.rms, fp.mean, fp.mean_abs, fp.third])
-
-
-class _Table:
-    """Fingerprints of one element count, sorted by rms."""
-
-    def __init__(self, side: Side, names: list[str]) -> None:
-        rows = np.array([_features(side, n) for n in names])
-        order = np.argsort(rows[:, 0], kind="stable")
-        self.rows = rows[order]
-        self.names = [names[i] for i in order]
-
-    def near(self, row: Array, window: float) -> list[str]:
-        scale = row[0]
-        low = int(np.searchsorted(self.rows[:, 0], scale * (1 - window)))
-        high = int(np.searchsorted(self.rows[:, 0], scale * (1 + window), side="right"))
-        apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
-        return [self.names[low + i] for i in np.flatnonzero(apart <= window * scale)]
-
-
 def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) -> dict[str, list[str]]:
     """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals.
 
@@ -83,8 +44,8 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     reference, candidate = state.reference, state.candidate
     near: _Near = defaultdict(list)
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
-    window = 4 * max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
-    for r, c in near_pairs(reference, candidate, window):
+    widest = max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
+    for r, c in near_pairs(reference, candidate, 4 * widest, widest):
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate or (r in firm and held[r] != c):
             continue
