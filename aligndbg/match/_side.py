@@ -46,6 +46,7 @@ class Side:
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
+        self._data_inputs: dict[int, tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.names, self.skipped = self._sort_out()
@@ -131,9 +132,11 @@ class Side:
 
     def data_inputs(self, node: Node) -> tuple[str, ...]:
         """The inputs that carry values: not constants, nor what depends on shapes alone."""
-        return tuple(
-            n for n in dict.fromkeys(node.inputs) if n and n not in self.fixed and n not in self.graph.constants
-        )
+        found = self._data_inputs.get(id(node))
+        if found is None:
+            unfixed = (n for n in dict.fromkeys(node.inputs) if n and n not in self.fixed)
+            found = self._data_inputs[id(node)] = tuple(n for n in unfixed if n not in self.graph.constants)
+        return found
 
     def hints(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Shapes around a tensor with its element count: what a flattened tensor may have been."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
 from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
-from aligndbg.match.layouts import Fit, best_layouts, exchanged, order_of
+from aligndbg.match.layouts import Fit, best_layouts, exchanged_orders, order_of
 from aligndbg.match.names import similarity
 from aligndbg.match.ops import FINISHING, WEIGHT_OPS, ops_agree, output_index
 from aligndbg.match.weights import WeightPrint
@@ -47,12 +47,12 @@ class Orders:
     def count(self, layout: Layout) -> None:
         """Adds a tensor that is laid out so, as its values tell."""
         self.usual[order_of(layout)] += 1
-        self.despite[order_of(layout)] += next(exchanged(layout), None) is not None
+        self.despite[order_of(layout)] += bool(exchanged_orders(layout))
 
     def odd(self, layout: Layout) -> bool:
         """True where far more tensors are laid out as this one would be with two axes of one size exchanged."""
         limit = ODD * max(1, self.despite[order_of(layout)])
-        return any(self._usual(order_of(other)) >= limit for other in exchanged(layout))
+        return any(self._usual(order) >= limit for order in exchanged_orders(layout))
 
     def _usual(self, order: tuple[int, ...]) -> int:
         return self.usual[order] + (ODD if order == (0,) else 0)  # nothing moved is usual without any vote
@@ -89,12 +89,18 @@ class State:
     def add(self, link: Link) -> None:
         self.links[link.reference] = link
         self.by_candidate[link.candidate] = link
+        self._count_layout(link, 1)
         if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
             self.orders.count(link.layout)
 
     def drop(self, link: Link) -> None:
         del self.links[link.reference]
         del self.by_candidate[link.candidate]
+        self._count_layout(link, -1)
+
+    def _count_layout(self, link: Link, by: int) -> None:
+        if link.method == "value" and not link.layout.alternatives:
+            self._permutations[len(link.layout.permutation)][link.layout.permutation] += by
 
     def link_of(self, side: Side, name: str) -> Link | None:
         return (self.links if side is self.reference else self.by_candidate).get(name)
@@ -108,28 +114,50 @@ class State:
         seen = {name}
         queue = deque([name])
         while queue:
-            at = queue.popleft()
-            node = side.producer.get(at)
-            if node is None:  # an unpaired graph input
-                found.add("?")
-                continue
-            inputs = side.data_inputs(node)
-            if link := self.link_of(side, _cell_state(node, at)):
-                found.add(self._unmoved(link.reference))
-                if side.shape(node.outputs[0])[0] == 1:  # one step: the initial cell state acts through the new one
-                    inputs = tuple(i for i in inputs if i != "".join(node.inputs[6:7]))
-            for i in inputs:
+            paired, above = self._right_above(side, queue.popleft())
+            found.update(paired)
+            for i in above:
                 if i in seen:
                     continue
                 seen.add(i)
-                link = self.link_of(side, i)
-                if link:
-                    found.add(self._unmoved(link.reference))
-                elif len(seen) > REACH:
+                if len(seen) > REACH:
                     found.add("?")
                 else:
                     queue.append(i)
         return frozenset(found)
+
+    def frontiers(self, side: Side, names: Sequence[str]) -> list[frozenset[str]]:
+        """`frontier` of each of a few tensors that lie near each other: what is above several is looked at once."""
+        known: dict[str, frozenset[str]] = {}
+        for name in names:
+            stack = [name]
+            while stack and len(known) <= REACH:
+                paired, above = self._right_above(side, stack[-1])
+                waiting = [i for i in above if i not in known]
+                if waiting:
+                    stack += waiting
+                else:
+                    known[stack.pop()] = frozenset(paired).union(*(known[i] for i in above))
+        return [known[name] if name in known else self.frontier(side, name) for name in names]
+
+    def _right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
+        """What a tensor is computed from: the paired ones, by their reference name, and the others; see `frontier`."""
+        node = side.producer.get(name)
+        if node is None:  # an unpaired graph input
+            return ["?"], []
+        inputs = side.data_inputs(node)
+        paired, others = [], []
+        if link := self.link_of(side, _cell_state(node, name)):
+            paired.append(self._unmoved(link.reference))
+            if side.shape(node.outputs[0])[0] == 1:  # one step: the initial cell state acts through the new one
+                inputs = tuple(i for i in inputs if i != "".join(node.inputs[6:7]))
+        for i in inputs:
+            link = self.link_of(side, i)
+            if link:
+                paired.append(self._unmoved(link.reference))
+            else:
+                others.append(i)
+        return paired, others
 
     def below(self, side: Side, roots: frozenset[str]) -> list[str]:
         """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""

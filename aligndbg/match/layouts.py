@@ -13,7 +13,7 @@ import numpy as np
 from aligndbg._types import Array, Layout, LayoutKind
 from aligndbg.match._side import Side, sample_positions, squeezed
 
-__all__ = ["Fit", "best_layouts", "exchanged", "layouts", "order_of", "sampled_error", "source_positions"]
+__all__ = ["Fit", "best_layouts", "exchanged_orders", "layouts", "order_of", "sampled_error", "source_positions"]
 
 MAX_LAYOUTS = 128  # five equal axes have 120 orders
 Shape = tuple[int, ...]
@@ -70,14 +70,20 @@ def order_of(layout: Layout) -> Shape:
     return _essence(layout.from_shape, layout.permutation)[1]
 
 
-def exchanged(layout: Layout) -> Iterator[Layout]:
-    """The layouts that differ from this one by an exchange of two axes of one size, so that shapes do not tell."""
-    perm = layout.permutation
-    for i, j in combinations(range(len(perm)), 2):
-        if layout.from_shape[perm[i]] == layout.from_shape[perm[j]] != 1:
-            other = list(perm)
-            other[i], other[j] = perm[j], perm[i]
-            yield replace(layout, permutation=tuple(other))
+def exchanged_orders(layout: Layout) -> tuple[Shape, ...]:
+    """`order_of` the layouts that differ by an exchange of two axes of one size, so that shapes do not tell."""
+    return _exchanged_orders(layout.from_shape, layout.permutation)
+
+
+@lru_cache(maxsize=65536)
+def _exchanged_orders(from_shape: Shape, permutation: Shape) -> tuple[Shape, ...]:
+    found = []
+    for i, j in combinations(range(len(permutation)), 2):
+        if from_shape[permutation[i]] == from_shape[permutation[j]] != 1:
+            other = list(permutation)
+            other[i], other[j] = permutation[j], permutation[i]
+            found.append(_essence(from_shape, tuple(other))[1])
+    return tuple(found)
 
 
 def _permuted(reference: Shape, candidate: Shape) -> Iterator[Layout]:

@@ -160,8 +160,8 @@ def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -
 
 
 def _hanging(state: State, side: Side, border: frozenset[str], count: int) -> list[str]:
-    near = [n for n in state.below(side, border) if side.count(n) == count]
-    return [n for n in near[:64] if state.frontier(side, n) == border]
+    near = [n for n in state.below(side, border) if side.count(n) == count][:64]
+    return [n for n, found in zip(near, state.frontiers(side, near), strict=True) if found == border]
 
 
 def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
@@ -170,33 +170,38 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None
     if not state.ends_alike(r, c):
         return None
-    ops, inputs = ops_agree(rn, cn), state.inputs_agree(rn, cn)
-    fits = state.fits(r, c)
+    ops, fits = ops_agree(rn, cn), state.fits(r, c)
     if not fits:
         return None
     error = fits[0].error
-    quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
-    settled = partial(_settled, error=error)
-    enclosed = reaches_pairs(state, state.reference, r, settled) and reaches_pairs(state, state.candidate, c, settled)
-    near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
-    if enclosed and not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)):
-        return None
     if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
+        return None
+    inputs, weights = state.inputs_agree(rn, cn), state.weights_agree(rn, cn)
+    if not inputs and error > ENCLOSED_ERROR and weights <= 0 and not written_out(rn, cn):
+        return None  # the same op on a tensor of the same size, and nothing else: no evidence
+    quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
+    near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
+    if not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)) and _enclosed(state, r, c, error):
         return None
     if not _plays_its_part(state, r, c):
         return None
     closeness = max(0.0, 1.0 - error)
-    weights = state.weights_agree(rn, cn)
     recurrent = RECURRENT_OPS & {rn.canonical, cn.canonical}
     if not inputs and written_out(rn, cn) and (recurrent or _read_alike(state, r, c)):
         inputs = 0.6  # inside the written-out op the inputs have no counterpart
     if not inputs and error > ENCLOSED_ERROR and weights <= 0:
-        return None  # the same op on a tensor of the same size, and nothing else: no evidence
+        return None
     whole = state.finished(state.reference, r) == state.finished(state.candidate, c)
     score = 0.10 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c)
     if len(rn.outputs) > 1 and len(cn.outputs) > 1:  # the branches of a split look alike but for their place in it
         score += 0.10 if rn.outputs.index(r) == cn.outputs.index(c) else -0.10
     return score + 0.10 * whole + 0.20 * weights, fits
+
+
+def _enclosed(state: State, r: str, c: str, error: float) -> bool:
+    """Whether every way down from both comes to pairs where a difference of `error` is gone."""
+    settled = partial(_settled, error=error)
+    return reaches_pairs(state, state.reference, r, settled) and reaches_pairs(state, state.candidate, c, settled)
 
 
 def _only_one_moves(state: State, r: str, c: str) -> bool:

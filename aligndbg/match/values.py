@@ -10,7 +10,7 @@ import numpy as np
 from aligndbg.match._near import near_pairs
 from aligndbg.match._side import Side, moved_from
 from aligndbg.match._state import Link, Orders, State
-from aligndbg.match.layouts import Fit, exchanged, order_of, with_alternatives
+from aligndbg.match.layouts import Fit, exchanged_orders, order_of, with_alternatives
 
 __all__ = ["match_values", "settle_layout"]
 
@@ -88,7 +88,7 @@ def _orders(near: _Near, paired: Iterable[Link]) -> Orders:
     for found in near.values():
         told = [f[0].layout for _, _, f in found if len(f) == 1 or f[1].error > TIE * max(f[0].error, NOISE)]
         usual.update({order_of(layout) for layout in told})
-        despite.update({order_of(layout) for layout in told if next(exchanged(layout), None)})
+        despite.update({order_of(layout) for layout in told if exchanged_orders(layout)})
     return Orders(usual, despite)
 
 
