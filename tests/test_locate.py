@@ -178,3 +178,56 @@ def test_a_candidate_fed_another_size_is_not_isolated(tmp_path: Path) -> None:
     found = aligndbg.diff(tmp_path / "free.onnx", tmp_path / "free.onnx", small, candidate_inputs=large)
     assert found.verdict == "inconclusive"
     assert [c.kind for c in found.causes] == ["shape"]
+
+
+def head(path: Path, order: Sequence[int], last: Sequence[int] = (0, 1, 2, 3), early: bool = False) -> str:
+    """A square feature map through a convolution, read as (anchor, y, x, value), squashed and flattened.
+
+    With `early` it is squashed first and moved then, which is the same.
+    """
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 3, 3, 3), dtype=np.float32)
+    steps: list[tuple[str, str, tuple[str, ...], dict[str, Any]]] = [
+        ("Reshape", "split", ("apart",), {}),
+        ("Transpose", "turn", (), {"perm": list(order)}),
+        ("Sigmoid", "squash", (), {}),
+        ("Transpose", "back", (), {"perm": list(last)}),
+        ("Reshape", "flatten", ("flat",), {}),
+    ]
+    if early:
+        steps.insert(0, steps.pop(2))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1])]
+    for op, name, shape, more in steps:
+        output = "y" if name == "flatten" else f"{name}ed"
+        nodes.append(helper.make_node(op, [nodes[-1].output[0], *shape], [output], name=name, **more))
+    shapes = {"apart": [2, 3, 5, 5], "flat": [1, 50, 3]}
+    constants = [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in shapes.items()]
+    constants.append(numpy_helper.from_array(weight, "w"))
+    ends = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s)] for n, s in (("x", [1, 3, 5, 5]), ("y", [1, 50, 3]))
+    ]
+    graph = helper.make_graph(nodes, "g", *ends, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return str(path)
+
+
+def test_axes_of_one_size_exchanged_before_a_flattened_output(tmp_path: Path) -> None:
+    """What is squashed agrees under another order of axes, which only the reshape after it refutes."""
+    right, wrong = head(tmp_path / "a.onnx", (0, 2, 3, 1)), head(tmp_path / "b.onnx", (0, 3, 2, 1), early=True)
+    diff = aligndbg.diff(right, wrong, seed=0)
+    assert diff.verdict == "diverged"
+    (fault,) = diff.faults
+    assert (fault.reference, fault.candidate) == ("y", "y")
+    assert "turn" in fault.region_reference.nodes and "turn" in fault.region_candidate.nodes
+    assert "conv" not in fault.region_reference.nodes
+
+
+def test_an_output_that_holds_the_other_ones_values_in_another_order_is_no_equal(tmp_path: Path) -> None:
+    """Its own counterpart, one move before it, is not what its user reads."""
+    right = head(tmp_path / "a.onnx", (0, 2, 3, 1))
+    wrong = head(tmp_path / "b.onnx", (0, 2, 3, 1), last=(0, 2, 1, 3))
+    diff = aligndbg.diff(right, wrong, seed=0)
+    assert diff.verdict == "diverged"
+    (fault,) = diff.faults
+    assert (fault.reference, fault.candidate) == ("backed", "backed")
+    assert "back" in fault.region_candidate.nodes

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from aligndbg._errors import UsageError, nearest
 from aligndbg._types import Layout, Matching, Pair, Trace
+from aligndbg.match._reordered import drop_reordered
 from aligndbg.match._side import Side
 from aligndbg.match._state import Link, State, Weights
 from aligndbg.match.classify import classify, coverage
@@ -65,7 +66,8 @@ def match(
     match_structure(state)
     match_names(state)
     match_outputs(state)
-    return _finish(state, equals)
+    reordered = drop_reordered(state)
+    return _finish(state, {r: found for r, found in equals.items() if r not in reordered})
 
 
 def _alike(state: State, pair: Pair) -> bool:

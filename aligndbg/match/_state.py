@@ -54,6 +54,11 @@ class Orders:
         limit = ODD * max(1, self.despite[order_of(layout)])
         return any(self._usual(order) >= limit for order in exchanged_orders(layout))
 
+    def settled(self, layout: Layout) -> bool:
+        """True where far more tensors are laid out so than with two axes of one size exchanged."""
+        rivals = [self._usual(order) for order in exchanged_orders(layout)]
+        return self._usual(order_of(layout)) >= ODD * max(1, *rivals)
+
     def _usual(self, order: tuple[int, ...]) -> int:
         return self.usual[order] + (ODD if order == (0,) else 0)  # nothing moved is usual without any vote
 
@@ -241,10 +246,11 @@ class State:
             return None
         return open_r[0], open_c[0]
 
-    def read_by(self, side: Side, name: str) -> set[str]:
-        """The tensors from which one operator computes `name`, moves before and after it looked through."""
-        node = side.producer.get(self._computed(side, name))
-        return {self._computed(side, i) for i in side.data_inputs(node)} if node is not None else set()
+    def right_before(self, side: Side, name: str) -> set[str]:
+        """What `name` is a moved copy of, and that from which one operator computes it, moves looked through."""
+        source = self._computed(side, name)
+        node = side.producer.get(source)
+        return {source, *(self._computed(side, i) for i in (side.data_inputs(node) if node is not None else ()))}
 
     def _computed(self, side: Side, name: str) -> str:
         """The tensor that `name` is a moved copy of: a paired one, or the first that is computed."""

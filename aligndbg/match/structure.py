@@ -263,7 +263,7 @@ def match_outputs(state: State) -> None:
     """Pair the models' outputs that are left: they must be compared even where nothing before them could be.
 
     Where each side has as many outputs left, one that agrees with the input of the other model's last operator counts
-    as left: that operator is missing here.
+    as left: that operator is missing here, or it moves its input otherwise than the user of this output expects.
     """
     ours, theirs = _open_outputs(state, state.reference), _open_outputs(state, state.candidate)
     even = len(ours) == len(theirs)
@@ -286,11 +286,12 @@ def match_outputs(state: State) -> None:
 
 
 def _one_step(state: State, r: str, c: str) -> bool:
-    """Whether each of two outputs is free, or agrees with what the other one is computed from by one operator."""
+    """Whether each of two outputs is free, or agrees with what the other one is computed from by one operator, or is
+    a moved copy of."""
     inner_r = state.by_candidate[c].reference if c in state.by_candidate else None
     inner_c = state.links[r].candidate if r in state.links else None
-    return (inner_r is None or inner_r in state.read_by(state.reference, r)) and (
-        inner_c is None or inner_c in state.read_by(state.candidate, c)
+    return (inner_r is None or inner_r in state.right_before(state.reference, r)) and (
+        inner_c is None or inner_c in state.right_before(state.candidate, c)
     )
 
 
