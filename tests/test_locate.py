@@ -231,3 +231,31 @@ def test_an_output_that_holds_the_other_ones_values_in_another_order_is_no_equal
     (fault,) = diff.faults
     assert (fault.reference, fault.candidate) == ("backed", "backed")
     assert "back" in fault.region_candidate.nodes
+
+
+def test_what_one_side_computes_twice_and_the_other_once(x: Array) -> None:
+    """The wrong one of two like operators has no counterpart of its own, but its place in the graph is known."""
+
+    def model(twice: bool, tag: str) -> MemoryBackend:
+        def name(n: str) -> str:
+            return n if n == "x" else tag + n
+
+        def node(op: str, fn: Callable[..., Array], inputs: str, output: str) -> MemoryNode:
+            return MemoryNode(op, fn, tuple(name(i) for i in inputs.split()), (name(output),))
+
+        nodes = [
+            node("ReduceMean", lambda a: a.mean(axis=-1, keepdims=True), "x", "mean"),
+            node("Sub", lambda a, m: a - m, "x mean", "first"),
+            node("Mul", lambda a, b: a * b, "first first", "square"),
+            node("Sub", lambda a, m: m - a, "x mean", "second"),  # the operands are swapped
+            node("Mul", lambda a, b: a * b, f"{'second' if twice else 'first'} square", "cube"),
+            node("Exp", np.exp, "cube", "risen"),
+            node("Tanh", np.tanh, "cube", "bent"),
+            node("Add", np.add, "risen bent", "y"),
+        ]
+        kept = [n for n in nodes if twice or n.outputs[0] != name("second")]
+        return MemoryBackend(inputs={"x": x.shape}, nodes=kept, outputs=[name("y")])
+
+    (fault,) = aligndbg.diff(model(True, ""), model(False, "c_"), {"x": x}).faults
+    assert (fault.reference, fault.candidate) == ("cube", "c_cube")
+    assert len(fault.region_reference.nodes) == 2

@@ -43,10 +43,14 @@ def drop_reordered(state: State) -> set[str]:
 def _moved_from(state: State, link: Link) -> Link | None:
     """The pair whose values agree and of which `link`, whose values do not, is a moved copy on both sides."""
     ref, cand = state.reference, state.candidate
-    if link.method == "user" or link.error <= strict_error(ref, link.reference, cand, link.candidate):
+    if link.method in ("user", "feed") or link.error <= strict_error(ref, link.reference, cand, link.candidate):
         return None
     above = state.links.get(moved_from(ref, link.reference, state.links.__contains__))
-    if above is None or above.candidate != moved_from(cand, link.candidate, state.by_candidate.__contains__):
+    if (
+        above is None
+        or above.method == "feed"
+        or above.candidate != moved_from(cand, link.candidate, state.by_candidate.__contains__)
+    ):
         return None
     return above if above.error <= strict_error(ref, above.reference, cand, above.candidate) else None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
 
-from aligndbg._types import FLOAT_DTYPES, Array, Node, Quant, Skipped, Trace
+from aligndbg._types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.metrics import Fingerprint
 
 __all__ = ["LAYOUT_OPS", "PASSIVE_OPS", "Side", "is_cell", "is_hidden", "moved_from", "squeezed"]
@@ -54,6 +55,7 @@ class Side:
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
+        self._twins = _twins(self.graph)
 
     def _sort_out(self) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
         names, skipped = [], []
@@ -138,6 +140,11 @@ class Side:
             found = self._data_inputs[id(node)] = tuple(n for n in unfixed if n not in self.graph.constants)
         return found
 
+    def twins(self, name: str) -> tuple[str, ...]:
+        """The other tensors that the same op computes from the same inputs: one side may do twice what the other does
+        once."""
+        return tuple(n for n in self._twins.get(name, ()) if n != name)
+
     def hints(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Shapes around a tensor with its element count: what a flattened tensor may have been."""
         if name in self._hints:
@@ -184,6 +191,15 @@ def is_hidden(side: Side, name: str) -> bool:
 
 def _tails(side: Side, node: Node) -> list[str]:
     return [side.producer[i].tail if i in side.producer else "" for i in side.data_inputs(node)]
+
+
+def _twins(graph: Graph) -> dict[str, list[str]]:
+    found: dict[tuple[str, tuple[str, ...], int], list[str]] = defaultdict(list)
+    for node in graph.nodes:
+        for k, o in enumerate(node.outputs):
+            if o:
+                found[node.tail, tuple(sorted(node.inputs)), k].append(o)
+    return {name: alike for alike in found.values() if len(alike) > 1 for name in alike}
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

@@ -110,6 +110,10 @@ class State:
     def link_of(self, side: Side, name: str) -> Link | None:
         return (self.links if side is self.reference else self.by_candidate).get(name)
 
+    def seat(self, side: Side, name: str) -> Link | None:
+        """The pair whose place in the graph a tensor has: its own, or that of its twin."""
+        return next((link for n in (name, *side.twins(name)) if (link := self.link_of(side, n))), None)
+
     def frontier(self, side: Side, name: str) -> frozenset[str]:
         """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none.
 
@@ -157,7 +161,7 @@ class State:
             if side.shape(node.outputs[0])[0] == 1:  # one step: the initial cell state acts through the new one
                 inputs = tuple(i for i in inputs if i != "".join(node.inputs[6:7]))
         for i in inputs:
-            link = self.link_of(side, i)
+            link = self.seat(side, i)
             if link:
                 paired.append(self._unmoved(link.reference))
             else:
@@ -170,6 +174,7 @@ class State:
             start = [r for r in roots if r != "?"]
         else:
             start = [self.links[r].candidate for r in roots if r in self.links]
+        start += [t for n in start for t in side.twins(n) if not self.link_of(side, t)]
         out: list[str] = []
         seen = set(start)
         queue = deque(start)
@@ -344,8 +349,8 @@ class State:
         through = PASSIVE_OPS | {"Pad"} | (FINISHING if lenient else frozenset())
         at = name
         for _ in range(8):
-            if self.link_of(side, at):
-                return at
+            if link := self.seat(side, at):
+                return link.reference if side is self.reference else link.candidate
             node = side.producer.get(at)
             if node is None or node.canonical not in through:
                 break
