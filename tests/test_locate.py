@@ -218,7 +218,8 @@ def test_axes_of_one_size_exchanged_before_a_flattened_output(tmp_path: Path) ->
     assert diff.verdict == "diverged"
     (fault,) = diff.faults
     assert (fault.reference, fault.candidate) == ("y", "y")
-    assert "turn" in fault.region_reference.nodes and "turn" in fault.region_candidate.nodes
+    assert "turn" in fault.region_reference.nodes
+    assert "turn" in fault.region_candidate.nodes
     assert "conv" not in fault.region_reference.nodes
 
 
