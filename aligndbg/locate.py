@@ -260,7 +260,9 @@ def _unconfirmed(
         if p.reference not in over:
             continue  # values that agree by chance (x - y for y - x twice over) come out here too
         below = next_pairs(consumers, by_name, name)
-        if p.provisional and (_spread_error(own[p.reference]) <= NEAR or not below):
+        if _spread_error(own[p.reference]) <= NEAR:
+            continue
+        if p.provisional and not below:
             continue  # where nothing is computed from it, nothing could confirm it, nor be poisoned by it
         if p.confidence == EVIDENT and not any(d.reference in s.farther for d in below):
             continue

@@ -7,16 +7,17 @@ of it, once its output has been overridden, confirms it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
+from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
+from aligndbg.match.ops import FAMILIES, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["match_names", "match_outputs", "match_structure", "reaches_pairs"]
@@ -112,6 +113,8 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
             scored_pair = _score(state, r, c)
             if scored_pair:
                 scored[(r, c)] = scored_pair
+    for r, c in _out_of_turn(state, list(scored), ours, theirs):
+        del scored[(r, c)]
     while scored:
         (r, c), (score, fits) = max(scored.items(), key=lambda item: item[1][0])
         if score < ACCEPT:
@@ -130,6 +133,30 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
             return Link(r, c, fit.layout, "structure", fit.error, evidence, _evident(state, r, c, ours, theirs))
         scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
     return None
+
+
+def _out_of_turn(
+    state: State, scored: Sequence[tuple[str, str]], ours: Sequence[str], theirs: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The pairs that skip one: of ops that take each other's place, as many on both sides, those that read the same
+    belong together, even where one of them has become another op of its kind."""
+    reads_same = {(r, c) for r, c in scored if state.same_inputs(*_nodes(state, r, c))}
+    out = []
+    for r, c in scored:
+        rn, cn = _nodes(state, r, c)
+        family = next((f for f in FAMILIES if rn.tail in f and cn.tail in f), None)
+        if family is None or (r, c) in reads_same:
+            continue
+        left = [n for n in ours if state.reference.producer[n].tail in family]
+        right = [n for n in theirs if state.candidate.producer[n].tail in family]
+        skipped = any((r, n) in reads_same for n in right) or any((n, c) in reads_same for n in left)
+        if skipped and len(left) == len(right):
+            out.append((r, c))
+    return out
+
+
+def _nodes(state: State, r: str, c: str) -> tuple[Node, Node]:
+    return state.reference.producer[r], state.candidate.producer[c]
 
 
 def _equal(side: Side, one: str, other: str) -> bool:
@@ -181,7 +208,9 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None  # the same op on a tensor of the same size, and nothing else: no evidence
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
-    if not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)) and _enclosed(state, r, c, error):
+    swapped = any({rn.tail, cn.tail} <= family for family in FAMILIES)
+    alike = (ops == 1.0 or swapped) and inputs >= 0.8 and _read_alike(state, r, c)
+    if not near and not alike and _enclosed(state, r, c, error):
         return None
     if not _plays_its_part(state, r, c):
         return None
