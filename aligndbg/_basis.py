@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aligndbg.metrics import Metrics, Tolerance
 
@@ -40,6 +40,7 @@ class Isolated:
     nearer: frozenset[str]
     farther: frozenset[str]
     runs: int
+    beyond: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def isolated_of(isolation: Isolation) -> Isolated:
         nearer=standing.nearer,
         farther=standing.farther,
         runs=isolation.runs,
+        beyond=isolation.beyond,
     )
 
 

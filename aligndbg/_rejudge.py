@@ -77,7 +77,8 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         over = now.over(isolation)
         if over != kept.over:
             isolation = isolation.judged(found.graphs[kept.forward], over)
-            made, truncated = make_faults(now.reference, now.candidate, isolation, basis.max_faults)
+            still = replace(isolation, beyond=now.beyond(isolation))
+            made, truncated = make_faults(now.reference, now.candidate, still, basis.max_faults)
             faults = tuple(_with_cause(f, found.faults) for f in made)
             if any(cause.kind == "different_network" for cause in found.causes):
                 faults = faults[:1]  # of another network every layer is one
@@ -121,7 +122,7 @@ def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     own = {**own, **kept.shadowed}
     standing = Standing(own, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer, kept.farther)
     opened = frozenset(kept.refused)
-    return Isolation(found.matching, own, doubtful, kept.over_shown, opened, kept.runs, standing)
+    return Isolation(found.matching, own, doubtful, kept.over_shown, opened, kept.beyond, kept.runs, standing)
 
 
 def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
@@ -173,6 +174,12 @@ class _SavedJudge(Judge):
             for p in isolation.matching.pairs
             if p.reference in own and not self.own_within(p, self.recounted(p, own[p.reference], isolated=True))
         )
+
+    def beyond(self, isolation: Isolation) -> dict[str, Metrics]:
+        """What remains of pairs past a one-sided activation, where it is over tolerance."""
+        pairs = {p.reference: p for p in isolation.matching.pairs}
+        found = {r: self.recounted(pairs[r], m, isolated=True) for r, m in isolation.beyond.items()}
+        return {r: m for r, m in found.items() if not self.own_within(pairs[r], m)}
 
     def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:
         """The metrics with the violations of this judge's tolerance. Raises UsageError where they cannot tell."""

@@ -13,8 +13,9 @@ from aligndbg.match.ops import FAMILIES, WEIGHT_OPS, kindred
 
 if TYPE_CHECKING:
     from aligndbg.locate import Isolation
+    from aligndbg.metrics import Metrics
 
-__all__ = ["MOVING", "make_faults", "next_pairs", "region"]
+__all__ = ["MOVING", "make_faults", "next_pairs", "one_sided_activations", "region"]
 
 # Ops that round nothing by themselves.
 MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}
@@ -46,13 +47,8 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
     Where an unpaired tensor lies in the regions of several, and all that is computed from it is over, it is the one
     fault: an op that only one side has.
     """
-    pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
-    faulty = [p for p in pairs if p.reference in isolation.over]
+    pairs, faulty, sides = _places(reference, candidate, isolation)
     out: list[tuple[int, Fault]] = []
-    sides = (
-        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.open}),
-        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.open}),
-    )
     order = {p.reference: k for k, p in enumerate(pairs)}
     merged: set[str] = set()
     for k, (graph, by_name) in enumerate(sides):
@@ -69,7 +65,11 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
     for p in faulty:
         if p.reference not in merged:
             found = _fault(p.reference, p.candidate, [p], sides, isolation)
-            out.append((order[p.reference], _one_sided_activation(found, sides) or found))
+            moved = _one_sided_activation(found, sides)
+            out.append((order[p.reference], moved or found))
+            if moved and p.reference in isolation.beyond:
+                rest = _fault(p.reference, p.candidate, [p], _passed(moved, sides), isolation, isolation.beyond)
+                out.append((order[p.reference], rest))
     by_place: dict[tuple[str | None, str | None], Fault] = {}
     for _, f in sorted(out, key=lambda item: item[0]):
         place = (f.reference, f.candidate)
@@ -77,6 +77,42 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
             by_place[place] = f
     ordered = list(by_place.values())
     return tuple(ordered[:limit]), len(ordered) > limit
+
+
+def one_sided_activations(reference: Trace, candidate: Trace, isolation: Isolation) -> dict[str, tuple[str, str]]:
+    """The pairs over tolerance (by reference name) whose fault is an activation before them that one side has more.
+
+    With the tensors right after that activation on both sides: what is between those and the pair is not judged yet.
+    """
+    _, faulty, sides = _places(reference, candidate, isolation)
+    out = {}
+    for p in faulty:
+        moved = _one_sided_activation(_fault(p.reference, p.candidate, [p], sides, isolation), sides)
+        if moved and moved.reference and moved.candidate:
+            out[p.reference] = (moved.reference, moved.candidate)
+    return out
+
+
+def _places(reference: Trace, candidate: Trace, isolation: Isolation) -> tuple[list[Pair], list[Pair], Sides]:
+    """The confirmed pairs, those of them that are over tolerance, and the tensors that are borders of regions."""
+    pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    sides = (
+        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.open}),
+        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.open}),
+    )
+    return pairs, [p for p in pairs if p.reference in isolation.over], sides
+
+
+def _passed(moved: Fault, sides: Sides) -> Sides:
+    """The borders of regions where those are right after a one-sided activation, not before it."""
+    names = (moved.reference or "", moved.candidate or "")
+    before = sides[0][1].get(names[0]) or sides[1][1][names[1]]
+    pair = replace(before, reference=names[0], candidate=names[1])
+    (left, ours), (right, theirs) = sides
+    return (
+        (left, {r: p for r, p in ours.items() if r != before.reference} | {names[0]: pair}),
+        (right, {c: p for c, p in theirs.items() if c != before.candidate} | {names[1]: pair}),
+    )
 
 
 def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sides) -> Fault:
@@ -213,9 +249,10 @@ def _fault(
     pairs: Sequence[Pair],
     sides: Sides,
     isolation: Isolation,
+    own: Mapping[str, Metrics] | None = None,
 ) -> Fault:
     """The fault at `r` and `c`; the one that is None has no such op. The error is the largest of `pairs`."""
-    metrics = [isolation.own[p.reference] for p in pairs]
+    metrics = [(own or isolation.own)[p.reference] for p in pairs]
     lsb = [m.lsb_max for m in metrics if m.lsb_max is not None]
     (left, paired_r), (right, paired_c) = sides
     nodes_r, nodes_c = left.producers(), right.producers()

@@ -8,7 +8,7 @@ is paired anew. Knows no framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
-from aligndbg.faults import next_pairs
+from aligndbg.faults import next_pairs, one_sided_activations
 from aligndbg.grid import inner_roundings
 from aligndbg.match import EVIDENT
 from aligndbg.metrics import Fingerprint, Metrics
@@ -46,7 +46,8 @@ class Isolation:
     """`own` holds each pair's isolated metrics by reference name; `over` names those over tolerance.
 
     `doubtful` says why a pair is not confirmed, or not isolated; `open` names the pairs that were not overridden, and
-    so are no border of a region.
+    so are no border of a region. `beyond` holds, of pairs over tolerance because of an activation that one side has
+    more, the metrics that remain once its output is overridden too, where they are over tolerance.
     """
 
     matching: Matching
@@ -54,6 +55,7 @@ class Isolation:
     doubtful: Mapping[str, str] = field(default_factory=dict)
     over: frozenset[str] = frozenset()
     open: frozenset[str] = frozenset()
+    beyond: Mapping[str, Metrics] = field(default_factory=dict)
     runs: int = 0
     standing: Standing | None = None
 
@@ -147,7 +149,25 @@ def isolate(
     judge.inner = inner_roundings(
         reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
     )
-    return replace(best, runs=len(seen))
+    runs = len(seen)
+    activations = one_sided_activations(reference, candidate, best)
+    if activations:
+        usable = [p for p in best.matching.pairs if p.reference not in aside | best.open and _safe(p)]
+        trace = rerun(_overrides(reference, candidate, _passing(usable, activations.values()), forward)).trace
+        after = [p for p in best.matching.pairs if p.reference in activations]
+        own, over = _own_errors(reference, candidate, trace, after, judge, forward)
+        best, runs = replace(best, beyond={r: own[r] for r in over}), runs + 1
+    return replace(best, runs=runs)
+
+
+def _passing(pairs: Iterable[Pair], places: Collection[tuple[str, str]]) -> list[Pair]:
+    """The pairs, those right before a one-sided activation moved to `places`, right after it."""
+    ours, theirs = dict(places), {c: r for r, c in places}
+    out = []
+    for p in pairs:
+        r = theirs.get(p.candidate, p.reference)
+        out.append(replace(p, reference=r, candidate=ours.get(r, p.candidate)))
+    return out
 
 
 def _refuted(

@@ -260,3 +260,31 @@ def test_what_one_side_computes_twice_and_the_other_once(x: Array) -> None:
     (fault,) = aligndbg.diff(model(True, ""), model(False, "c_"), {"x": x}).faults
     assert (fault.reference, fault.candidate) == ("cube", "c_cube")
     assert len(fault.region_reference.nodes) == 2
+
+
+def test_a_fault_right_after_a_missing_activation_is_found_too(tmp_path: Path) -> None:
+    """The operator that reads it computes from other values: its own fault shows once those are overridden."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((4, 4, 3, 3)).astype(np.float32) for _ in range(3)]
+
+    def model(path: Path, relu: bool, factor: float) -> str:
+        made = [weights[0], weights[1] * np.float32(factor), weights[2]]
+        nodes = [
+            helper.make_node("Conv", ["x", "w0"], ["a"], "first", pads=[1, 1, 1, 1]),
+            *([helper.make_node("Relu", ["a"], ["b"], "relu")] if relu else []),
+            helper.make_node("Conv", ["b" if relu else "a", "w1"], ["c"], "second", pads=[1, 1, 1, 1]),
+            helper.make_node("Sigmoid", ["c"], ["d"], "squash"),
+            helper.make_node("Conv", ["d", "w2"], ["y"], "third", pads=[1, 1, 1, 1]),
+        ]
+        ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, 9, 7])] for n in "xy"]
+        graph = helper.make_graph(nodes, "g", *ends, [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(made)])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return str(path)
+
+    right = model(tmp_path / "a.onnx", True, 1.0)
+    once = aligndbg.diff(right, model(tmp_path / "b.onnx", False, 1.0), seed=0)
+    assert places(once) == [("b", "a")]
+    twice = aligndbg.diff(right, model(tmp_path / "c.onnx", False, 1.01), seed=0, max_faults=5)
+    assert places(twice) == [("b", "a"), ("c", "c")]
+    assert twice.faults[1].region_reference.nodes == ("second",)
+    assert twice.faults[1].isolated_error == pytest.approx(0.01, rel=0.01)

@@ -43,7 +43,8 @@ def ops_agree(rn: Node, cn: Node) -> float:
         return 0.9
     if written_out(rn, cn) or any(rn.tail in family and cn.tail in family for family in FAMILIES):
         return 0.6
-    return 0.4 if rn.canonical == cn.canonical else 0.0
+    main = frozenset((rn.canonical, cn.canonical))
+    return 0.4 if len(main) == 1 or main in _KIN else 0.0
 
 
 # The same result under two names; which one a converter writes says nothing.

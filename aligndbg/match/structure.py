@@ -177,11 +177,13 @@ def _plays_its_part(state: State, r: str, c: str) -> bool:
 
 
 def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -> bool:
-    """Whether two nodes are of the same op and read the same, and no other two of the region do with either."""
+    """Whether two nodes are of the same op, an activation inside it aside, and read the same, and no other two of the
+    region do with either."""
 
     def same(one: str, other: str) -> bool:
         rn, cn = state.reference.producer[one], state.candidate.producer[other]
-        return rn.tail == cn.tail and rn.canonical not in PASSIVE_OPS and state.same_inputs(rn, cn)
+        alike = rn.tail == cn.tail or rn.canonical == cn.canonical
+        return alike and rn.canonical not in PASSIVE_OPS and state.same_inputs(rn, cn)
 
     return same(r, c) and not any(same(r, n) for n in theirs if n != c) and not any(same(n, c) for n in ours if n != r)
 
