@@ -7,7 +7,7 @@ of it, once its output has been overridden, confirms it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -116,23 +116,36 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
     for r, c in _out_of_turn(state, list(scored), ours, theirs):
         del scored[(r, c)]
     while scored:
-        (r, c), (score, fits) = max(scored.items(), key=lambda item: item[1][0])
-        if score < ACCEPT:
+        best = max(scored, key=lambda key: scored[key][0])
+        if scored[best][0] < ACCEPT:
             return None
-        rivals = [
-            s
-            for (rr, cc), (s, _) in scored.items()
-            if (rr == r) != (cc == c) and not (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc))
-        ]
-        if all(score - s >= MARGIN for s in rivals):
+        close = [best, *_rivals(state, scored, *best)]
+        if len(close) > 1:  # where one is read by the same ops, that settles it
+            close = [key for key in close if _read_alike(state, *key)]
+        if len(close) == 1:
+            (r, c), (score, fits) = close[0], scored[close[0]]
             fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
             evidence = (
                 f"same paired ancestors ({len(border)}), {state.reference.op(r)} against {state.candidate.op(c)}, "
                 f"sampled error {fit.error:.2g} of the spread, score {score:.2f}"
             )
             return Link(r, c, fit.layout, "structure", fit.error, evidence, _evident(state, r, c, ours, theirs))
-        scored = {k: v for k, v in scored.items() if k[0] != r and k[1] != c}
+        scored = {k: v for k, v in scored.items() if k[0] != best[0] and k[1] != best[1]}
     return None
+
+
+def _rivals(
+    state: State, scored: Mapping[tuple[str, str], tuple[float, list[Fit]]], r: str, c: str
+) -> list[tuple[str, str]]:
+    """Pairs of `r` or `c` with another tensor that score about as well, equal tensors aside."""
+    least = scored[r, c][0] - MARGIN
+    return [
+        (rr, cc)
+        for (rr, cc), (score, _) in scored.items()
+        if score > least
+        and (rr == r) != (cc == c)
+        and not (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc))
+    ]
 
 
 def _out_of_turn(
