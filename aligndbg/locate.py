@@ -180,6 +180,7 @@ def _refuted(
         p
         for name, p in by_name.items()
         if p.reference in doubtful
+        and _safe(p)  # of another layout it may well be right
         and not any(q.reference in doubtful for q in next_pairs(consumers, by_name, name) if q is not p)
     ]
 

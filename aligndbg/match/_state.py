@@ -73,8 +73,8 @@ class State:
     weights: Weights | None = None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
-    # By rank, how the tensors that are paired by value are laid out.
-    _permutations: dict[int, Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
+    # By method and rank, how the tensors that are paired are laid out.
+    _permutations: dict[tuple[str, int], Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
 
     def fits(self, r: str, c: str) -> list[Fit]:
         """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted.
@@ -104,8 +104,8 @@ class State:
         self._count_layout(link, -1)
 
     def _count_layout(self, link: Link, by: int) -> None:
-        if link.method == "value" and not link.layout.alternatives:
-            self._permutations[len(link.layout.permutation)][link.layout.permutation] += by
+        if not link.layout.alternatives:
+            self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
 
     def link_of(self, side: Side, name: str) -> Link | None:
         return (self.links if side is self.reference else self.by_candidate).get(name)
@@ -315,9 +315,12 @@ class State:
         return not (linear and len(side.data_inputs(readers[0])) == 1)
 
     def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
-        """How most tensors of this rank, whose values agree, are laid out."""
-        seen = self._permutations[rank]
-        return seen.most_common(1)[0][0] if seen.total() else None
+        """How most tensors of this rank are laid out: those whose values agree, else those paired by structure."""
+        for method in ("value", "structure"):
+            seen = self._permutations[method, rank]
+            if seen.total():
+                return seen.most_common(1)[0][0]
+        return None
 
     def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs, and those that are paired with each other."""
