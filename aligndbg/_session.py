@@ -17,7 +17,7 @@ from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
 from aligndbg._parallel import in_threads
-from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
+from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, release
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.locate import Isolation
@@ -48,7 +48,7 @@ class Settings:
     """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
-    other tolerances can be judged by.
+    other tolerances can be judged by. `repeated`: more samples follow, so the runtimes keep their sessions.
     """
 
     rules: ToleranceRules
@@ -60,6 +60,7 @@ class Settings:
     budget: int | None = None
     repro: Path | None = None
     details: bool = False
+    repeated: bool = False
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
@@ -72,9 +73,15 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         def new_store() -> Store:
             return stack.enter_context(_closing(Store(budget // 2)))
 
+        def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
+            if not settings.repeated:
+                release(backend)
+
         left = capture(ref, feeding.reference, new_store(), clock, "run reference")
+        done(ref)
         weights = weight_reader(ref, cand)
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
+        done(cand)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details)
         judge.refuse_unused()
@@ -85,11 +92,14 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
                     (
                         ("reference", ref, feeding.reference, left.trace),
                         ("candidate", cand, plan.feeds, right.trace),
-                    )
+                    ),
+                    done,
                 )
         isolation, why_not = (
             isolate_sides(sides, matching, judge, new_store, clock) if settings.isolate else (None, NOT_ASKED)
         )
+        for side in (ref, cand):
+            done(side)
         matching = isolation.matching if isolation else matching
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching

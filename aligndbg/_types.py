@@ -31,6 +31,7 @@ __all__ = [
     "Unmatched",
     "UnmatchedClass",
     "Verdict",
+    "release",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -247,6 +248,13 @@ class Backend(Protocol):
     ) -> Iterator[tuple[str, Array]]: ...
 
     def close(self) -> None: ...
+
+
+def release(backend: Backend) -> None:
+    """Lets go of what the backend keeps of a large model from one run to the next; those that keep nothing lack it."""
+    let_go = getattr(backend, "release", None)
+    if let_go is not None:
+        let_go()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from aligndbg._channel import Channel
 from aligndbg._errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
 from aligndbg._registry import Entry
-from aligndbg._types import Array, Graph, ModelInfo
+from aligndbg._types import Array, Graph, ModelInfo, release
 
 __all__ = ["WorkerBackend"]
 
@@ -104,6 +104,9 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
                 _stream(channel, inbox, backend.run(*request[1:]))
                 learnt = sent is not None and backend.graph() is not sent  # some do by running
                 channel.send("end", backend.info, learnt)
+            elif request[0] == "release":
+                release(backend)
+                channel.send("released")
             elif request[0] == "unreadable":
                 raise request[1]
             # "ack" and "stop" that arrive after the last value was sent need no answer
@@ -301,6 +304,12 @@ class WorkerBackend:
         self._request("run", arrays[0], tuple(fetch), None if overrides is None else arrays[1])
         self._run = token = object()
         return self._values(token)
+
+    def release(self) -> None:
+        """As `aligndbg._types.release`; a child that is not there holds nothing."""
+        if self._child is not None and self._about is not None:
+            self._request("release")
+            self._receive()
 
     def close(self) -> None:
         self._closed, self._run = True, None

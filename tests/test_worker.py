@@ -60,6 +60,9 @@ class Odd:
         for name, array in {**feeds, **(overrides or {})}.items():
             yield name, array
 
+    def release(self):
+        self.asked = -1
+
     def close(self):
         pass
 
@@ -239,6 +242,17 @@ def test_a_new_run_ends_the_old_one(odd: WorkerBackend) -> None:
     assert "count" in dict(odd.run({}, ["count"]))
     with pytest.raises(UsageError, match="ended by a later request"):
         next(old)
+
+
+def test_what_is_kept_from_run_to_run_can_be_released(odd: WorkerBackend) -> None:
+    values = odd.run({}, ["big"] * 40)  # begun, and not read to its end
+    next(values)
+    odd.release()
+    assert dict(odd.run({}, ["count"]))["count"] == -1
+
+
+def test_a_worker_that_has_not_opened_its_model_has_nothing_to_release(make: Callable[..., WorkerBackend]) -> None:
+    make(open="exit").release()
 
 
 def test_a_closed_worker_says_so(odd: WorkerBackend) -> None:

@@ -109,6 +109,11 @@ class OnnxBackend:
         arrays = {} if without_feeds else self._checked_feeds(feeds)
         return self._values(names, arrays, overrides, without_feeds)
 
+    def release(self) -> None:
+        """Drops the session of a large model: the next one could not be made beside it."""
+        if self._room() == 1:
+            self._sessions.clear()
+
     def close(self) -> None:
         """Drops the sessions and the temporary files."""
         self._sessions.clear()

@@ -86,6 +86,11 @@ class TfliteBackend:
         given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
         return self._run(plan, taps, given, values)
 
+    def release(self) -> None:
+        """Drops the session of a large model: the next one could not be made beside it."""
+        if self._room() == 1:
+            self._sessions.clear()
+
     def close(self) -> None:
         self._sessions.clear()
 
@@ -216,8 +221,7 @@ class TfliteBackend:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
 
     def _session(self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> Session:
-        kept = 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
-        while len(self._sessions) >= kept:  # the oldest goes before the new one takes memory
+        while len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
             del self._sessions[next(iter(self._sessions))]
         shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
         untouched = not overrides and not self._analysis.blocked and set(taps) <= set(self._model.outputs)
@@ -225,6 +229,9 @@ class TfliteBackend:
             return self._runtime.session(self._model.path, {}, shapes)
         part = self._rewritten(self._analysis, taps, overrides)
         return self._runtime.session(part.content, part.cuts, shapes)
+
+    def _room(self) -> int:
+        return 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
 
     def _rewritten(self, analysis: Analysis, taps: Sequence[int], overrides: Mapping[int, Array]) -> Rewritten:
         return rewrite(
