@@ -29,6 +29,7 @@ from aligndbg.verdict import Judge, decide, drift_notes
 __all__ = ["Settings", "diff_once", "one_blas_thread"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+STORES = 3  # filled at once: the reference's run, the candidate's, and the one with overrides
 NOT_ASKED = "isolated error was not asked for"
 
 
@@ -71,7 +72,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         budget = settings.budget if settings.budget is not None else _default_memory()
 
         def new_store() -> Store:
-            return stack.enter_context(_closing(Store(budget // 2)))
+            return stack.enter_context(_closing(Store(budget // STORES)))
 
         def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
             if not settings.repeated:
@@ -170,11 +171,13 @@ def _capture_and_match(
 ) -> tuple[Captured, FeedPlan, Matching, list[str]]:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
     best: tuple[Captured, FeedPlan, Matching] | None = None
+    kept: Store | None = None
     refused: ModelError | None = None
     ran: list[FeedPlan] = []
     for plan in feeding.plans[:MAX_PLANS]:
+        made = new_store()
         try:
-            right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
+            right = capture(backend, plan.feeds or None, made, clock, "run candidate")
         except ModelError as error:  # a module says which layout it takes by failing on the others
             refused = refused or error
             continue
@@ -186,6 +189,11 @@ def _capture_and_match(
             )
         if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
             best = (right, plan, matching)
+            lost, kept = kept, made
+        else:
+            lost = made
+        if lost is not None:
+            lost.close()
         if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
             break
     if best is None:

@@ -251,7 +251,7 @@ class Backend(Protocol):
 
 
 def release(backend: Backend) -> None:
-    """Lets go of what the backend keeps of a large model from one run to the next; those that keep nothing lack it."""
+    """Lets go of what a backend keeps from one run to the next; those that keep nothing lack the method."""
     let_go = getattr(backend, "release", None)
     if let_go is not None:
         let_go()

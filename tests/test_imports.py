@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "evaluate": {"nouns"},
     "backends": {"nouns", "store"},
     "match": {"nouns", "metrics"},
-    "locate": {"nouns", "metrics", "match", "verdict"},
+    "locate": {"nouns", "arrays", "metrics", "match", "verdict"},
     "explain": {"nouns", "metrics", "evaluate", "feeds", "match", "locate"},
     "verdict": {"nouns", "metrics"},
     "report": {"nouns", "metrics", "registry", "files"},

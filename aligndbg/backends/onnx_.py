@@ -110,9 +110,8 @@ class OnnxBackend:
         return self._values(names, arrays, overrides, without_feeds)
 
     def release(self) -> None:
-        """Drops the session of a large model: the next one could not be made beside it."""
-        if self._room() == 1:
-            self._sessions.clear()
+        """Drops the sessions: each holds the weights, in the order that its kernels want."""
+        self._sessions.clear()
 
     def close(self) -> None:
         """Drops the sessions and the temporary files."""
