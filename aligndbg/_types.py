@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -157,7 +158,7 @@ class Node:
         if not self.canonical:
             object.__setattr__(self, "canonical", self.op_type)
 
-    @property
+    @cached_property
     def tail(self) -> str:
         """The canonical op whose result the node's output holds: the fused activation where there is one."""
         return str(self.attributes.get("fused_activation") or self.canonical)

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit
@@ -168,17 +169,23 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     rn, cn = state.reference.node(r), state.candidate.node(c)
     if rn is None or cn is None:
         return None
-    if not state.ends_alike(r, c):
+    ops = ops_agree(rn, cn)
+    if (r, c) not in state.hopeless:  # whatever else is paired
+        far = state.least_error(r, c) > ENCLOSED_ERROR
+        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (far and ops < 0.4)
+    if state.hopeless[(r, c)]:
         return None
-    ops, fits = ops_agree(rn, cn), state.fits(r, c)
+    if state.least_error(r, c) > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+        return None  # told here for most, before layouts are weighed
+    fits = state.fits(r, c)
     if not fits:
         return None
     error = fits[0].error
     if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
         return None
     inputs, weights = state.inputs_agree(rn, cn), state.weights_agree(rn, cn)
-    if not inputs and error > ENCLOSED_ERROR and weights <= 0 and not written_out(rn, cn):
-        return None  # the same op on a tensor of the same size, and nothing else: no evidence
+    if error > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+        return None
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
     if not near and not (ops == 1.0 and inputs >= 0.8 and _read_alike(state, r, c)) and _enclosed(state, r, c, error):
@@ -196,6 +203,11 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if len(rn.outputs) > 1 and len(cn.outputs) > 1:  # the branches of a split look alike but for their place in it
         score += 0.10 if rn.outputs.index(r) == cn.outputs.index(c) else -0.10
     return score + 0.10 * whole + 0.20 * weights, fits
+
+
+def _nothing_agrees(state: State, rn: Node, cn: Node) -> bool:
+    """True for the same op on a tensor of the same size, and nothing else: no evidence."""
+    return not state.inputs_agree(rn, cn) and state.weights_agree(rn, cn) <= 0 and not written_out(rn, cn)
 
 
 def _enclosed(state: State, r: str, c: str, error: float) -> bool:
