@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from aligndbg._memory import forget_peaks, peak_bytes
 from aligndbg._types import FLOAT_DTYPES, Array, Backend, Trace
 from aligndbg.match import Weights
 from aligndbg.match.weights import WeightPrint, weight_print
@@ -24,10 +26,15 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass
 class Clock:
-    """Seconds by stage, and the progress shown while a stage runs."""
+    """Seconds and peak memory by stage, and the progress shown while a stage runs.
+
+    Memory is that of this process and of the `sides` that run in one of their own, in bytes; see `_memory`.
+    """
 
     progress: Progress | None
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    sides: tuple[Backend, ...] = ()
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -40,12 +47,19 @@ class Clock:
                 self.progress(name, done, total)
 
         start = time.perf_counter()
+        forget_peaks(self._pids())
         if self.progress:
             self.progress(name, 0, total)
         try:
             yield step
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            peak = peak_bytes(self._pids())
+            if peak is not None:
+                self.memory[name] = max(self.memory.get(name, 0), peak)
+
+    def _pids(self) -> list[int]:
+        return [os.getpid(), *(pid for side in self.sides if (pid := getattr(side, "pid", None)))]
 
 
 @dataclass

@@ -66,6 +66,7 @@ class Settings:
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
     """Both sides on one input, compared."""
+    clock.sides = (ref, cand)
     with ExitStack() as stack:
         with clock.stage("load"):
             feeding = plan_feeds(ref, cand, options)
@@ -138,6 +139,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
             checks=found,
             timing=dict(clock.seconds),
+            memory=dict(clock.memory),
             warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
             graphs=(left.trace.graph, right.trace.graph),
             basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped)

@@ -307,6 +307,11 @@ class WorkerBackend:
     def capabilities(self) -> frozenset[str]:
         return self._ready()[1]
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return None if self._child is None else self._child.process.pid
+
     def ready(self) -> None:
         """Waits until the child has opened the model. Raises what its opening raised."""
         self._ready()
