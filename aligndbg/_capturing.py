@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from aligndbg._errors import UsageError
 from aligndbg._memory import forget_peaks, peak_bytes
 from aligndbg._types import FLOAT_DTYPES, Array, Backend, Trace
 from aligndbg.match import Weights
@@ -28,13 +29,28 @@ Progress = Callable[[str, int, int | None], None]
 class Clock:
     """Seconds and peak memory by stage, and the progress shown while a stage runs.
 
-    Memory is that of this process and of the `sides` that run in one of their own, in bytes; see `_memory`.
+    `limit` is how many seconds pairing may take in all. Memory is that of this process and of the `sides` that run in
+    one of their own, in bytes; see `_memory`.
     """
 
     progress: Progress | None
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     sides: tuple[Backend, ...] = ()
+    limit: float | None = None
+
+    @contextmanager
+    def pairing(self) -> Iterator[Callable[[], None]]:
+        """The stage "match", and what it calls now and then: raises UsageError once the limit is passed."""
+        with self.stage("match"):
+            end = None if self.limit is None else time.perf_counter() + self.limit - self.seconds.get("match", 0.0)
+
+            def tick() -> None:
+                if end is not None and time.perf_counter() > end:
+                    fact = f"pairing the two models' tensors ran past {self.limit:g} s and was stopped"
+                    raise UsageError(fact, hint="raise --timeout, or compare a smaller part of the models")
+
+            yield tick
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:

@@ -127,7 +127,7 @@ def _isolate(
     ) -> Matching:
         ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
         theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
-        with clock.stage("match"):
+        with clock.pairing() as tick:
             return match(
                 ours[0],
                 theirs[0],
@@ -138,6 +138,7 @@ def _isolate(
                 keep=keep,
                 reject=reject,
                 weights=sides.weights,
+                tick=tick,
             )
 
     return isolate(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)

@@ -68,7 +68,7 @@ def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = N
             )
             options = options_of(sample, job.options, ref.graph(), cand.graph())
             try:
-                diff = diff_once(ref, cand, options, settings, Clock(progress))
+                diff = diff_once(ref, cand, options, settings, Clock(progress, limit=job.timeout))
             except AligndbgError as error:
                 raise error.with_context(f"sample {sample.name}") from None  # it may be the same error
             one = Partial.of(sample.index, sample.name, diff)

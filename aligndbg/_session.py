@@ -185,9 +185,9 @@ def _capture_and_match(
             continue
         ran.append(plan)
         links = [(link.reference, link.candidate, link.layout) for link in plan.links]
-        with clock.stage("match"):
+        with clock.pairing() as tick:
             matching = match(
-                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights
+                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
             )
         if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
             best = (right, plan, matching)

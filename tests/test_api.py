@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -599,6 +600,25 @@ def test_a_small_budget_changes_no_value(fixtures: Path, diverged: Diff, max_mem
         (m.pair, m.status, m.metrics, m.isolated) for m in diverged.pairs
     ]
     assert found.faults == diverged.faults
+
+
+def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligndbg.backends.onnx_ import OnnxBackend
+    from aligndbg.backends.tflite_ import TfliteBackend
+    from aligndbg.match import structure
+
+    quick = structure._best_in_region
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.3)
+        return quick(*args)
+
+    monkeypatch.setattr(structure, "_best_in_region", slow)
+    # Open backends run here, without a limit of their own.
+    sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn_weight_fault.tflite"), {})
+    with pytest.raises(UsageError, match=r"pairing the two models' tensors ran past 0\.25 s") as caught:
+        aligndbg.diff(*sides, timeout=0.25)
+    assert "--timeout" in caught.value.hint
 
 
 def test_models_too_large_for_two_sessions_are_not_held_at_once(

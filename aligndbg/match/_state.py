@@ -71,6 +71,7 @@ class State:
     by_candidate: dict[str, Link] = field(default_factory=dict)
     reject: frozenset[tuple[str, str]] = frozenset()
     weights: Weights | None = None
+    tick: Callable[[], None] = lambda: None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score

@@ -43,6 +43,7 @@ def match_structure(state: State) -> None:
         barren: set[tuple[frozenset[str], int]] = set()
         for r in state.reference.names:
             while r not in state.links:
+                state.tick()
                 border = state.frontier(state.reference, r)
                 key = (border, state.reference.count(r))
                 if not border or border == {"?"} or key in barren:
