@@ -71,7 +71,7 @@ def diff(
     over it spills to disk.
     `trust` lets a model file run the code pickled in it. `progress` is True for bars on stderr where that is a
     terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a hard limit: seconds
-    that each model's runtime may take in all, for one sample (a live object runs here, without a limit).
+    that each model's runtime may take in all, and pairing, for one sample (a live object runs without a limit).
 
     `samples` compares on that many seeded inputs (seed, seed + 1, ...), `dataset` on the files of a folder or the rows
     of an .npz (the first `samples`); the result is the worst of each layer, with statistics. `workers` processes share
@@ -95,7 +95,7 @@ def diff(
         if dataset is None and (samples or 1) == 1 and workers == 1 and scheduler is None:
             first, second = _both_defaults(seed, trust, inputs, candidate_inputs)
             ref, cand = opened_in(stack, reference, timeout, first), opened_in(stack, candidate, timeout, second)
-            return diff_once(ref, cand, options, settings, Clock(shown))
+            return diff_once(ref, cand, options, settings, Clock(shown, limit=timeout))
         _check_sharing(inputs, candidate_inputs, workers, scheduler)
         chosen = list_samples(dataset, samples, seed)
         said = _both_defaults(seed, trust, rows_of(chosen), None)

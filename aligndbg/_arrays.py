@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from aligndbg._types import Array
 
-__all__ = ["bytes_of", "dtype_of", "plain_dtype", "write_all"]
+__all__ = ["Lazy", "bytes_of", "dtype_of", "plain_dtype", "write_all"]
 
 
 def plain_dtype(dtype: np.dtype[Any]) -> bool:
@@ -37,3 +39,31 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return found
+
+
+class Lazy(Mapping[str, Array]):
+    """Arrays made anew whenever they are read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Array]]) -> None:
+        self._makers = dict(makers)
+
+    def but(self, names: Container[str]) -> Lazy:
+        """Without those of `names`."""
+        return Lazy({name: make for name, make in self._makers.items() if name not in names})
+
+    def over(self, others: Mapping[str, Array]) -> Lazy:
+        """With the others too, where they are not here."""
+        return Lazy({name: partial(others.__getitem__, name) for name in others} | self._makers)
+
+    def __getitem__(self, name: str) -> Array:
+        made: Array = self._makers[name]()
+        return made
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would make the array
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)

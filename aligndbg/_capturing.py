@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from aligndbg._errors import UsageError
+from aligndbg._memory import forget_peaks, peak_bytes
 from aligndbg._types import FLOAT_DTYPES, Array, Backend, Trace
 from aligndbg.match import Weights
 from aligndbg.match.weights import WeightPrint, weight_print
@@ -24,10 +27,30 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass
 class Clock:
-    """Seconds by stage, and the progress shown while a stage runs."""
+    """Seconds and peak memory by stage, and the progress shown while a stage runs.
+
+    `limit` is how many seconds pairing may take in all. Memory is that of this process and of the `sides` that run in
+    one of their own, in bytes; see `_memory`.
+    """
 
     progress: Progress | None
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    sides: tuple[Backend, ...] = ()
+    limit: float | None = None
+
+    @contextmanager
+    def pairing(self) -> Iterator[Callable[[], None]]:
+        """The stage "match", and what it calls now and then: raises UsageError once the limit is passed."""
+        with self.stage("match"):
+            end = None if self.limit is None else time.perf_counter() + self.limit - self.seconds.get("match", 0.0)
+
+            def tick() -> None:
+                if end is not None and time.perf_counter() > end:
+                    fact = f"pairing the two models' tensors ran past {self.limit:g} s and was stopped"
+                    raise UsageError(fact, hint="raise --timeout, or compare a smaller part of the models")
+
+            yield tick
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -40,12 +63,19 @@ class Clock:
                 self.progress(name, done, total)
 
         start = time.perf_counter()
+        forget_peaks(self._pids())
         if self.progress:
             self.progress(name, 0, total)
         try:
             yield step
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            peak = peak_bytes(self._pids())
+            if peak is not None:
+                self.memory[name] = max(self.memory.get(name, 0), peak)
+
+    def _pids(self) -> list[int]:
+        return [os.getpid(), *(pid for side in self.sides if (pid := getattr(side, "pid", None)))]
 
 
 @dataclass

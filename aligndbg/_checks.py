@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,13 @@ from aligndbg.metrics import Fingerprint
 __all__ = ["blind_spots", "check_warnings", "repeat_and_observe"]
 
 
-def repeat_and_observe(sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]]) -> dict[str, Any]:
+def repeat_and_observe(
+    sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]], after: Callable[[Backend], None]
+) -> dict[str, Any]:
     """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference).
 
     An untapped run that gives the tapped one's outputs, bit for bit, is a repetition; else it is run once more.
+    `after` is called with each side that was run.
     """
     repeats: dict[str, bool | None] = {}
     effect: dict[str, float | None] = {}
@@ -31,6 +34,7 @@ def repeat_and_observe(sides: Iterable[tuple[str, Backend, Mapping[str, Array] |
         if effect[side]:
             again = dict(backend.run(feeds or {}, outputs))
             repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
+        after(backend)
     return {"deterministic": repeats, "observer_effect": effect}
 
 

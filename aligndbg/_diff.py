@@ -51,6 +51,7 @@ class Diff:
     truncated: bool = False
     checks: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     graphs: tuple[Graph, Graph] = (Graph(), Graph())
     basis: Basis | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from aligndbg._arrays import Lazy
 from aligndbg._capturing import Captured, Clock, capture
 from aligndbg._errors import ModelError, RuntimeCrashError, UnsupportedError
 from aligndbg._types import Array, Backend, Layout, Matching, Pair, Trace
@@ -103,14 +104,14 @@ def _isolate(
     last: list[Store] = []  # a round is read before the next one is run
     refused: dict[str, str] = {}
 
-    def rerun(overrides: Mapping[str, Array]) -> Replay:
+    def rerun(overrides: Lazy) -> Replay:
         while True:
             while last:
                 last.pop().close()
             last.append(new_store())
-            asked = {name: value for name, value in overrides.items() if name not in refused}
+            asked = overrides.but(refused)
             try:
-                made = capture(backend, feeds, last[0], clock, "isolate", overrides={**weights, **asked})
+                made = capture(backend, feeds, last[0], clock, "isolate", overrides=asked.over(weights))
             except UnsupportedError as error:
                 if error.context not in asked:
                     raise
@@ -126,7 +127,7 @@ def _isolate(
     ) -> Matching:
         ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
         theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
-        with clock.stage("match"):
+        with clock.pairing() as tick:
             return match(
                 ours[0],
                 theirs[0],
@@ -137,6 +138,7 @@ def _isolate(
                 keep=keep,
                 reject=reject,
                 weights=sides.weights,
+                tick=tick,
             )
 
     return isolate(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)

@@ -34,6 +34,7 @@ class Partial:
     summaries: Mapping[int, Mapping[str, Any]]  # sample -> its row of the table
     warnings: Mapping[int, tuple[str, ...]]
     timing: Mapping[str, float]
+    memory: Mapping[str, int]
     first: Worst  # the earliest sample's checks
     worst: Worst  # the worst sample's Diff
     errors: Mapping[PairKey, Mapping[int, Mapping[str, float]]]
@@ -48,6 +49,7 @@ class Partial:
             summaries={sample: _summary(name, diff)},
             warnings={sample: diff.warnings},
             timing=diff.timing,
+            memory=diff.memory,
             first=((), -sample, diff.checks),
             worst=(_rank(diff), -sample, diff),
             errors={key: {sample: _errors(m)} for key, m in pairs.items()},
@@ -64,6 +66,10 @@ def merge(one: Partial, other: Partial) -> Partial:
         summaries={**one.summaries, **other.summaries},
         warnings={**one.warnings, **other.warnings},
         timing={name: one.timing.get(name, 0.0) + other.timing.get(name, 0.0) for name in stages},
+        memory={
+            name: max(one.memory.get(name, 0), other.memory.get(name, 0))
+            for name in dict.fromkeys((*one.memory, *other.memory))
+        },
         first=_worse(one.first, other.first),
         worst=_worse(one.worst, other.worst),
         errors={
@@ -152,6 +158,7 @@ def result_of(partials: list[Partial]) -> Diff:
         truncated=all_of.truncated,
         warnings=tuple(dict.fromkeys(warnings)),
         timing=all_of.timing,
+        memory=all_of.memory,
         samples=tuple({"sample": k, **all_of.summaries[k]} for k in numbers),
     )
 

@@ -63,10 +63,12 @@ def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = N
             if len(samples) > 1 and "run" not in side.capabilities:
                 raise UsageError("a trace is of one input", context=side.info.path, hint="leave samples out")
         for sample in samples:
-            settings = replace(job.settings, checks=job.settings.checks and sample.index == 0, repro=None)
+            settings = replace(
+                job.settings, checks=job.settings.checks and sample.index == 0, repro=None, repeated=len(samples) > 1
+            )
             options = options_of(sample, job.options, ref.graph(), cand.graph())
             try:
-                diff = diff_once(ref, cand, options, settings, Clock(progress))
+                diff = diff_once(ref, cand, options, settings, Clock(progress, limit=job.timeout))
             except AligndbgError as error:
                 raise error.with_context(f"sample {sample.name}") from None  # it may be the same error
             one = Partial.of(sample.index, sample.name, diff)

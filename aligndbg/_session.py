@@ -17,7 +17,7 @@ from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
 from aligndbg._parallel import in_threads
-from aligndbg._types import Backend, Matching, Measurement, Pair, Trace
+from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, release
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.locate import Isolation
@@ -29,6 +29,7 @@ from aligndbg.verdict import Judge, decide, drift_notes
 __all__ = ["Settings", "diff_once", "one_blas_thread"]
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+STORES = 3  # filled at once: the reference's run, the candidate's, and the one with overrides
 NOT_ASKED = "isolated error was not asked for"
 
 
@@ -48,7 +49,7 @@ class Settings:
     """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
-    other tolerances can be judged by.
+    other tolerances can be judged by. `repeated`: more samples follow, so the runtimes keep their sessions.
     """
 
     rules: ToleranceRules
@@ -60,21 +61,29 @@ class Settings:
     budget: int | None = None
     repro: Path | None = None
     details: bool = False
+    repeated: bool = False
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
     """Both sides on one input, compared."""
+    clock.sides = (ref, cand)
     with ExitStack() as stack:
         with clock.stage("load"):
             feeding = plan_feeds(ref, cand, options)
         budget = settings.budget if settings.budget is not None else _default_memory()
 
         def new_store() -> Store:
-            return stack.enter_context(_closing(Store(budget // 2)))
+            return stack.enter_context(_closing(Store(budget // STORES)))
+
+        def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
+            if not settings.repeated:
+                release(backend)
 
         left = capture(ref, feeding.reference, new_store(), clock, "run reference")
+        done(ref)
         weights = weight_reader(ref, cand)
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
+        done(cand)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details)
         judge.refuse_unused()
@@ -85,11 +94,14 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
                     (
                         ("reference", ref, feeding.reference, left.trace),
                         ("candidate", cand, plan.feeds, right.trace),
-                    )
+                    ),
+                    done,
                 )
         isolation, why_not = (
             isolate_sides(sides, matching, judge, new_store, clock) if settings.isolate else (None, NOT_ASKED)
         )
+        for side in (ref, cand):
+            done(side)
         matching = isolation.matching if isolation else matching
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching
@@ -127,6 +139,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
             checks=found,
             timing=dict(clock.seconds),
+            memory=dict(clock.memory),
             warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
             graphs=(left.trace.graph, right.trace.graph),
             basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped)
@@ -160,22 +173,29 @@ def _capture_and_match(
 ) -> tuple[Captured, FeedPlan, Matching, list[str]]:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
     best: tuple[Captured, FeedPlan, Matching] | None = None
+    kept: Store | None = None
     refused: ModelError | None = None
     ran: list[FeedPlan] = []
     for plan in feeding.plans[:MAX_PLANS]:
+        made = new_store()
         try:
-            right = capture(backend, plan.feeds or None, new_store(), clock, "run candidate")
+            right = capture(backend, plan.feeds or None, made, clock, "run candidate")
         except ModelError as error:  # a module says which layout it takes by failing on the others
             refused = refused or error
             continue
         ran.append(plan)
         links = [(link.reference, link.candidate, link.layout) for link in plan.links]
-        with clock.stage("match"):
+        with clock.pairing() as tick:
             matching = match(
-                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights
+                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
             )
         if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
             best = (right, plan, matching)
+            lost, kept = kept, made
+        else:
+            lost = made
+        if lost is not None:
+            lost.close()
         if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
             break
     if best is None:

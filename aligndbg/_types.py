@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "Unmatched",
     "UnmatchedClass",
     "Verdict",
+    "release",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -156,7 +158,7 @@ class Node:
         if not self.canonical:
             object.__setattr__(self, "canonical", self.op_type)
 
-    @property
+    @cached_property
     def tail(self) -> str:
         """The canonical op whose result the node's output holds: the fused activation where there is one."""
         return str(self.attributes.get("fused_activation") or self.canonical)
@@ -247,6 +249,13 @@ class Backend(Protocol):
     ) -> Iterator[tuple[str, Array]]: ...
 
     def close(self) -> None: ...
+
+
+def release(backend: Backend) -> None:
+    """Lets go of what a backend keeps from one run to the next; those that keep nothing lack the method."""
+    let_go = getattr(backend, "release", None)
+    if let_go is not None:
+        let_go()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import queue
@@ -24,7 +25,7 @@ import numpy as np
 from aligndbg._channel import Channel
 from aligndbg._errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
 from aligndbg._registry import Entry
-from aligndbg._types import Array, Graph, ModelInfo
+from aligndbg._types import Array, Graph, ModelInfo, release
 
 __all__ = ["WorkerBackend"]
 
@@ -92,6 +93,7 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
         channel.send("error", _portable(error))
         return
     sent: Graph | None = None
+    given: dict[str, Array] = {}  # overrides, which arrive one by one before the run that they are for
     while True:
         request = inbox.get()
         if request[0] == "close":
@@ -100,10 +102,19 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             if request[0] == "graph":
                 sent = backend.graph()
                 channel.send("graph", sent)
+            elif request[0] == "overrides":
+                given.clear()
+            elif request[0] == "override":
+                given[request[1]] = request[2]
             elif request[0] == "run":
-                _stream(channel, inbox, backend.run(*request[1:]))
+                _, feeds, fetch, overridden = request
+                _stream(channel, inbox, backend.run(feeds, fetch, _taken(given) if overridden else None))
                 learnt = sent is not None and backend.graph() is not sent  # some do by running
                 channel.send("end", backend.info, learnt)
+            elif request[0] == "release":
+                release(backend)
+                _trim()
+                channel.send("released")
             elif request[0] == "unreadable":
                 raise request[1]
             # "ack" and "stop" that arrive after the last value was sent need no answer
@@ -111,8 +122,21 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             raise
         except Exception as error:
             channel.send("error", _portable(error))
-        del request  # with the feeds and overrides in it
+        feeds = request = None
     backend.close()
+
+
+def _trim() -> None:
+    """Gives freed memory back to the system, where the C library keeps it to itself until asked (glibc)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library; Windows has no CDLL(None)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _taken(given: dict[str, Array]) -> dict[str, Array]:
+    """All of them, for the one who asks: a backend that has copied an array may let it go."""
+    taken = dict(given)
+    given.clear()
+    return taken
 
 
 def _stream(channel: Channel, inbox: queue.SimpleQueue[Any], values: Iterator[tuple[str, Array]]) -> None:
@@ -283,6 +307,11 @@ class WorkerBackend:
     def capabilities(self) -> frozenset[str]:
         return self._ready()[1]
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
+        return None if self._child is None else self._child.process.pid
+
     def ready(self) -> None:
         """Waits until the child has opened the model. Raises what its opening raised."""
         self._ready()
@@ -296,11 +325,23 @@ class WorkerBackend:
     def run(
         self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
     ) -> Iterator[tuple[str, Array]]:
-        """As Backend.run. The child starts computing at once, and stays at most a few values ahead of the reader."""
-        arrays = [{name: np.asarray(value) for name, value in given.items()} for given in (feeds, overrides or {})]
-        self._request("run", arrays[0], tuple(fetch), None if overrides is None else arrays[1])
+        """As Backend.run. The child starts computing at once, and stays at most a few values ahead of the reader.
+
+        Overrides are read one at a time, and none is held here once it is sent.
+        """
+        self._request("overrides")
+        for name in overrides or ():
+            self._send("override", name, np.asarray(cast(Mapping[str, Array], overrides)[name]))
+        arrays = {name: np.asarray(value) for name, value in feeds.items()}
+        self._send("run", arrays, tuple(fetch), overrides is not None)
         self._run = token = object()
         return self._values(token)
+
+    def release(self) -> None:
+        """As `aligndbg._types.release`; a child that is not there holds nothing."""
+        if self._child is not None and self._about is not None:
+            self._request("release")
+            self._receive()
 
     def close(self) -> None:
         self._closed, self._run = True, None

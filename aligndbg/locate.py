@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from aligndbg._arrays import Lazy
 from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
@@ -37,7 +39,7 @@ class Replay:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-Rerun = Callable[[Mapping[str, Array]], Replay]
+Rerun = Callable[[Lazy], Replay]
 Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
 
 
@@ -236,23 +238,23 @@ def _overrides(
     candidate: Trace,
     pairs: Iterable[Pair],
     forward: bool,
-) -> dict[str, Array]:
+) -> Lazy:
+    """Each made when it is read: together they are as large as all tensors of a run."""
     source, target = (reference, candidate) if forward else (candidate, reference)
     read = {n for node in target.graph.nodes for n in node.inputs}
-    out: dict[str, Array] = {}
-    for p in pairs:
+
+    def moved(p: Pair) -> Array:
         name = _rerun_name(p, forward)
-        if name not in read:
-            continue
         other = p.reference if forward else p.candidate
         value, quant = source.values[other], source.quant(other)
         if quant is not None:
             value = quant.dequantize(value)
-        moved = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
+        value = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
         grid, dtype = target.quant(name), target.values[name].dtype
-        stored = grid.quantize(moved, dtype) if grid is not None else moved.astype(dtype, copy=False)
-        out[name] = np.asarray(stored, order="C")  # ascontiguousarray makes a scalar one-dimensional
-    return out
+        stored = grid.quantize(value, dtype) if grid is not None else value.astype(dtype, copy=False)
+        return np.asarray(stored, order="C")  # ascontiguousarray makes a scalar one-dimensional
+
+    return Lazy({name: partial(moved, p) for p in pairs if (name := _rerun_name(p, forward)) in read})
 
 
 def _own_errors(

@@ -138,7 +138,7 @@ def polygraphy_commands(models: list[str], feeds: dict[str, Any]) -> list[list[s
     save_json([feeds], "inputs.json")
     tool = [str(Path(sys.executable).with_name("polygraphy")), "run"]
     common = ["--onnxrt", "--onnx-outputs", "mark", "all", "--load-inputs", "inputs.json"]
-    common += ["--graph-optimization-level", "disable_all"]
+    common += ["--graph-optimization-level", "ORT_DISABLE_ALL"]
     return [
         [*tool, models[0], *common, "--save-outputs", "outputs.json"],
         [*tool, models[1], *common, "--load-outputs", "outputs.json"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,16 @@ def diverged(fixtures: Path) -> Diff:
 def test_inputs_in_every_form_are_the_same_input(fixtures: Path, aligned: Diff, given: Any) -> None:
     found = aligndbg.diff(str(fixtures / "cnn.onnx"), str(fixtures / "cnn.tflite"), given(image()), isolate=False)
     assert found.verdict is Verdict.ALIGNED
-    assert [m.metrics for m in found.pairs] == [m.metrics for m in aligned.pairs]
+    assert [(m.pair.reference, m.status) for m in found.pairs] == [(m.pair.reference, m.status) for m in aligned.pairs]
 
 
 def test_inputs_from_files(fixtures: Path, aligned: Diff, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", input=image())
     for given in (tmp_path / "x.npz", str(tmp_path / "x.npz"), [f"input={tmp_path / 'x.npz'}"]):
         found = aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn.tflite", given, isolate=False, checks=False)
-        assert [m.metrics for m in found.pairs] == [m.metrics for m in aligned.pairs]
+        assert [(m.pair.reference, m.status) for m in found.pairs] == [
+            (m.pair.reference, m.status) for m in aligned.pairs
+        ]
 
 
 def test_random_inputs_are_seeded(fixtures: Path) -> None:
@@ -597,3 +600,46 @@ def test_a_small_budget_changes_no_value(fixtures: Path, diverged: Diff, max_mem
         (m.pair, m.status, m.metrics, m.isolated) for m in diverged.pairs
     ]
     assert found.faults == diverged.faults
+
+
+def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligndbg.backends.onnx_ import OnnxBackend
+    from aligndbg.backends.tflite_ import TfliteBackend
+    from aligndbg.match import structure
+
+    quick = structure._best_in_region
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.3)
+        return quick(*args)
+
+    monkeypatch.setattr(structure, "_best_in_region", slow)
+    # Open backends run here, without a limit of their own.
+    sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn_weight_fault.tflite"), {})
+    with pytest.raises(UsageError, match=r"pairing the two models' tensors ran past 0\.25 s") as caught:
+        aligndbg.diff(*sides, timeout=0.25)
+    assert "--timeout" in caught.value.hint
+
+
+def test_models_too_large_for_two_sessions_are_not_held_at_once(
+    fixtures: Path, aligned: Diff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aligndbg.backends import onnx_, tflite_
+
+    monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
+    monkeypatch.setattr(tflite_, "_LARGE_FILE", 0)
+    onnx_model = onnx_.OnnxBackend(str(fixtures / "cnn.onnx"), {})
+    tflite_model = tflite_.TfliteBackend(str(fixtures / "cnn.tflite"), {})
+    together = []
+    for side, other in ((onnx_model, tflite_model), (tflite_model, onnx_model)):
+        run = side.run
+
+        def watched(*args: Any, run: Any = run, other: Any = other) -> Any:
+            together.append(bool(other._sessions))
+            return run(*args)
+
+        monkeypatch.setattr(side, "run", watched)
+    found = aligndbg.diff(onnx_model, tflite_model)
+    assert len(together) >= 5
+    assert not any(together)
+    assert [(m.pair.reference, m.status) for m in found.pairs] == [(m.pair.reference, m.status) for m in aligned.pairs]

@@ -205,7 +205,10 @@ def test_the_users_tolerances_decide(
 
 METRICS = ("max_abs", "mean_abs", "rmse", "rel_l2", "cosine", "euclid", "sqnr_db", "mean_reference", "mean_candidate")
 KEYS = {
-    "": ("schema verdict reference candidate coverage pairs unmatched skipped faults truncated checks timing warnings"),
+    "": (
+        "schema verdict reference candidate coverage pairs unmatched skipped faults truncated checks"
+        " timing memory warnings"
+    ),
     "side": "path backend version tensors",
     "coverage": "compared unobservable one_sided unmatched",
     "pair": "reference candidate reference_op candidate_op method confidence layout status reason metrics isolated",
@@ -250,6 +253,9 @@ def test_json_has_every_key_of_the_contract(document: Document) -> None:
     assert document["checks"]["observer_effect"] == {"reference": 0.0, "candidate": 0.0}
     assert document["timing"]
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in document["timing"].values())
+    if sys.platform == "linux":
+        assert document["memory"].keys() == document["timing"].keys()
+        assert all(isinstance(size, int) and size > 1 << 20 for size in document["memory"].values())
     assert all(isinstance(text, str) for text in document["warnings"])
 
 
@@ -316,6 +322,7 @@ def test_the_same_run_gives_the_same_json(run: Any, fixtures: Path, tmp_path: Pa
         run("diff", fixtures / "cnn.onnx", fixtures / "cnn.tflite", "--json", tmp_path / name)
     one, two = (strict((tmp_path / name).read_text()) for name in ("one", "two"))
     assert one.pop("timing").keys() == two.pop("timing").keys()
+    del one["memory"], two["memory"]
     assert one == two
 
 
@@ -324,7 +331,8 @@ def test_a_memory_limit_changes_no_number(run: Any, fixtures: Path, tmp_path: Pa
     run("diff", *pair, "--json", tmp_path / "free")
     run("diff", *pair, "--json", tmp_path / "tight", "--max-memory", "64K")
     free, tight = (strict((tmp_path / name).read_text()) for name in ("free", "tight"))
-    del free["timing"], tight["timing"]
+    for document in (free, tight):
+        del document["timing"], document["memory"]
     assert free == tight
 
 

@@ -10,7 +10,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +20,7 @@ import psutil
 import pytest
 
 from aligndbg import _channel
+from aligndbg._arrays import Lazy
 from aligndbg._errors import FeedError, ModelError, RuntimeCrashError, UsageError
 from aligndbg._registry import Entry
 from aligndbg._worker import WINDOW_COUNT, WorkerBackend
@@ -59,6 +62,9 @@ class Odd:
                 yield name, np.full(1 << 20, self.asked, np.uint8)
         for name, array in {**feeds, **(overrides or {})}.items():
             yield name, array
+
+    def release(self):
+        self.asked = -1
 
     def close(self):
         pass
@@ -239,6 +245,38 @@ def test_a_new_run_ends_the_old_one(odd: WorkerBackend) -> None:
     assert "count" in dict(odd.run({}, ["count"]))
     with pytest.raises(UsageError, match="ended by a later request"):
         next(old)
+
+
+def test_overrides_are_made_one_at_a_time_and_not_kept(odd: WorkerBackend) -> None:
+    alive: list[int] = []
+
+    class Counted(np.ndarray[Any, Any]):
+        def __del__(self) -> None:
+            alive.remove(id(self))
+
+    def make(k: int) -> Any:
+        made = np.full(1 << 18, k, np.uint8).view(Counted)
+        alive.append(id(made))
+        assert len(alive) <= 2  # this one, and the one that is being sent
+        return made
+
+    given = Lazy({f"t{k}": partial(make, k) for k in range(6)})
+    found = dict(odd.run({}, ["count"], given.but({"t0"}).over({"t1": np.zeros(1), "other": np.ones(3)})))
+    assert not alive
+    assert found.keys() == {"count", "t1", "t2", "t3", "t4", "t5", "other"}
+    assert all((found[f"t{k}"] == k).all() for k in range(1, 6))
+    assert dict(odd.run({}, ["count"])).keys() == {"count"}  # none of them is left for the next run
+
+
+def test_what_is_kept_from_run_to_run_can_be_released(odd: WorkerBackend) -> None:
+    values = odd.run({}, ["big"] * 40)  # begun, and not read to its end
+    next(values)
+    odd.release()
+    assert dict(odd.run({}, ["count"]))["count"] == -1
+
+
+def test_a_worker_that_has_not_opened_its_model_has_nothing_to_release(make: Callable[..., WorkerBackend]) -> None:
+    make(open="exit").release()
 
 
 def test_a_closed_worker_says_so(odd: WorkerBackend) -> None:

@@ -7,6 +7,7 @@ The tables are packed again, which takes milliseconds; weights are not packed bu
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = ["Rewritten", "alone", "part", "rewrite"]
 
 _INLINE = 1024  # bytes; LiteRT itself inlines small constants, shapes and axes among them
 _ALIGN = 64  # XNNPACK reads weights in place
+_RESIDENT = 64 << 20  # bytes of the file that stay in memory while it is copied
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,15 @@ def _pack(model: TfliteModel, table: Any, used: frozenset[int]) -> bytes:
     for buffer, data in behind:
         buffer.offset = start = -(-start // _ALIGN) * _ALIGN
         start += data.size
-    return b"".join(_padded(_finish(table), behind))
+    # A BytesIO hands its bytes out without a copy, and what was copied need not stay resident in the map of the file.
+    content, unread = io.BytesIO(), 0
+    for piece in _padded(_finish(table), behind):
+        unread += content.write(piece)
+        if unread > _RESIDENT:
+            model.forget()
+            unread = 0
+    model.forget()
+    return content.getvalue()
 
 
 def _padded(head: bytes, behind: list[tuple[Any, Array]]) -> Iterator[Any]:

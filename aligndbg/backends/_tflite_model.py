@@ -125,6 +125,11 @@ class TfliteModel:
             return np.frombuffer(self.raw, np.uint8, table.size, table.offset)
         return table.data if isinstance(table.data, np.ndarray) and table.data.size else None
 
+    def forget(self) -> None:
+        """Lets the mapped pages go; what is read again comes from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.raw.madvise(mmap.MADV_DONTNEED)
+
     def file_shape(self, index: int) -> list[int]:
         """The shape that LiteRT allocates unless told otherwise: dynamic dimensions have a number here."""
         return _ints(self.main.tensors[index].shape)

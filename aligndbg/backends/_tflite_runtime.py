@@ -75,14 +75,14 @@ class Session:
     interpreter: Any
     cuts: Mapping[int, int]
 
-    def invoke(self, feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> dict[int, tuple[int, ...]]:
-        """One run; returns the shapes that the tensors have after it."""
+    def invoke(self, feeds: Mapping[int, Array], overrides: dict[int, Array]) -> dict[int, tuple[int, ...]]:
+        """One run; returns the shapes that the tensors have after it. Overrides are taken out as they are copied."""
         # Variable tensors start at 0 every time, or the same feeds would not give the same values twice.
         self.interpreter.reset_all_variables()
         for index, value in feeds.items():
             self.interpreter.set_tensor(index, value)
         for index, stand_in in self.cuts.items():
-            self.interpreter.set_tensor(stand_in, overrides[index])
+            self.interpreter.set_tensor(stand_in, overrides.pop(index))
         self.interpreter.invoke()
         # Names that are no UTF-8 are left out of the details.
         return {d["index"]: tuple(map(int, d["shape"])) for d in self.interpreter.get_tensor_details()}

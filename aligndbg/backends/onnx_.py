@@ -109,6 +109,10 @@ class OnnxBackend:
         arrays = {} if without_feeds else self._checked_feeds(feeds)
         return self._values(names, arrays, overrides, without_feeds)
 
+    def release(self) -> None:
+        """Drops the sessions: each holds the weights, in the order that its kernels want."""
+        self._sessions.clear()
+
     def close(self) -> None:
         """Drops the sessions and the temporary files."""
         self._sessions.clear()

@@ -86,6 +86,10 @@ class TfliteBackend:
         given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
         return self._run(plan, taps, given, values)
 
+    def release(self) -> None:
+        """Drops the sessions: each holds the weights and the tensors of its last run."""
+        self._sessions.clear()
+
     def close(self) -> None:
         self._sessions.clear()
 
@@ -170,18 +174,18 @@ class TfliteBackend:
         return values
 
     def _run(
-        self, plan: Sequence[int], taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+        self, plan: Sequence[int], taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: dict[int, Array]
     ) -> Iterator[tuple[str, Array]]:
         yield from self._known([i for i in plan if not self._is_computed(i)], feeds)
         if not taps:
             return
-        key = self._session_key(taps, feeds, overrides)
+        key, overridden = self._session_key(taps, feeds, overrides), list(overrides)
         try:
             # Taken out while its values are read: another run begun meanwhile must not overwrite them.
             session = self._sessions.pop(key, None) or self._session(taps, feeds, overrides)
             shapes = session.invoke(feeds, overrides)
         except (ValueError, RuntimeError) as error:
-            raise self._failure(str(error), overrides) from error
+            raise self._failure(str(error), overridden) from error
         for i in taps:
             yield self._model.keys[i], self._read(session, i, shapes)
         if not self._analysis.stateful:
@@ -205,7 +209,7 @@ class TfliteBackend:
             session = Runtime("opt", 1).session(part.content, {}, {})
             shapes = session.invoke({}, {})
         except (ValueError, RuntimeError) as error:
-            raise self._failure(str(error), {}) from error
+            raise self._failure(str(error), ()) from error
         return {i: self._read(session, i, shapes) for i in wanted}
 
     def _read(self, session: Session, index: int, shapes: Mapping[int, tuple[int, ...]]) -> Array:
@@ -216,8 +220,7 @@ class TfliteBackend:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
 
     def _session(self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> Session:
-        kept = 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
-        while len(self._sessions) >= kept:  # the oldest goes before the new one takes memory
+        while len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
             del self._sessions[next(iter(self._sessions))]
         shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
         untouched = not overrides and not self._analysis.blocked and set(taps) <= set(self._model.outputs)
@@ -225,6 +228,9 @@ class TfliteBackend:
             return self._runtime.session(self._model.path, {}, shapes)
         part = self._rewritten(self._analysis, taps, overrides)
         return self._runtime.session(part.content, part.cuts, shapes)
+
+    def _room(self) -> int:
+        return 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
 
     def _rewritten(self, analysis: Analysis, taps: Sequence[int], overrides: Mapping[int, Array]) -> Rewritten:
         return rewrite(
@@ -245,11 +251,11 @@ class TfliteBackend:
         )
         return taps, cuts, tuple((i, a.shape) for i, a in feeds.items())
 
-    def _failure(self, message: str, overrides: Mapping[int, Array]) -> ModelError | UnsupportedError:
-        if overrides:
-            names = ", ".join(self._model.keys[i] for i in list(overrides)[:3])
+    def _failure(self, message: str, overridden: Sequence[int]) -> ModelError | UnsupportedError:
+        if overridden:
+            names = ", ".join(self._model.keys[i] for i in overridden[:3])
             return UnsupportedError(
-                f"LiteRT refuses the model with {len(overrides)} tensors overridden ({names}): {one_line(message)}",
+                f"LiteRT refuses the model with {len(overridden)} tensors overridden ({names}): {one_line(message)}",
                 context=self._model.path,
             )
         hint = "try kernels=opt or kernels=ref, or check the input shapes"

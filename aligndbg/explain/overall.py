@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg._types import Array, Cause, Fault, LayoutKind, Measurement, Quant, Trace
+from aligndbg._types import Array, Cause, Fault, LayoutKind, Measurement, Node, Quant, Trace
 from aligndbg.explain._advice import ADVICE
 from aligndbg.feeds import FeedFinding
 from aligndbg.match.weights import WeightPrint
@@ -119,7 +119,7 @@ def shared_grids(measured: Sequence[Measurement], outputs: frozenset[str], left:
     """
     joined = right.graph.producers()
     for m in measured:
-        stored = _stored(m.pair.candidate, right)
+        stored = _stored(m.pair.candidate, right, joined)
         quant = right.quant(stored)
         if quant is None or quant.scale.size > 1 or m.pair.reference not in left.values:
             continue
@@ -137,9 +137,9 @@ def shared_grids(measured: Sequence[Measurement], outputs: frozenset[str], left:
     return []
 
 
-def _stored(name: str, trace: Trace) -> str:
+def _stored(name: str, trace: Trace, producers: Mapping[str, Node]) -> str:
     """The quantized tensor whose values these are: itself, or what a DequantizeLinear reads."""
-    node = trace.graph.producers().get(name)
+    node = producers.get(name)
     read = node.inputs[0] if node is not None and node.canonical == "DequantizeLinear" else name
     return read if read in trace.values else name
 

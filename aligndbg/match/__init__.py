@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aligndbg._errors import UsageError, nearest
 from aligndbg._types import Layout, Matching, Pair, Trace
@@ -34,18 +34,20 @@ def match(
     keep: Iterable[Pair] = (),
     reject: frozenset[tuple[str, str]] = frozenset(),
     weights: Weights | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Matching:
     """Pair the float and quantized node outputs of two traces, one to one.
 
     `inputs` says which feeds are the same on both sides, and how they are laid out; `user` forces pairs (reference
-    name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. Raises UsageError for a
-    name in `user` that does not exist or sizes that cannot fit.
+    name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. `tick` is called now
+    and then, and may raise to end it. Raises UsageError for a name in `user` that does not exist or cannot fit.
     """
     state = State(
         Side(reference, reference_prints, "reference"),
         Side(candidate, candidate_prints, "candidate"),
         reject=reject,
         weights=weights,
+        tick=tick,
     )
     for r, c, layout in inputs:
         state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))

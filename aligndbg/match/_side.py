@@ -54,6 +54,8 @@ class Side:
         self.comparable = frozenset(self.names)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
+        self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts.best_layouts
+        self.moved_samples: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Array] = {}  # likewise
         self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._twins = _twins(self.graph)
 

@@ -71,8 +71,15 @@ class State:
     by_candidate: dict[str, Link] = field(default_factory=dict)
     reject: frozenset[tuple[str, str]] = frozenset()
     weights: Weights | None = None
+    tick: Callable[[], None] = lambda: None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score
+    # What follows from the links and the layouts as they are now, kept until one of them changes.
+    _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    _usual_of: Orders | None = None
+    _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
+    _heads: dict[tuple[int, str], Node] = field(default_factory=dict)
     # By method and rank, how the tensors that are paired are laid out.
     _permutations: dict[tuple[str, int], Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -83,10 +90,26 @@ class State:
         """
         if (r, c) in self.reject:
             return []
+        if self._usual_of is not self.orders:
+            self._usual.clear()
+            self._usual_of = self.orders
+        if (r, c) not in self._usual:
+            self._usual[(r, c)] = self._usual_fits(r, c)
+        return self._usual[(r, c)]
+
+    def least_error(self, r: str, c: str) -> float:
+        """The sampled error in the best of all layouts, odd ones too: that of `fits` is never less."""
+        found = self._all_fits(r, c)
+        return found[0].error if found else float("inf")
+
+    def _all_fits(self, r: str, c: str) -> list[Fit]:
         if (r, c) not in self._fits:
             ref, cand = self.reference, self.candidate
             self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
-        found = self._fits[(r, c)]
+        return self._fits[(r, c)]
+
+    def _usual_fits(self, r: str, c: str) -> list[Fit]:
+        found = self._all_fits(r, c)
         usual = [f for f in found if not self.orders.odd(f.layout)]
         same = usual and usual[0].error <= SAME  # the values do not tell one from the other
         return found if same else usual
@@ -97,6 +120,7 @@ class State:
         self._count_layout(link, 1)
         if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
             self.orders.count(link.layout)
+            self._usual.clear()
 
     def drop(self, link: Link) -> None:
         del self.links[link.reference]
@@ -104,6 +128,8 @@ class State:
         self._count_layout(link, -1)
 
     def _count_layout(self, link: Link, by: int) -> None:
+        self._sources.clear()
+        self._heads.clear()
         if not link.layout.alternatives:
             self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
 
@@ -334,6 +360,12 @@ class State:
 
     def _head(self, side: Side, node: Node, canonical: str) -> Node:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
+        key = (id(node), canonical)
+        if key not in self._heads:
+            self._heads[key] = self._look_for_head(side, node, canonical)
+        return self._heads[key]
+
+    def _look_for_head(self, side: Side, node: Node, canonical: str) -> Node:
         at = node
         for _ in range(3):
             if at.canonical == canonical or {at.canonical, canonical} <= WEIGHT_OPS:
@@ -349,6 +381,12 @@ class State:
 
     def _source(self, side: Side, name: str, lenient: bool) -> str:
         """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""
+        key = (side is self.reference, name, lenient)
+        if key not in self._sources:
+            self._sources[key] = self._look_for_source(side, name, lenient)
+        return self._sources[key]
+
+    def _look_for_source(self, side: Side, name: str, lenient: bool) -> str:
         through = PASSIVE_OPS | {"Pad"} | (FINISHING if lenient else frozenset())
         at = name
         for _ in range(8):

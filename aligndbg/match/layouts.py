@@ -13,9 +13,19 @@ import numpy as np
 from aligndbg._types import Array, Layout, LayoutKind
 from aligndbg.match._side import Side, sample_positions, squeezed
 
-__all__ = ["Fit", "best_layouts", "exchanged_orders", "layouts", "order_of", "sampled_error", "source_positions"]
+__all__ = [
+    "Fit",
+    "best_layouts",
+    "exchanged_orders",
+    "layouts",
+    "order_of",
+    "sampled_error",
+    "source_positions",
+    "spread_of",
+]
 
 MAX_LAYOUTS = 128  # five equal axes have 120 orders
+KEPT_SAMPLES = 4096  # of up to 8 KB each
 Shape = tuple[int, ...]
 
 
@@ -165,30 +175,35 @@ def source_positions(layout: Layout) -> Array:
     return _positions_for(layout.from_shape, layout.permutation, math.prod(layout.reference_shape))
 
 
-def sampled_error(reference: Array, candidate: Array) -> float:
+def sampled_error(reference: Array, candidate: Array, spread: float | None = None) -> float:
     """rms(candidate - reference) over the reference's standard deviation (float64 samples, same order).
 
-    The spread, not the norm, is the scale: tensors with a large common mean would otherwise all look alike.
-    inf where a value is not finite on one side only, or where the reference does not vary.
+    The spread, not the norm, is the scale: tensors with a large common mean would otherwise all look alike. `spread` is
+    `spread_of(reference)` where it is known. inf where a value is not finite on one side only, or where the reference
+    does not vary.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         apart = candidate - reference
         squares = float(np.dot(apart, apart))
-    if not np.isfinite(squares):
-        finite = np.isfinite(reference)
-        if not finite.any() or not np.array_equal(finite, np.isfinite(candidate)):
-            return float("inf")
-        reference, apart = reference[finite], (candidate - reference)[finite]
-        squares = float(np.dot(apart, apart))
+        if not math.isfinite(squares):
+            finite = np.isfinite(reference)
+            if not finite.any() or not np.array_equal(finite, np.isfinite(candidate)):
+                return float("inf")
+            reference, apart = reference[finite], apart[finite]
+            squares, spread = float(np.dot(apart, apart)), None
+    spread = spread_of(reference) if spread is None else spread
+    return math.sqrt(squares / reference.size) / spread if spread else float("inf")
+
+
+def spread_of(reference: Array) -> float:
+    """The standard deviation of float64 samples; 0 where there is none: no values, not finite, or all but equal."""
     if reference.size == 0:
-        return float("inf")
+        return 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         centred = reference - reference.mean()
         spread = float(np.sqrt(np.dot(centred, centred) / reference.size))
-        difference = float(np.sqrt(squares / reference.size))
-    if not np.isfinite(spread) or spread <= 1e-7 * float(np.max(np.abs(reference))):
-        return float("inf")
-    return difference / spread
+    varies = math.isfinite(spread) and spread > 1e-7 * float(np.max(np.abs(reference)))
+    return spread if varies else 0.0
 
 
 def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = ()) -> list[Fit]:
@@ -197,11 +212,24 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     if not options:
         return []
     wanted = reference.sample(r)
+    if r not in reference.spreads:
+        reference.spreads[r] = spread_of(wanted)
     fits = []
     for rank, layout in enumerate(options):
-        fits.append(Fit(layout, sampled_error(wanted, candidate.read(c, source_positions(layout))), rank))
+        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), reference.spreads[r]), rank))
     fits.sort(key=lambda f: f.error)
     return fits
+
+
+def _moved_sample(candidate: Side, c: str, layout: Layout) -> Array:
+    """What the candidate holds at the reference's sample positions. The last few are kept: many ask for the same."""
+    key = (c, layout.from_shape, layout.permutation)
+    found = candidate.moved_samples.get(key)
+    if found is None:
+        if len(candidate.moved_samples) >= KEPT_SAMPLES:
+            candidate.moved_samples.clear()
+        found = candidate.moved_samples[key] = candidate.read(c, source_positions(layout))
+    return found
 
 
 def with_alternatives(rivals: list[Fit]) -> Fit:

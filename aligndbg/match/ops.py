@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS
 
@@ -35,15 +37,19 @@ FAMILIES = (
 
 def ops_agree(rn: Node, cn: Node) -> float:
     """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
-    if rn.tail == cn.tail:
-        return 1.0
-    if frozenset((rn.tail, cn.tail)) in _KIN or frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT:
+    return 1.0 if rn.tail == cn.tail else _unlike_agree((rn.tail, rn.canonical), (cn.tail, cn.canonical))
+
+
+@lru_cache(maxsize=4096)
+def _unlike_agree(one: tuple[str, str], other: tuple[str, str]) -> float:
+    tails = frozenset((one[0], other[0]))
+    if tails in _KIN or tails in _WRITTEN_OUT:
         return 0.9
-    if rn.canonical in PASSIVE_OPS and cn.canonical in PASSIVE_OPS:
+    if one[1] in PASSIVE_OPS and other[1] in PASSIVE_OPS:
         return 0.9
-    if written_out(rn, cn) or any(rn.tail in family and cn.tail in family for family in FAMILIES):
+    if frozenset((one[1], other[1])) in _WRITTEN_OUT or any(tails <= family for family in FAMILIES):
         return 0.6
-    main = frozenset((rn.canonical, cn.canonical))
+    main = frozenset((one[1], other[1]))
     return 0.4 if len(main) == 1 or main in _KIN else 0.0
 
 

@@ -43,6 +43,7 @@ def match_structure(state: State) -> None:
         barren: set[tuple[frozenset[str], int]] = set()
         for r in state.reference.names:
             while r not in state.links:
+                state.tick()
                 border = state.frontier(state.reference, r)
                 key = (border, state.reference.count(r))
                 if not border or border == {"?"} or key in barren:
@@ -210,17 +211,23 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     rn, cn = state.reference.node(r), state.candidate.node(c)
     if rn is None or cn is None:
         return None
-    if not state.ends_alike(r, c):
+    ops = ops_agree(rn, cn)
+    if (r, c) not in state.hopeless:  # whatever else is paired
+        far = state.least_error(r, c) > ENCLOSED_ERROR
+        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (far and ops < 0.4)
+    if state.hopeless[(r, c)]:
         return None
-    ops, fits = ops_agree(rn, cn), state.fits(r, c)
+    if state.least_error(r, c) > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+        return None  # told here for most, before layouts are weighed
+    fits = state.fits(r, c)
     if not fits:
         return None
     error = fits[0].error
     if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
         return None
     inputs, weights = state.inputs_agree(rn, cn), state.weights_agree(rn, cn)
-    if not inputs and error > ENCLOSED_ERROR and weights <= 0 and not written_out(rn, cn):
-        return None  # the same op on a tensor of the same size, and nothing else: no evidence
+    if error > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+        return None
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
     near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
     swapped = any({rn.tail, cn.tail} <= family for family in FAMILIES)
@@ -240,6 +247,11 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if len(rn.outputs) > 1 and len(cn.outputs) > 1:  # the branches of a split look alike but for their place in it
         score += 0.10 if rn.outputs.index(r) == cn.outputs.index(c) else -0.10
     return score + 0.10 * whole + 0.20 * weights, fits
+
+
+def _nothing_agrees(state: State, rn: Node, cn: Node) -> bool:
+    """True for the same op on a tensor of the same size, and nothing else: no evidence."""
+    return not state.inputs_agree(rn, cn) and state.weights_agree(rn, cn) <= 0 and not written_out(rn, cn)
 
 
 def _enclosed(state: State, r: str, c: str, error: float) -> bool:

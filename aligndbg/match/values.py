@@ -46,6 +46,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
     widest = max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
     for r, c in near_pairs(reference, candidate, 4 * widest, widest):
+        state.tick()
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate or (r in firm and held[r] != c):
             continue
@@ -122,6 +123,7 @@ def _assign(state: State, members: list[str], equals: _Near) -> None:
     """One-to-one within a class of equal values, the best resemblance first, in rounds as pairs inform each other."""
     open_r = list(members)
     while open_r:
+        state.tick()
         scored = [
             (state.resemblance(r, c), -state.reference.position[r], -error, r, c, fits)
             for r in open_r

@@ -46,6 +46,7 @@ def as_dict(diff: Diff) -> dict[str, Any]:
         "checks": diff.checks,
         "inputs": list(diff.inputs),
         "timing": diff.timing,
+        "memory": diff.memory,
         "warnings": list(diff.warnings),
     } | ({"samples": list(diff.samples)} if diff.samples else {})
     plain = plain_value(document)

@@ -82,9 +82,19 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
     for text in _checks(diff):
         line(("checks     " + text, "dim"))
     if all_rows:
+        for text in _costs(diff):
+            line((text, "dim"))
         _render_rest(diff, console)
     else:
         _render_unmatched(diff, console)
+
+
+def _costs(diff: Diff) -> Iterator[str]:
+    """What each stage took; the memory is that of all processes."""
+    if diff.timing:
+        yield "seconds    " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in diff.timing.items())
+    if diff.memory:
+        yield "peak MB    " + ", ".join(f"{stage} {size / 1e6:.0f}" for stage, size in diff.memory.items())
 
 
 def _printer(console: Console, hanging: int = 0) -> Callable[..., None]:

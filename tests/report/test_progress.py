@@ -46,6 +46,33 @@ def test_a_stage_that_comes_again_starts_again() -> None:
     assert "2/2 tensors" in last
 
 
+def test_the_time_left_is_told_before_the_first_step_where_a_like_stage_ran() -> None:
+    now = [0.0]
+    console, out = terminal(140)
+    console.get_time = lambda: now[0]  # type: ignore[method-assign]
+    with progress_bars(console) as show:
+        assert show is not None
+        show("run reference", 0, 10)
+        now[0] = 30.0
+        show("run reference", 10, 10)
+        show("run candidate", 0, 12)
+        now[0] = 40.0
+    assert "about 20 s left" in out.getvalue()
+
+
+def test_the_time_left_follows_the_steps_once_there_are_some() -> None:
+    now = [0.0]
+    console, out = terminal(140)
+    console.get_time = lambda: now[0]  # type: ignore[method-assign]
+    with progress_bars(console) as show:
+        assert show is not None
+        show("run reference", 0, 1000)
+        for done in range(1, 11):
+            now[0] += 1.0
+            show("run reference", done, 1000)
+    assert "about 16 min left" in out.getvalue()  # 990 steps at one a second
+
+
 def test_nothing_is_written_where_stderr_is_no_terminal(
     capsys: pytest.CaptureFixture[str], make_network: Callable[..., MemoryBackend]
 ) -> None:
