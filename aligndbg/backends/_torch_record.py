@@ -244,6 +244,7 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
             if op_word(func) == "cond":  # the branch that is taken, seen from inside
                 with self:
                     return (args[1] if bool(args[0]) else args[2])(*args[3])
+            args = _with_tensors(func, args)
             filled, named, written = recorder.before(func, args, kwargs)
             result = func(*args, **kwargs)
             recorder.after(func, filled, named, written, result)
@@ -259,6 +260,19 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
     stack.enter_context(Exits())
     stack.enter_context(Calls())
     return stack
+
+
+def _with_tensors(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, where a number that TorchScript holds as a tensor has reached `item` or `equal` as a number."""
+    import torch
+
+    schema = getattr(func, "_schema", None)
+    if schema is None or any(isinstance(r.type, torch.TensorType) for r in schema.returns):
+        return args  # with which numbers are as good
+    return tuple(
+        torch.tensor(value) if isinstance(value, int | float) and isinstance(wanted.type, torch.TensorType) else value
+        for value, wanted in zip(args, schema.arguments, strict=False)
+    )
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -115,6 +115,15 @@ def test_script_calls_are_named_after_their_weights(tmp_path: Path) -> None:
     assert backend.graph().nodes[0].canonical == "Conv"
 
 
+def test_a_number_that_a_trace_holds_as_a_tensor() -> None:
+    def halved(x: Any) -> Any:
+        return torch.fft.irfft(torch.fft.rfft(x) * 0.5, n=8)
+
+    traced = torch.jit.trace(Function(halved), torch.from_numpy(X))
+    backend = opened(traced, {"x": X})
+    np.testing.assert_allclose(values(backend, {"x": X})[backend.graph().outputs[0]], X / 2, atol=1e-6)
+
+
 # ---- values that share memory
 
 
