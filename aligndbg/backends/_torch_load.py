@@ -45,6 +45,7 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     kind = _kind(path)
     try:
         if kind == "pt2":
+            _register_quantizers(path)
             with _no_pickles(trust):
                 return torch.export.load(path)
         if kind == "script":
@@ -59,6 +60,15 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     if isinstance(saved, torch.nn.Module):
         return saved
     raise _no_network(saved, path)
+
+
+def _register_quantizers(path: str) -> None:
+    """torch knows the operators of its own quantized programs only once the module that defines them is imported."""
+    with zipfile.ZipFile(path) as archive:
+        programs = [name for name in archive.namelist() if name.endswith(".json")]
+        if any(b"quantized_decomposed" in archive.read(name) for name in programs):
+            with contextlib.suppress(ImportError):  # loading tells what is missing
+                importlib.import_module("torch.ao.quantization.fx._decomposed")
 
 
 def _kind(path: str) -> str:
