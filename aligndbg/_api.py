@@ -13,7 +13,7 @@ from aligndbg._dataset import list_samples, rows_of
 from aligndbg._diff import Diff
 from aligndbg._errors import UsageError
 from aligndbg._feeding import InputOptions, feeds_for
-from aligndbg._open import open_model, opened_in
+from aligndbg._open import both_opened_in, open_model, opened_in
 from aligndbg._sampling import Job, run_here, run_on_dask, run_on_workers
 from aligndbg._session import Settings, diff_once, one_blas_thread
 from aligndbg._types import Trace
@@ -93,8 +93,8 @@ def diff(
     with ExitStack() as stack, one_blas_thread():
         shown = _shown(progress, stack)
         if dataset is None and (samples or 1) == 1 and workers == 1 and scheduler is None:
-            first, second = _both_defaults(seed, trust, inputs, candidate_inputs)
-            ref, cand = opened_in(stack, reference, timeout, first), opened_in(stack, candidate, timeout, second)
+            said = _both_defaults(seed, trust, inputs, candidate_inputs)
+            ref, cand = both_opened_in(stack, (reference, candidate), timeout, said)
             return diff_once(ref, cand, options, settings, Clock(shown, limit=timeout))
         _check_sharing(inputs, candidate_inputs, workers, scheduler)
         chosen = list_samples(dataset, samples, seed)

@@ -16,7 +16,7 @@ from aligndbg._registry import REGISTRY, Entry
 from aligndbg._types import Backend
 from aligndbg._worker import WorkerBackend, load_class
 
-__all__ = ["absolute", "open_model", "opened_in"]
+__all__ = ["absolute", "both_opened_in", "open_model", "opened_in"]
 
 _PREFIX = re.compile(r"([A-Za-z][\w-]+):(?!//)(.+)", re.DOTALL)  # two letters at least: C:\ is a drive
 
@@ -68,6 +68,19 @@ def opened_in(stack: ExitStack, model: Any, timeout: float | None, defaults: Map
     if backend is not model:
         stack.callback(backend.close)
     return backend
+
+
+def both_opened_in(
+    stack: ExitStack,
+    models: tuple[Any, Any],
+    timeout: float | None,
+    defaults: tuple[Mapping[str, str], Mapping[str, str]],
+) -> tuple[Backend, Backend]:
+    """Reference and candidate; one that may be fed more than it needs is told what the reference is fed."""
+    first, second = defaults
+    reference = opened_in(stack, models[0], timeout, first)
+    fed = {"inputs": "?" + ",".join(reference.graph().inputs)} if "graph" in reference.capabilities else {}
+    return reference, opened_in(stack, models[1], timeout, fed | dict(second))
 
 
 def absolute(model: str | os.PathLike[str]) -> str:

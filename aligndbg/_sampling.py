@@ -14,7 +14,7 @@ from aligndbg._dataset import Sample, options_of
 from aligndbg._diff import Diff
 from aligndbg._errors import AligndbgError, MissingDependencyError, RuntimeCrashError, UsageError
 from aligndbg._feeding import InputOptions
-from aligndbg._open import absolute, opened_in
+from aligndbg._open import absolute, both_opened_in
 from aligndbg._samples import Partial, merge, result_of, worst_sample
 from aligndbg._session import Settings, diff_once, one_blas_thread
 from aligndbg._types import Backend
@@ -47,8 +47,7 @@ class Job:
 
     def opened(self, stack: ExitStack, timeout: float | None) -> tuple[Backend, Backend]:
         """Both models; `stack` closes what was opened here."""
-        first, second = self.models
-        return opened_in(stack, first, timeout, self.defaults[0]), opened_in(stack, second, timeout, self.defaults[1])
+        return both_opened_in(stack, self.models, timeout, self.defaults)
 
 
 def run_share(job: Job, samples: Sequence[Sample], progress: Progress | None = None) -> Partial:

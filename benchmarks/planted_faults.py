@@ -41,11 +41,6 @@ def trials(bench: Bench, pairs: Sequence[PairOfModels], args: argparse.Namespace
         if args.trial is not None and seed != args.trial:
             continue
         sides = ["candidate"] if pair.int8 else ["reference", "candidate"] if args.side == "both" else [args.side]
-        # A torch program is the side that is left as it is.
-        fixed = {s for s in ("reference", "candidate") if getattr(pair, s).endswith(".pt2")}
-        sides = [s for s in sides if s not in fixed]
-        if not sides:
-            continue
         side = sides[np.random.default_rng(seed).integers(len(sides))]
         try:
             yield bench.trial(pair, side, args.faults, args.kinds, seed)

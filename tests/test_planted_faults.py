@@ -69,6 +69,45 @@ def test_the_exact_tensor_is_named(bench: Bench) -> None:
     assert [f.how for f in trial.findings] == ["exact"]
 
 
+@pytest.fixture(scope="module")
+def torch_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A small network as a torch.export program, and as the ONNX file made of it."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from torch_networks import small
+
+    folder = tmp_path_factory.mktemp("torch")
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    module = small()
+    torch.export.save(torch.export.export(module, (x,)), folder / "small.pt2")
+    torch.onnx.export(module, (x,), folder / "small.onnx", dynamo=True, external_data=False, verbose=False)
+    return Bench(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("side", "kind"),
+    [
+        *(("reference", k) for k in ("bias_channel", "epsilon", "padding", "resize_mode")),
+        *(("candidate", k) for k in ("scale", "pool_mode", "axis", "extra_activation")),
+    ],
+)
+def test_a_fault_in_a_torch_program_is_located(torch_bench: Bench, side: str, kind: str) -> None:
+    files = ("small.pt2", "small.onnx") if side == "reference" else ("small.onnx", "small.pt2")
+    trial = torch_bench.trial(PairOfModels(*files), side, 1, [kind], seed=5)
+    (finding,) = trial.findings
+    assert finding.strength == "solid", "choose another seed: nothing could find this plant"
+    assert finding.located, finding
+    assert trial.invented == []
+
+
+def test_torch_operators_cut_out_compute_what_the_whole_program_does(torch_bench: Bench) -> None:
+    model = torch_bench.model("small.pt2")
+    values = model.values(_feeds(model))
+    tensors = {site.tensor for site in model.sites()}
+    assert len(tensors) > 8
+    assert max(effect(values[t], model.evaluate(t, values))[0] for t in tensors) <= 1e-6
+
+
 @pytest.mark.parametrize("name", ["cnn.onnx", "cnn.tflite", "cnn_int8.tflite", "attention.tflite"])
 def test_operators_cut_out_compute_what_the_whole_model_does(fixtures: Path, name: str) -> None:
     model = open_plantable(fixtures / name)

@@ -19,7 +19,9 @@ def build_graph(tape: Tape, inputs: tuple[TensorInfo, ...], notes: tuple[str, ..
     """`inputs` is the program's signature as far as it is known before it runs."""
     names = [slot.name for slot in tape.slots]
     known = {info.name: info for info in inputs}
-    tensors = {slot.name: TensorInfo(slot.name, slot.size, slot.dtype) for slot in tape.slots}
+    tensors = {
+        slot.name: TensorInfo(slot.name, slot.size, slot.dtype, tape.quants.get(k)) for k, slot in enumerate(tape.slots)
+    }
     for name, slot in tape.inputs.items():
         info, made = known[name], tape.slots[slot]
         tensors[names[slot]] = TensorInfo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -28,6 +29,10 @@ def load(target: str, weights: str, trust: bool, device: str) -> Any:
         return _from_factory(target, factory[0], factory[2], weights, trust, device)
     if weights:
         raise UsageError("weights= is for a factory", context=target, hint="as in torch:nets.py:build?weights=state.pt")
+    if target.endswith(".py"):
+        raise UsageError(
+            "which function or class of it makes the network is not said", context=target, hint=_makers(target)
+        )
     if not os.path.isfile(target):
         hint = "write a .pt2 or TorchScript file, or file.py:factory, or package.module:factory"
         raise ModelError("no such file", context=target, hint=hint)
@@ -40,6 +45,7 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     kind = _kind(path)
     try:
         if kind == "pt2":
+            _register_quantizers(path)
             with _no_pickles(trust):
                 return torch.export.load(path)
         if kind == "script":
@@ -54,6 +60,15 @@ def _from_file(path: str, trust: bool, device: str) -> Any:
     if isinstance(saved, torch.nn.Module):
         return saved
     raise _no_network(saved, path)
+
+
+def _register_quantizers(path: str) -> None:
+    """torch knows the operators of its own quantized programs only once the module that defines them is imported."""
+    with zipfile.ZipFile(path) as archive:
+        programs = [name for name in archive.namelist() if name.endswith(".json")]
+        if any(b"quantized_decomposed" in archive.read(name) for name in programs):
+            with contextlib.suppress(ImportError):  # loading tells what is missing
+                importlib.import_module("torch.ao.quantization.fx._decomposed")
 
 
 def _kind(path: str) -> str:
@@ -146,7 +161,9 @@ def _imported(where: str, target: str) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     if is_file and not os.path.isfile(where):
-        raise ModelError("no such file", context=where)
+        above = os.path.join(os.path.pardir, where)
+        hint = f"there is {above}" if not os.path.isabs(where) and os.path.isfile(above) else ""
+        raise ModelError("no such file", context=where, hint=hint)
     try:
         if not is_file:
             return importlib.import_module(where)
@@ -181,9 +198,22 @@ def _load_weights(module: Any, path: str, trust: bool, device: str) -> None:
 def _users(error: Exception, what: str, target: str) -> ModelError:
     import traceback
 
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    return ModelError(f"{what}: {type(error).__name__}: {_first_line(error)} ({where})", context=target)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
+    known = frames[-1].filename not in (__file__, importlib.__file__)  # else nothing of the user's has run
+    return ModelError(f"{what}: {type(error).__name__}: {_first_line(error)}{where if known else ''}", context=target)
+
+
+def _makers(path: str) -> str:
+    """The functions and classes of a Python file, which is not run for it."""
+    example = f"as in torch:{path}:build"
+    try:
+        with open(path, "rb") as file:
+            body = ast.parse(file.read()).body
+    except (OSError, SyntaxError, ValueError):
+        return example
+    names = [item.name for item in body if isinstance(item, ast.FunctionDef | ast.ClassDef)]
+    return f"{example}; it has {', '.join(names[:8])}" if names else example
 
 
 def _first_line(error: Exception, count: int = 1) -> str:

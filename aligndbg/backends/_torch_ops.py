@@ -140,6 +140,11 @@ _CONV_TRANSPOSED = ("_convolution", "convolution")
 def canonical(word: str, given: Mapping[str, Any]) -> str:
     """The ONNX word for an ATen one (`conv2d`); CamelCase of it where ONNX has none. `given` are its arguments."""
     word = word.removesuffix("_")
+    space, _, rest = word.rpartition(".")
+    if space == "quantized":
+        word = rest.removesuffix("_fp16").removesuffix("_dynamic").removesuffix("_relu")
+    if rest.startswith(("quantize_", "dequantize_")) or rest == "dequantize":
+        return "QuantizeLinear" if rest[0] == "q" else "DequantizeLinear"
     if word in _CONV_TRANSPOSED and given.get("transposed"):
         return "ConvTranspose"
     if word.startswith("adaptive_avg_pool"):

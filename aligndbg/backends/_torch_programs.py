@@ -76,32 +76,38 @@ class ModuleProgram(Program):
                 return self.module(*named.values(), *positional)
             return self.module(**named)
 
-    def _parameters(self) -> tuple[list[str], list[str], str, bool]:
-        """forward's parameters: all, those without a default, the name of *args and whether there are **kwargs."""
+    def _parameters(self) -> tuple[dict[str, Any], list[str], str, bool]:
+        """forward's parameters: all, with their defaults, those without one, the name of *args, are there **kwargs."""
         listed = list(inspect.signature(self.module.forward).parameters.values())
         plain = [p for p in listed if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         starred = next((p.name for p in listed if p.kind is p.VAR_POSITIONAL), "")
         needed = [p.name for p in plain if p.default is p.empty]
-        return [p.name for p in plain], needed, starred, any(p.kind is p.VAR_KEYWORD for p in listed)
+        return {p.name: p.default for p in plain}, needed, starred, any(p.kind is p.VAR_KEYWORD for p in listed)
 
     def _named(self, inputs: str) -> list[str]:
-        every, needed, starred, open_end = self._parameters()
+        defaults, needed, starred, open_end = self._parameters()
+        every = [*defaults]
         self._extra: list[str] = []
-        if inputs.startswith("?"):  # what the other side is fed: of use only where forward() does not say
+        if inputs.startswith("?"):  # what the other side is fed
             inputs = inputs[1:]
-            known = inputs.isdecimal() or set(inputs.split(",")) <= {*every}
-            inputs = inputs if known and not needed else ""
+            asked = every[: int(inputs)] if inputs.isdecimal() else inputs.split(",")
+            tensors = {*needed, *(name for name in every if defaults[name] is None)} if inputs.isdecimal() else {*every}
+            inputs = inputs if {*needed} <= {*asked} <= tensors or (inputs.isdecimal() and not needed) else ""
         if inputs.isdecimal():
             count = int(inputs)
             self._extra = [f"{starred}_{k}" for k in range(count - len(every))] if starred else []
             if count > len(every) + len(self._extra):
-                fact = f"{count} inputs are given, forward() takes {len(every)}"
-                raise UsageError(fact, context=self.path, hint=", ".join(every))
+                fact = f"{count} inputs are given, forward() takes {len(every)}: {', '.join(every)}"
+                hint = "of a parameter that is a list of tensors, write a module whose forward() takes them one by one"
+                raise UsageError(fact, context=self.path, hint=hint)
             return [*every[:count], *self._extra]
         wanted = [name.strip() for name in inputs.split(",") if name.strip()]
         for name in wanted:
             if name not in every and not open_end:
                 raise UsageError(f"forward() has no parameter {name!r}", context=self.path, hint=nearest(name, every))
+        for name in needed if wanted else ():
+            if name not in wanted:
+                raise UsageError(f"the input {name!r} is missing: forward() needs it", context=self.path)
         if wanted:
             return wanted
         if not needed:
@@ -147,9 +153,9 @@ class ModuleProgram(Program):
 class ScriptProgram(ModuleProgram):
     """A TorchScript module. Its interpreter says nothing of modules: a call is named after the weight that it reads."""
 
-    def _parameters(self) -> tuple[list[str], list[str], str, bool]:
+    def _parameters(self) -> tuple[dict[str, Any], list[str], str, bool]:
         plain = self.module.forward.schema.arguments[1:]
-        return [a.name for a in plain], [a.name for a in plain if not a.has_default_value()], "", False
+        return {a.name: a.default_value for a in plain}, [a.name for a in plain if not a.has_default_value()], "", False
 
     @contextmanager
     def namer(self) -> Iterator[Namer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from itertools import chain, count
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from aligndbg._errors import UnsupportedError
 from aligndbg.backends._torch_arrays import dtype_name, untappable
+from aligndbg.backends._torch_quant import grid_of, packed_weights
 from aligndbg.backends._torch_tape import Overlay, Ref, Slot, Step, Tape, each, extent
 
 __all__ = ["Namer", "Recorder", "flat_tensors", "op_word", "watch"]
@@ -114,11 +116,11 @@ class Recorder:
                 self.saved.append((owner, owner.detach().clone()))
         return *template, written
 
-    def after(self, func: Any, args: Any, kwargs: Any, written: list[Any], result: Any) -> None:
+    def after(self, func: Any, args: Any, kwargs: Any, written: list[Any], result: Any) -> Step | None:
         """Writes the call down. One that gives no tensor and writes none is no step."""
         made = flat_tensors(result)
         if not made and not written:
-            return
+            return None
         word = op_word(func)
         reads = tuple(dict.fromkeys((*each(args), *each(kwargs))))
         name, scope = self._namer(word, next((self.tape.slots[r].name for r in reads if r in self._state), ""))
@@ -132,6 +134,24 @@ class Recorder:
         overlays = tuple(self._overlays(written, before, after, names))
         step = Step(func, args, kwargs, name, scope, reads, writes, results, overlays, _is_random(func))
         self.tape.steps.append(step)
+        return step
+
+    def quantized(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Notes the grids of the integers that the last step takes or makes; weights that it holds packed, it reads."""
+        held = []
+        for k, (weight, quant) in enumerate(packed_weights(args)):
+            slot = self._add(weight, self._unique(f"{step.name}.weight{k or ''}"))
+            self._held.append(weight)
+            self.tape.constants[slot] = weight
+            if quant is not None:
+                self.tape.quants[slot] = quant
+            held.append(slot)
+        if held:
+            self.tape.steps[-1] = replace(step, reads=(*step.reads, *held))
+        grid = grid_of(op_word(step.func), step.func, args, kwargs)
+        if grid is not None:
+            side, quant = grid
+            self.tape.quants[(step.results if side == "makes" else step.reads)[0]] = quant
 
     def left(self, tensor: Any, how: str) -> None:
         """Notes a value that Python code takes out of torch: what it makes of it looks like a constant here."""
@@ -244,9 +264,12 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
             if op_word(func) == "cond":  # the branch that is taken, seen from inside
                 with self:
                     return (args[1] if bool(args[0]) else args[2])(*args[3])
+            args = _with_tensors(func, args)
             filled, named, written = recorder.before(func, args, kwargs)
             result = func(*args, **kwargs)
-            recorder.after(func, filled, named, written, result)
+            step = recorder.after(func, filled, named, written, result)
+            if step is not None:
+                recorder.quantized(step, args, kwargs)
             return result
 
     class Exits(TorchFunctionMode):  # type: ignore[misc]
@@ -259,6 +282,19 @@ def watch(recorder: Recorder) -> AbstractContextManager[Any]:
     stack.enter_context(Exits())
     stack.enter_context(Calls())
     return stack
+
+
+def _with_tensors(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, where a number that TorchScript holds as a tensor has reached `item` or `equal` as a number."""
+    import torch
+
+    schema = getattr(func, "_schema", None)
+    if schema is None or any(isinstance(r.type, torch.TensorType) for r in schema.returns):
+        return args  # with which numbers are as good
+    return tuple(
+        torch.tensor(value) if isinstance(value, int | float) and isinstance(wanted.type, torch.TensorType) else value
+        for value, wanted in zip(args, schema.arguments, strict=False)
+    )
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

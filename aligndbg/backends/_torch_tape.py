@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from aligndbg._types import Quant
+
 __all__ = ["Overlay", "Ref", "Slot", "Step", "Tape", "each", "extent", "fill"]
 
 
@@ -78,13 +80,15 @@ class Step:
 @dataclass
 class Tape:
     """`inputs` and `outputs` are slots by name and in order; `constants` are slots with the tensors they hold: the
-    program's own parameters and buffers (never to be written), and what its Python code made."""
+    program's own parameters and buffers (never to be written), weights that an operator holds packed, and what its
+    Python code made. `quants` says what the integers of a slot stand for, where an operator takes or makes them so."""
 
     slots: list[Slot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
     constants: dict[int, Any] = field(default_factory=dict)
+    quants: dict[int, Quant] = field(default_factory=dict)
 
     def fixed(self) -> frozenset[int]:
         """Slots that no input and no random number can change."""

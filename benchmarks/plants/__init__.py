@@ -92,9 +92,9 @@ def open_plantable(path: Path) -> Plantable:
 
         return OnnxFile.open(path)
     if path.suffix == ".pt2":
-        from plants.torch_file import TorchFile
+        from plants.torch_plants import TorchFile
 
-        return TorchFile(path)
+        return TorchFile.open(path)
     from plants.tflite_plants import TfliteFile
 
     return TfliteFile.open(path)

@@ -115,6 +115,15 @@ def test_script_calls_are_named_after_their_weights(tmp_path: Path) -> None:
     assert backend.graph().nodes[0].canonical == "Conv"
 
 
+def test_a_number_that_a_trace_holds_as_a_tensor() -> None:
+    def halved(x: Any) -> Any:
+        return torch.fft.irfft(torch.fft.rfft(x) * 0.5, n=8)
+
+    traced = torch.jit.trace(Function(halved), torch.from_numpy(X), check_trace=False)  # a check would run it
+    backend = opened(traced, {"x": X})
+    np.testing.assert_allclose(values(backend, {"x": X})[backend.graph().outputs[0]], X / 2, atol=1e-6)
+
+
 # ---- values that share memory
 
 
@@ -316,6 +325,21 @@ def test_inputs_of_a_signature_that_needs_none() -> None:
     assert result.verdict == "aligned"
 
 
+def test_what_need_not_be_fed_is_fed_where_the_other_side_is(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Any, mask: Any = None, scaled: bool = False) -> Any:
+            return (x * 2 if mask is None else x * mask) + scaled
+
+    x, mask = torch.rand(2, 3), torch.rand(2, 3)
+    for given in ({"x": x, "mask": mask}, (x, mask), [x.numpy(), mask.numpy()]):
+        assert diff(Masked(), Masked(), given).matching.coverage_candidate.compared == 2
+    assert diff(Masked(), Masked(), (x,)).verdict == "aligned"
+    exported = torch.export.export(Masked(), (x, mask))
+    assert diff(exported, Masked()).verdict == "aligned"  # fed at random: what to feed is what the reference takes
+    with pytest.raises(UsageError, match="the input 'x' is missing"):
+        diff(Masked(), Masked(), {"mask": mask})
+
+
 def test_variadic_inputs() -> None:
     class Star(nn.Module):
         def forward(self, *xs: Any) -> Any:
@@ -390,6 +414,7 @@ def test_state_dicts_are_loaded_into_what_a_factory_makes(tmp_path: Path) -> Non
     ("target", "says"),
     [
         ("nowhere.py:f", "no such file"),
+        ("nowhere.py", "which function or class of it makes the network is not said"),
         ("no_such_package_of_ours:f", "cannot be imported"),
         ("{nets}:smal", "did you mean small"),
         ("{nets}:F", "no factory"),
