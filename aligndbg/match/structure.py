@@ -120,11 +120,11 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
         best = max(scored, key=lambda key: scored[key][0])
         if scored[best][0] < ACCEPT:
             return None
-        close = [best, *_rivals(state, scored, *best)]
-        if len(close) > 1:  # where one is read by the same ops, that settles it
-            close = [key for key in close if _read_alike(state, *key)]
-        if len(close) == 1:
-            (r, c), (score, fits) = close[0], scored[close[0]]
+        close, steps = _rivals(state, scored, *best)
+        alike = [key for key in (best, *close, *steps) if _read_alike(state, *key)] if close or steps else []
+        chosen = alike[0] if len(alike) == 1 else None if close else best
+        if chosen:
+            (r, c), (score, fits) = chosen, scored[chosen]
             fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
             evidence = (
                 f"same paired ancestors ({len(border)}), {state.reference.op(r)} against {state.candidate.op(c)}, "
@@ -137,16 +137,22 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
 
 def _rivals(
     state: State, scored: Mapping[tuple[str, str], tuple[float, list[Fit]]], r: str, c: str
-) -> list[tuple[str, str]]:
-    """Pairs of `r` or `c` with another tensor that score about as well, equal tensors aside."""
-    least = scored[r, c][0] - MARGIN
-    return [
-        (rr, cc)
-        for (rr, cc), (score, _) in scored.items()
-        if score > least
-        and (rr == r) != (cc == c)
-        and not (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc))
-    ]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Pairs of `r` or `c` with another tensor, equal tensors aside: those that score about as well, and those of two
+    steps of one weighted op (its bias, its normalization)."""
+    close, steps = [], []
+    for (rr, cc), (score, _) in scored.items():
+        if (rr == r) == (cc == c) or (_equal(state.reference, r, rr) and _equal(state.candidate, c, cc)):
+            continue
+        if score > scored[r, c][0] - MARGIN:
+            close.append((rr, cc))
+        elif score >= ACCEPT and _same_weight(state, r, c) and _same_weight(state, rr, cc):
+            steps.append((rr, cc))
+    return close, steps
+
+
+def _same_weight(state: State, r: str, c: str) -> bool:
+    return state.weights_agree(*_nodes(state, r, c)) == 1
 
 
 def _out_of_turn(
