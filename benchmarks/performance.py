@@ -2,6 +2,7 @@
 
     python benchmarks/make_models.py MODELS         (once; onnx and tensorflow, each in its environment)
     python benchmarks/performance.py MODELS [--only resnet50,vit_b16] [--repeat 3] [--json FILE] [--markdown FILE]
+    python benchmarks/make_3gb.py MODELS/large      (and then --only large)
 
 Every measurement is a process of its own, children included: wall and CPU seconds, and the peak of the memory that the
 process and its children hold (proportional set size, sampled; Linux). `work` is wall seconds without imports and
@@ -47,13 +48,15 @@ def run_onnx(path: str, feeds: dict[str, Any]) -> int:
     import onnx
     import onnxruntime
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)  # external weights stay in their file, which ORT maps
     known = {o.name for o in model.graph.output}
     model.graph.output.extend(
         onnx.ValueInfoProto(name=name) for node in model.graph.node for name in node.output if name not in known
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(Path(path).resolve().parent))
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return len(session.run(None, feeds))
@@ -147,18 +150,23 @@ def polygraphy_commands(models: list[str], feeds: dict[str, Any]) -> list[list[s
 
 IN_PROCESS: dict[str, Callable[..., Result]] = {
     "bare": bare,
+    "bare, reference alone": lambda models, feeds: bare(models[:1], feeds),
+    "bare, candidate alone": lambda models, feeds: bare(models[1:], feeds),
     "diff --no-isolate --no-checks": lambda models, feeds: aligndbg_diff(models, feeds, isolate=False, checks=False),
     "diff": aligndbg_diff,
+    "diff --max-memory 256M": lambda models, feeds: aligndbg_diff(models, feeds, max_memory=256 << 20),
     "diff --html": lambda models, feeds: aligndbg_diff(models, feeds, details=True),
     "Polygraphy, in process": polygraphy_in_process,
 }
 
 
-def tools(models: list[str]) -> list[str]:
-    """What can be measured on this pair."""
+def tools(models: list[str], only: str) -> list[str]:
+    """What can be measured on this pair, of those that are asked for."""
     others = all(path.endswith(".onnx") for path in models) and importlib.util.find_spec("polygraphy")
     names = [name for name in IN_PROCESS if others or not name.startswith("Polygraphy")]
-    return [*names, "Polygraphy, commands"] if others else names
+    names += ["Polygraphy, commands"] if others else []
+    asked = [name.strip() for name in only.split(";")] if only else names
+    return [name for name in names if name in asked or name == "bare"]
 
 
 def measure(tool: str, models: list[str], feeds_file: Path) -> Result:
@@ -229,11 +237,15 @@ def load(feeds_file: Path) -> dict[str, Any]:
     return dict(np.load(feeds_file))
 
 
-def measure_pair(models: list[str], feeds_file: Path, repeat: int) -> dict[str, Result]:
+def measure_pair(models: list[str], feeds_file: Path, repeat: int, only: str) -> dict[str, Result]:
     """Medians by tool, each measured `repeat` times in turns."""
     for path in models:
-        Path(path).read_bytes()  # every measurement finds the files in the page cache
-    runs: dict[str, list[Result]] = {tool: [] for tool in tools(models)}
+        for file in (path, Path(path).with_suffix(".bin")):  # every measurement finds the files in the page cache
+            if Path(file).exists():
+                with open(file, "rb") as data:
+                    while data.read(1 << 24):
+                        pass
+    runs: dict[str, list[Result]] = {tool: [] for tool in tools(models, only)}
     for _ in range(repeat):
         for tool, found in runs.items():
             found.append(measure(tool, models, feeds_file))
@@ -274,6 +286,7 @@ def main() -> int:
     parser.add_argument("models", type=Path, help="the folder that make_models.py filled")
     parser.add_argument("--only", default="resnet50,vit_b16,bert_base", help="networks, separated by commas")
     parser.add_argument("--pairs", default="", help="only pairs whose title contains this")
+    parser.add_argument("--tools", default="", help="only these rows, separated by semicolons")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each (3)")
     parser.add_argument("--json", type=Path, help="write every number here")
     parser.add_argument("--markdown", type=Path, help="write the tables here, too")
@@ -286,7 +299,7 @@ def main() -> int:
             if options.pairs not in title or not all((folder / file).exists() for file in files):
                 continue
             models = [str(folder / file) for file in files]
-            results = measure_pair(models, folder / "x.npz", options.repeat)
+            results = measure_pair(models, folder / "x.npz", options.repeat, options.tools)
             everything[f"{network}, {title}"] = results
             tables.append(table(f"{network}, {title}", results))
             print(tables[-1], flush=True)
