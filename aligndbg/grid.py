@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Node, Pair, Quant
+from aligndbg._types import FLOAT_DTYPES, Array, Graph, Layout, Node, Pair, Quant, Trace
 from aligndbg.faults import MOVING
 from aligndbg.match.layouts import layouts, sampled_error
 
-__all__ = ["Rounding", "grid_feeds", "grid_weights", "inner_roundings"]
+__all__ = ["Rounding", "as_read", "grid_feeds", "grid_weights", "inner_roundings", "read_through"]
 
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
 # A region that rounds inner tensors to int8 too has no strict bound in steps of its output: clean ones were measured
@@ -50,6 +50,9 @@ def grid_weights(
 ) -> dict[str, Array]:
     """Float weights (by constant name, own layout and dtype) put on the grids of the quantized side's.
 
+    Where the quantized weight is the float one rounded to its own grid, that is what is used, whatever its scale; else
+    (clipped, scaled, another weight) the float one on the grid that a converter would choose.
+
     Here `reference` is the float side and `candidate` the quantized one, whichever they are in the diff, and
     `counterparts` are the pairs in that order. Weights are paired inside each pair's region by size and value. One that
     has no counterpart is left as it is.
@@ -71,11 +74,52 @@ def grid_weights(
             value = values_r[name]
             for other in right:
                 quant = _quant(candidate, other)
-                if value.ndim >= 2 and quant is not None and values_c[other].size == value.size:
-                    layout = _layout(value, quant.dequantize(values_c[other]))
-                    if layout is not None:
-                        out[name] = _on_grid(value, layout, quant, values_c[other].dtype)
+                if quant is None or values_c[other].size != value.size:
+                    continue
+                stored = quant.dequantize(values_c[other])
+                layout = _layout(value, stored)
+                if layout is None:
+                    continue
+                if not _rounded_only(layout.to_candidate(value), stored, quant):
+                    if value.ndim < 2:
+                        continue  # of a normalization's vectors another one may look like it
+                    stored = _on_grid(value, layout, quant, values_c[other].dtype)
+                out[name] = np.asarray(layout.to_reference(stored).astype(value.dtype), order="C")
     return out
+
+
+Consumers = Mapping[str, Sequence[Node]]
+
+
+def read_through(consumers: Consumers, name: str) -> tuple[str, str] | None:
+    """What is stored and what is read where a float tensor is only read put on a grid and back; else None."""
+    readers = consumers.get(name, ())
+    if len(readers) != 1 or readers[0].canonical != "QuantizeLinear":
+        return None
+    stored = readers[0].outputs[0]
+    back = consumers.get(stored, ())
+    if not back or any(node.canonical != "DequantizeLinear" for node in back):
+        return None
+    return stored, back[0].outputs[0]
+
+
+def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Array:
+    """A float tensor as what reads it gets it: of one that is put on a grid and back, what comes back.
+
+    An explicitly quantized model (Q/DQ) rounds between its float operators; the next one is at fault only for what it
+    does with the rounded values. `value` as it is where what comes back is not that, as with two unlike scales.
+    """
+    found = read_through(consumers, name)
+    if found is None or any(n not in trace.values for n in found):
+        return value
+    stored, back = found
+    quant, seen = trace.quant(stored), trace.values[back]
+    if quant is None or seen.shape != value.shape:
+        return value
+    expected = quant.dequantize(quant.quantize(value, trace.values[stored].dtype))
+    with np.errstate(invalid="ignore"):
+        apart = float(np.max(np.abs(seen.astype(np.float64) - expected), initial=0.0))
+    return seen if apart <= 1.01 * float(quant.scale.max()) else value
 
 
 @dataclass(frozen=True)
@@ -99,7 +143,9 @@ def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -
     names = {p.reference: p.candidate if theirs else p.reference for p in pairs}
     producers, consumers = graph.producers(), graph.consumers()
     paired = set(names.values())
+    paired |= {found[1] for n in paired if (found := read_through(consumers, n))}
     stop = paired | set(graph.inputs) | graph.constants
+    explicit = any(_step(graph, o) for node in graph.nodes for o in node.outputs)
     out: dict[str, Rounding] = {}
     for key, name in names.items():
         stack, seen = [name], {name}
@@ -109,7 +155,15 @@ def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -
                 if i and i not in seen and i not in stop:
                     seen.add(i)
                     stack.append(i)
-        computed = [n for n in seen if n != name and n in producers and producers[n].canonical not in MOVING]
+        computed = [
+            n
+            for n in seen
+            if n != name
+            and n in producers
+            and producers[n].canonical not in MOVING
+            # Without any grid between operators (dynamic-range weights) each rounds what it is given.
+            and (_step(graph, n) or not explicit)
+        ]
         if computed:
             own = _step(graph, name)
             costs = [
@@ -137,7 +191,8 @@ def _weights(producers: Mapping[str, Node], output: str, paired: Iterable[str], 
                 continue
             seen.add(i)
             if i in graph.constants:
-                found.append(i)
+                made = producers.get(i)
+                found.append(made.inputs[0] if made is not None and made.canonical == "DequantizeLinear" else i)
             elif i not in stop:
                 stack.append(i)
     return found
@@ -162,8 +217,16 @@ def _layout(reference: Array, candidate: Array) -> Layout | None:
     return best[1] if best is not None and best[0] < LIKE else None
 
 
+def _rounded_only(value: Array, stored: Array, quant: Quant) -> bool:
+    """Whether a weight differs from its quantized form by no more than rounding to that one's own grid."""
+    steps = quant.scale.astype(np.float64)
+    if quant.axis is not None and steps.size > 1:
+        steps = steps.reshape([-1 if k == quant.axis % value.ndim else 1 for k in range(value.ndim)])
+    return bool(np.all(np.abs(value.astype(np.float64) - stored) <= 0.5001 * steps))
+
+
 def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:
-    """Quantize with the scales that a converter would choose for these weights, and back."""
+    """In the candidate's layout: quantized with the scales that a converter would choose, and back."""
     moved = layout.to_candidate(value).astype(np.float64)
     per_tensor = quant.axis is None or quant.scale.size == 1
     axes = None if per_tensor else tuple(i for i in range(moved.ndim) if i != quant.axis)
@@ -177,8 +240,7 @@ def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Arr
         scale = _nonzero(np.max(np.abs(moved), axis=axes, keepdims=True) / limits.max)
         zero = np.zeros_like(scale)
     chosen = Quant(scale.reshape(-1), zero.reshape(-1).astype(np.int64), None if per_tensor else quant.axis)
-    rounded = chosen.dequantize(chosen.quantize(moved, dtype))
-    return np.asarray(layout.to_reference(rounded).astype(value.dtype), order="C")
+    return chosen.dequantize(chosen.quantize(moved, dtype))
 
 
 def _nonzero(scale: Array) -> Array:

@@ -19,7 +19,7 @@ from aligndbg._arrays import Lazy
 from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
-from aligndbg.grid import inner_roundings
+from aligndbg.grid import as_read, inner_roundings, read_through
 from aligndbg.match import EVIDENT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
@@ -242,6 +242,7 @@ def _overrides(
     """Each made when it is read: together they are as large as all tensors of a run."""
     source, target = (reference, candidate) if forward else (candidate, reference)
     read = {n for node in target.graph.nodes for n in node.inputs}
+    readers, target_readers = source.graph.consumers(), target.graph.consumers()
 
     def moved(p: Pair) -> Array:
         name = _rerun_name(p, forward)
@@ -249,6 +250,8 @@ def _overrides(
         value, quant = source.values[other], source.quant(other)
         if quant is not None:
             value = quant.dequantize(value)
+        elif read_through(target_readers, name) is None:
+            value = as_read(source, readers, other, value)
         value = p.layout.to_candidate(value) if forward else p.layout.to_reference(value)
         grid, dtype = target.quant(name), target.values[name].dtype
         stored = grid.quantize(value, dtype) if grid is not None else value.astype(dtype, copy=False)

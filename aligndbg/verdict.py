@@ -18,6 +18,7 @@ from aligndbg._types import (
     LayoutKind,
     Matching,
     Measurement,
+    Node,
     Pair,
     Quant,
     Status,
@@ -34,6 +35,9 @@ __all__ = ["Judge", "decide", "drift_notes"]
 
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
+# A float op of an explicitly quantized model (Q/DQ) against that of the float one, on the very values and weights that
+# it reads: measured up to 4e-4, from biases that are rounded too.
+EXPLICIT_OWN = 1e-3
 RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
 # A region that rounds more inner tensors than this has only its cosine left. Weak, and said to be.
 FEW_STEPS, WEAK_COSINE = 2, 0.95
@@ -57,6 +61,8 @@ class Judge:
         self.inner: Mapping[str, Rounding] = {}
         self.weights_unknown = False
         self._hybrid = _quantized_weights(reference) or _quantized_weights(candidate)
+        self._grids: dict[tuple[bool, str], str] = {}
+        self._explicit = (_rounds_between(reference, self._nodes_r), _rounds_between(candidate, self._nodes_c))
 
     def refuse_unused(self) -> None:
         """Raises UsageError for a rule that matches no operator and no tensor."""
@@ -90,10 +96,27 @@ class Judge:
             default = Tolerance(max_lsb=WEAK_LSB)
         if default.max_lsb is not None and not self._on_grid(pair):
             default = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)  # a dump of an int8 run: its step is not known
-        if self._hybrid and default.rel_l2 is not None:
-            own = Tolerance(rel_l2=HYBRID_OWN * (1 + steps) ** 0.5)
-            default = own if isolated else Tolerance(min_cosine=0.95)
+        if isolated and (
+            self._grid_of(self.reference, pair.reference) or self._grid_of(self.candidate, pair.candidate)
+        ):
+            return Tolerance(max_lsb=1.5 + (inner.lsb if inner else 0.0))
+        if (self._hybrid or any(self._explicit)) and default.rel_l2 is not None:
+            one_grid = self._explicit[0] != self._explicit[1] and not self._hybrid and not self.weights_unknown
+            strict = one_grid and not steps
+            own = EXPLICIT_OWN if strict else HYBRID_OWN * (1 + steps) ** 0.5
+            default = Tolerance(rel_l2=own) if isolated else Tolerance(min_cosine=0.95)
         return default
+
+    def _grid_of(self, trace: Trace, name: str) -> str:
+        """The tensor on a grid whose values a float tensor holds, "" where there is none: a DequantizeLinear may have
+        another scale than what it reads was made with."""
+        key = (trace is self.candidate, name)
+        if key not in self._grids:
+            stored = _stored(trace, self._nodes_c if key[0] else self._nodes_r, name)
+            quant = trace.quant(stored) if stored else None
+            same = quant is not None and np.allclose(quant.dequantize(trace.values[stored]), trace.values[name])
+            self._grids[key] = stored if same else ""
+        return self._grids[key]
 
     def _on_grid(self, pair: Pair) -> bool:
         sides = ((self.reference, pair.reference), (self.candidate, pair.candidate))
@@ -121,6 +144,10 @@ class Judge:
     def _compare(self, pair: Pair, left: Trace, right: Trace, limits: Tolerance, on_grid: bool = False) -> Metrics:
         value, quant = _without_axis(right.values[pair.candidate], right.quant(pair.candidate))
         ours, our_quant = left.values[pair.reference], left.quant(pair.reference)
+        if on_grid and quant is None and (stored := self._grid_of(self.candidate, pair.candidate)):
+            value, quant = right.values[stored], right.quant(stored)
+        if on_grid and our_quant is None and (stored := self._grid_of(self.reference, pair.reference)):
+            ours, our_quant = left.values[stored], left.quant(stored)
         if on_grid and quant is not None and our_quant is None:
             ours = quant.dequantize(quant.quantize(ours, value.dtype))
         value = pair.layout.to_reference(value)
@@ -226,9 +253,24 @@ def _recorded_precision(value: Array) -> str:
 
 
 def _quantized_weights(trace: Trace) -> bool:
-    """Weights on a grid, as in dynamic-range models whose activations stay float."""
-    tensors = trace.graph.tensors
-    return any(n in tensors and tensors[n].quant is not None for n in trace.graph.constants)
+    """Weights on a grid that an operator reads as they are, as in dynamic-range models whose activations stay float."""
+    graph = trace.graph
+    grids = {n for n in graph.constants if n in graph.tensors and graph.tensors[n].quant is not None}
+    return any(n in grids for node in graph.nodes if node.canonical != "DequantizeLinear" for n in node.inputs)
+
+
+def _rounds_between(trace: Trace, producers: Mapping[str, Node]) -> bool:
+    """Float tensors that are put on a grid and back between operators (Q/DQ)."""
+    return any(_stored(trace, producers, name) for name in producers)
+
+
+def _stored(trace: Trace, producers: Mapping[str, Node], name: str) -> str:
+    """The tensor on a grid that a DequantizeLinear makes `name` of, "" where there is none."""
+    node = producers.get(name)
+    if node is None or node.canonical != "DequantizeLinear" or node.inputs[0] not in trace.values:
+        return ""
+    quant = trace.quant(node.inputs[0])
+    return node.inputs[0] if quant is not None and quant.scale.size == 1 else ""
 
 
 def decide(

@@ -288,3 +288,52 @@ def test_a_fault_right_after_a_missing_activation_is_found_too(tmp_path: Path) -
     assert places(twice) == [("b", "a"), ("c", "c")]
     assert twice.faults[1].region_reference.nodes == ("second",)
     assert twice.faults[1].isolated_error == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def qdq(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fixture network as ONNX Runtime quantizes it: float operators between QuantizeLinear and DequantizeLinear."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Two(CalibrationDataReader):
+        def __init__(self) -> None:
+            rng = np.random.default_rng(0)
+            self.left = [{"input": rng.random((1, 3, 32, 40), np.float32)} for _ in range(2)]
+
+        def get_next(self) -> Any:
+            return self.left.pop() if self.left else None
+
+    path = tmp_path_factory.mktemp("qdq") / "cnn_qdq.onnx"
+    quantize_static(fixtures / "cnn.onnx", path, Two(), quant_format=QuantFormat.QDQ, per_channel=True)
+    return path
+
+
+def test_an_explicitly_quantized_model_is_judged_on_what_its_operators_read(fixtures: Path, qdq: Path) -> None:
+    for files in ((fixtures / "cnn.onnx", qdq), (qdq, fixtures / "cnn.onnx")):
+        found = aligndbg.diff(*files, seed=0, checks=False)
+        assert found.verdict == "aligned"
+        assert found.faults == ()
+    found = aligndbg.diff(fixtures / "cnn.onnx", qdq, seed=0, checks=False)
+    own = [m.isolated.rel_l2 for m in found.pairs if m.isolated and m.isolated.lsb_max is None]
+    assert len(own) > 12
+    assert max(own) < 2e-4
+
+
+def test_a_fault_of_two_percent_in_an_explicitly_quantized_model(fixtures: Path, qdq: Path, tmp_path: Path) -> None:
+    model = onnx.load(qdq)
+    scale = next(i for i in model.graph.initializer if i.name == "mix.weight_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    (fault,) = aligndbg.diff(fixtures / "cnn.onnx", tmp_path / "wrong.onnx", seed=0, checks=False).faults
+    assert "/mix/Conv" in fault.region_candidate.nodes
+
+
+def test_a_scale_that_differs_between_quantizing_and_back_is_a_fault(fixtures: Path, qdq: Path, tmp_path: Path) -> None:
+    model = onnx.load(qdq)
+    back = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0].startswith("/squeeze"))
+    wrong = numpy_helper.to_array(next(i for i in model.graph.initializer if i.name == back.input[1])) * np.float32(1.3)
+    model.graph.initializer.append(numpy_helper.from_array(wrong, "wrong"))
+    back.input[1] = "wrong"
+    onnx.save(model, tmp_path / "wrong.onnx")
+    (fault,) = aligndbg.diff(fixtures / "cnn.onnx", tmp_path / "wrong.onnx", seed=0, checks=False).faults
+    assert back.name in fault.region_candidate.nodes
