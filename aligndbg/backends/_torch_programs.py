@@ -121,6 +121,7 @@ class ModuleProgram(Program):
     @contextmanager
     def namer(self) -> Iterator[Namer]:
         """By hooks on all modules of the process, removed at the end. They only note which module runs."""
+        import torch
         from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
         paths: dict[int, str] = {}
@@ -144,7 +145,8 @@ class ModuleProgram(Program):
 
         hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
         try:
-            yield name
+            with torch.compiler.set_stance("force_eager"):  # what it imports may compute: not while one watches
+                yield name
         finally:
             for hook in hooks:
                 hook.remove()

@@ -17,6 +17,7 @@ from aligndbg._open import open_model
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from aligndbg.backends.torch_ import TorchBackend  # noqa: E402
 from torch_networks import Small, Tricky, small  # noqa: E402
@@ -101,6 +102,7 @@ def test_exported_programs_use_the_names_of_their_nodes(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "m.pt2")
     backend = opened(str(tmp_path / "m.pt2"))
     graph = backend.graph()  # known before it runs: an exported program has its shapes
+    program = torch.export.load(tmp_path / "m.pt2")
     calls = [n.name for n in program.graph.nodes if n.op == "call_function" and n.target.__name__ != "getitem"]
     assert [node.name for node in graph.nodes] == calls
     assert graph.nodes[1].scope.startswith("block.conv (")
@@ -247,6 +249,9 @@ def test_the_branch_that_is_taken_is_the_graph() -> None:
     assert [node.op_type for node in backend.graph().nodes if node.outputs[0] in backend.graph().outputs] == ["neg"]
 
 
+@pytest.mark.skipif(
+    not hasattr(TorchDispatchMode, "supports_higher_order_operators"), reason="this torch shows no mode what cond runs"
+)
 def test_torch_cond_is_seen_from_inside() -> None:
     model = Function(lambda x: torch.cond(x.sum() > 0, lambda a: a.sin() * 2, lambda a: a.cos(), (x,)))
     backend = opened(model, {"x": np.ones(2, np.float32)})
@@ -461,7 +466,7 @@ def write_bad_files(folder: Path) -> None:
     torch.export.save(torch.export.export(Function(torch.relu), (torch.zeros(2),)), good)
     with zipfile.ZipFile(good) as source, zipfile.ZipFile(folder / "evil.pt2", "w") as changed:
         for name in source.namelist():
-            sample = "sample_inputs" in name
+            sample = "sample_inputs" in name or "example_inputs" in name  # as newer and older versions call it
             changed.writestr(name, (folder / "evil.pt").read_bytes() if sample else source.read(name))
 
 
