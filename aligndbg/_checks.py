@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg._types import Array, Backend, LayoutKind, Matching, Trace
+from aligndbg._parallel import in_threads
+from aligndbg._types import Array, Backend, LayoutKind, Matching, Pair, Trace
+from aligndbg.grid import read_through
 from aligndbg.metrics import Fingerprint
 
-__all__ = ["blind_spots", "check_warnings", "repeat_and_observe"]
+__all__ = ["blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
+
+CLIPPED = 0.1  # relative L2 of what a range cuts off; clean conversions were measured up to 0.07
 
 
 def repeat_and_observe(
@@ -58,6 +62,36 @@ def _apart(a: Array, b: Array) -> float:
     return worst if worst == worst else float("inf")
 
 
+def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> list[dict[str, Any]]:
+    """The pairs whose reference value the candidate's grid cuts off by more than CLIPPED, the worst first.
+
+    `share` is |r - clip(r)| / |r|. A range that was calibrated too narrow: no operator's fault.
+    """
+    readers, ours = candidate.graph.consumers(), reference.graph.consumers()
+
+    def cut(pair: Pair) -> dict[str, Any] | None:
+        through = read_through(readers, pair.candidate)
+        stored = pair.candidate if candidate.quant(pair.candidate) is not None else through[0] if through else ""
+        quant = candidate.quant(stored) if stored in candidate.values else None
+        if quant is None or quant.scale.size > 1 or reference.quant(pair.reference) is not None:
+            return None
+        after = ours.get(pair.reference, ())
+        if after and all(node.canonical in ("Relu", "Clip") for node in after):
+            return None  # a grid that begins at zero does what they do
+        limits = np.iinfo(candidate.values[stored].dtype)
+        low, high = quant.dequantize(np.array([limits.min, limits.max], candidate.values[stored].dtype))
+        value = reference.values[pair.reference].astype(np.float64)
+        norm = float(np.linalg.norm(value))
+        if not np.isfinite(norm) or not norm:
+            return None
+        share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
+        names = {"reference": pair.reference, "candidate": stored}
+        return {**names, "share": share, "range": [float(low), float(high)]} if share > CLIPPED else None
+
+    found = [one for one in in_threads(cut, matching.pairs) if one]
+    return sorted(found, key=lambda one: -one["share"])
+
+
 def check_warnings(found: Mapping[str, Any]) -> list[str]:
     out = []
     for side, state in (found.get("deterministic") or {}).items():
@@ -66,6 +100,13 @@ def check_warnings(found: Mapping[str, Any]) -> list[str]:
     for side, state in (found.get("observer_effect") or {}).items():
         if state:
             out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
+    cut = found.get("clipped", ())
+    if cut:
+        low, high = cut[0]["range"]
+        out.append(
+            f"{len(cut)} of the candidate's tensors cut off values that the reference has: {cut[0]['candidate']} holds "
+            f"{low:.3g} to {high:.3g} and loses {cut[0]['share']:.0%} (relative L2); calibrate on inputs like this one"
+        )
     for name in found.get("constant_feeds", ()):
         out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
     dead = found.get("constant_tensors", ())

@@ -10,7 +10,7 @@ from typing import Any
 
 from aligndbg._basis_of import basis_of
 from aligndbg._capturing import Captured, Clock, capture, weight_reader
-from aligndbg._checks import blind_spots, check_warnings, repeat_and_observe
+from aligndbg._checks import blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg._diff import Diff
 from aligndbg._errors import ModelError
 from aligndbg._explaining import causes_of_faults, causes_of_the_pair
@@ -106,6 +106,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching
         )
+        with clock.stage("checks"):
+            found["clipped"] = clipped_ranges(left.trace, right.trace, matching)
         measured = _measure(judge, matching.pairs, isolation, why_not, clock, settings.details)
         faults, truncated = (
             make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)

@@ -337,3 +337,28 @@ def test_a_scale_that_differs_between_quantizing_and_back_is_a_fault(fixtures: P
     onnx.save(model, tmp_path / "wrong.onnx")
     (fault,) = aligndbg.diff(fixtures / "cnn.onnx", tmp_path / "wrong.onnx", seed=0, checks=False).faults
     assert back.name in fault.region_candidate.nodes
+
+
+@pytest.mark.parametrize(("scale", "cut"), [(0.02, False), (0.004, True)])
+def test_values_that_a_range_cuts_off_are_a_finding_and_no_fault(tmp_path: Path, scale: float, cut: bool) -> None:
+    rng = np.random.default_rng(0)
+    weights = [(0.3 * rng.standard_normal(s)).astype(np.float32) for s in ((8, 3, 3, 3), (4, 8, 3, 3))]
+    constants = [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)]
+    grid = [numpy_helper.from_array(np.float32(scale), "s"), numpy_helper.from_array(np.int8(-128), "z")]
+
+    def model(path: Path, quantized: bool) -> str:
+        nodes = [helper.make_node("Conv", ["x", "w0"], ["c"], "first"), helper.make_node("Relu", ["c"], ["r"], "relu")]
+        if quantized:
+            nodes.append(helper.make_node("QuantizeLinear", ["r", "s", "z"], ["q"], "down"))
+            nodes.append(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "up"))
+        nodes.append(helper.make_node("Conv", ["d" if quantized else "r", "w1"], ["y"], "second"))
+        shapes = {"x": [1, 3, 12, 12], "y": [1, 4, 8, 8]}
+        ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s)] for n, s in shapes.items()]
+        graph = helper.make_graph(nodes, "g", *ends, constants + (grid if quantized else []))
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return str(path)
+
+    found = aligndbg.diff(model(tmp_path / "a.onnx", False), model(tmp_path / "b.onnx", True), seed=0)
+    assert found.faults == ()
+    assert [(c["reference"], c["candidate"]) for c in found.checks["clipped"]] == [("r", "q")] * cut
+    assert any("cut off values" in w for w in found.warnings) == cut
