@@ -332,7 +332,7 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A tensor left out on purpose (constant, integer, string, inside a body, read by nothing), with the reason."""
+    """A tensor left out on purpose (constant, integer, string, inside a body), with the reason."""
 
     name: str
     op: str

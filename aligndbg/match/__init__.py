@@ -9,7 +9,7 @@ from aligndbg._types import Layout, Matching, Pair, Trace
 from aligndbg.match._reordered import drop_reordered
 from aligndbg.match._side import Side
 from aligndbg.match._state import Link, State, Weights
-from aligndbg.match.classify import classify, coverage, set_apart_unread
+from aligndbg.match.classify import classify, coverage
 from aligndbg.match.ops import ops_agree
 from aligndbg.match.structure import match_names, match_outputs, match_structure
 from aligndbg.match.values import match_values
@@ -120,14 +120,14 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         for r in reference.names
         if (link := state.links.get(r))
     )
-    left_r, unread_r = set_apart_unread(reference, classify(state, reference, equals))
-    left_c, unread_c = set_apart_unread(candidate, classify(state, candidate, mirrored))
+    left_r = classify(state, reference, equals)
+    left_c = classify(state, candidate, mirrored)
     return Matching(
         pairs=pairs,
         unmatched_reference=left_r,
         unmatched_candidate=left_c,
-        skipped_reference=(*reference.skipped, *unread_r),
-        skipped_candidate=(*candidate.skipped, *unread_c),
+        skipped_reference=reference.skipped,
+        skipped_candidate=candidate.skipped,
         coverage_reference=coverage(reference, len(pairs), left_r),
         coverage_candidate=coverage(candidate, len(pairs), left_c),
         agreement=sum(max(0.0, 1.0 - state.links[p.reference].error) for p in pairs),

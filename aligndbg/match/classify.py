@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aligndbg._types import Coverage, Skipped, Unmatched, UnmatchedClass
+from aligndbg._types import Coverage, Unmatched, UnmatchedClass
 from aligndbg.match._side import PASSIVE_OPS, Side
 from aligndbg.match._state import State
 from aligndbg.match.layouts import best_layouts
@@ -12,7 +12,7 @@ from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.values import STRICT
 from aligndbg.metrics import Fingerprint, fingerprint
 
-__all__ = ["classify", "coverage", "set_apart_unread"]
+__all__ = ["classify", "coverage"]
 
 
 def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
@@ -108,18 +108,6 @@ def _why(state: State, side: Side, name: str) -> str:
     near = min(free, key=lambda n: fp.distance(other.prints[n]))
     apart = fp.distance(other.prints[near])
     return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
-
-
-def set_apart_unread(side: Side, left: tuple[Unmatched, ...]) -> tuple[tuple[Unmatched, ...], tuple[Skipped, ...]]:
-    """Without what nothing reads (the final states of an LSTM): the other side need not have it to be the same."""
-    known = side.graph.outputs  # none: a recording whose graph does not say what it gives
-    unread = {
-        u.name
-        for u in left
-        if known and u.kind is UnmatchedClass.UNMATCHED and u.name not in known and not side.consumers.get(u.name)
-    }
-    skipped = tuple(Skipped(u.name, u.op, "nothing reads it") for u in left if u.name in unread)
-    return tuple(u for u in left if u.name not in unread), skipped
 
 
 def coverage(side: Side, compared: int, unmatched: tuple[Unmatched, ...]) -> Coverage:

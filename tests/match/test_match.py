@@ -611,26 +611,6 @@ def test_a_node_may_have_several_outputs() -> None:
     assert names(found) == {"c": "c2", "one": "one2", "two": "two2", "y": "y2"}
 
 
-def test_what_nothing_reads_is_compared_where_the_other_side_has_it_and_skipped_elsewhere() -> None:
-    def cell(axis: int, outputs: str, state: Callable[[Array], Array]) -> MemoryNode:
-        def run(x: Array) -> tuple[Array, Array]:
-            y = conv(KERNEL["a"], axis)(x)
-            return y, state(y)
-
-        return MemoryNode("LSTM", run, ("x",), tuple(outputs.split()), name="cell")
-
-    def last_row(y: Array) -> Array:
-        return np.asarray(y[0, :, 0] if y.shape[1] == 4 else y[0, 0])
-
-    alike = pair_up(first(cell(1, "y h", np.exp)), last(cell(3, "y2 h2", np.exp)))
-    assert names(alike) == {"y": "y2", "h": "h2"}
-    found = pair_up(first(cell(1, "y h", np.exp)), last(cell(3, "y2 h2", last_row)))
-    assert classes(found) == ({}, {})
-    assert [(s.name, s.reason) for s in found.skipped_reference] == [("h", "nothing reads it")]
-    assert [s.name for s in found.skipped_candidate] == ["h2"]
-    check_counts(found, 2, 2)
-
-
 def test_ops_keep_their_runtimes_own_words() -> None:
     """`Node.canonical` joins them; the report shows what the runtime says."""
     node = Node("CONV_2D", "n", ("x",), ("y",), {"fused_activation": "Relu"}, canonical="Conv")
