@@ -156,8 +156,9 @@ def _on_grid(
     feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, candidate)
     readers = candidate.consumers()
     for r, c, layout in links:
-        read = as_read(sides.right.trace, readers, c, fed[c])
-        if r in feeds and read is not fed[c] and read_through(sides.left.trace.graph.consumers(), r) is None:
+        value = fed[c]
+        read = as_read(sides.right.trace, readers, c, value)
+        if r in feeds and read is not value and read_through(sides.left.trace.graph.consumers(), r) is None:
             feeds[r] = np.asarray(layout.to_reference(read).astype(feeds[r].dtype), order="C")
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
