@@ -362,3 +362,26 @@ def test_values_that_a_range_cuts_off_are_a_finding_and_no_fault(tmp_path: Path,
     assert found.faults == ()
     assert [(c["reference"], c["candidate"]) for c in found.checks["clipped"]] == [("r", "q")] * cut
     assert any("cut off values" in w for w in found.warnings) == cut
+
+
+def test_an_activation_too_many_before_one_of_its_kind_is_one_fault(x: Array) -> None:
+    """Before a split: the branch that is squashed later has the values of the other side's squashed branch already."""
+
+    def model(extra: bool, tag: str) -> MemoryBackend:
+        def node(op: str, fn: Callable[..., Any], inputs: str, outputs: str) -> MemoryNode:
+            names = [n if n == "x" else tag + n for n in inputs.split()]
+            return MemoryNode(op, fn, tuple(names), tuple(tag + n for n in outputs.split()))
+
+        nodes = [
+            node("Sin", lambda a: 3 * np.sin(a), "x", "a"),
+            node("Tanh", np.tanh, "a", "t"),
+            node("Split", lambda a: np.split(a, 2, axis=1), "t" if extra else "a", "s0 s1"),
+            node("Tanh", np.tanh, "s0", "u"),
+            node("Exp", np.exp, "s1", "v"),
+            node("Mul", np.multiply, "u v", "y"),
+        ]
+        kept = [n for n in nodes if extra or n.outputs != (f"{tag}t",)]
+        return MemoryBackend(inputs={"x": x.shape}, nodes=kept, outputs=[f"{tag}y"])
+
+    (fault,) = aligndbg.diff(model(True, ""), model(False, "c_"), {"x": x}).faults
+    assert fault.reference == "t"
