@@ -54,7 +54,7 @@ class Side:
         self.comparable = frozenset(self.names)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
-        self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts.best_layouts
+        self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
         self.moved_samples: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Array] = {}  # likewise
         self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._twins = _twins(self.graph)
@@ -145,7 +145,7 @@ class Side:
     def twins(self, name: str) -> tuple[str, ...]:
         """The other tensors that the same op computes from the same inputs: one side may do twice what the other does
         once."""
-        return tuple(n for n in self._twins.get(name, ()) if n != name)
+        return self._twins.get(name, ())
 
     def hints(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Shapes around a tensor with its element count: what a flattened tensor may have been."""
@@ -195,13 +195,13 @@ def _tails(side: Side, node: Node) -> list[str]:
     return [side.producer[i].tail if i in side.producer else "" for i in side.data_inputs(node)]
 
 
-def _twins(graph: Graph) -> dict[str, list[str]]:
+def _twins(graph: Graph) -> dict[str, tuple[str, ...]]:
     found: dict[tuple[str, tuple[str, ...], int], list[str]] = defaultdict(list)
     for node in graph.nodes:
         for k, o in enumerate(node.outputs):
             if o:
                 found[node.tail, tuple(sorted(node.inputs)), k].append(o)
-    return {name: alike for alike in found.values() if len(alike) > 1 for name in alike}
+    return {name: tuple(n for n in alike if n != name) for alike in found.values() if len(alike) > 1 for name in alike}
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

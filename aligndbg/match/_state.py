@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
@@ -74,12 +74,16 @@ class State:
     tick: Callable[[], None] = lambda: None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
-    hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score
+    far: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._far, whatever is paired
+    hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score, likewise
+    _largest: dict[tuple[bool, int], WeightPrint | None] = field(default_factory=dict)
     # What follows from the links and the layouts as they are now, kept until one of them changes.
     _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     _usual_of: Orders | None = None
     _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
     _heads: dict[tuple[int, str], Node] = field(default_factory=dict)
+    _held: dict[tuple[bool, int, bool], tuple[int, list[Link]]] = field(default_factory=dict)
+    _above: dict[tuple[bool, str], tuple[list[str], list[str]]] = field(default_factory=dict)
     # By method and rank, how the tensors that are paired are laid out.
     _permutations: dict[tuple[str, int], Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -128,8 +132,8 @@ class State:
         self._count_layout(link, -1)
 
     def _count_layout(self, link: Link, by: int) -> None:
-        self._sources.clear()
-        self._heads.clear()
+        for cache in (self._sources, self._heads, self._held, self._above):
+            cache.clear()
         if not link.layout.alternatives:
             self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
 
@@ -138,7 +142,10 @@ class State:
 
     def seat(self, side: Side, name: str) -> Link | None:
         """The pair whose place in the graph a tensor has: its own, or that of its twin."""
-        return next((link for n in (name, *side.twins(name)) if (link := self.link_of(side, n))), None)
+        links = self.links if side is self.reference else self.by_candidate
+        if name in links:
+            return links[name]
+        return next((links[n] for n in side.twins(name) if n in links), None)
 
     def frontier(self, side: Side, name: str) -> frozenset[str]:
         """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none.
@@ -165,18 +172,26 @@ class State:
         """`frontier` of each of a few tensors that lie near each other: what is above several is looked at once."""
         known: dict[str, frozenset[str]] = {}
         for name in names:
-            stack = [name]
+            stack = [] if name in known else [name]
             while stack and len(known) <= REACH:
                 paired, above = self._right_above(side, stack[-1])
                 waiting = [i for i in above if i not in known]
                 if waiting:
                     stack += waiting
+                elif len(above) == 1 and known[above[0]].issuperset(paired):
+                    known[stack.pop()] = known[above[0]]
                 else:
                     known[stack.pop()] = frozenset(paired).union(*(known[i] for i in above))
         return [known[name] if name in known else self.frontier(side, name) for name in names]
 
     def _right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
         """What a tensor is computed from: the paired ones, by their reference name, and the others; see `frontier`."""
+        key = (side is self.reference, name)
+        if key not in self._above:
+            self._above[key] = self._look_right_above(side, name)
+        return self._above[key]
+
+    def _look_right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
         node = side.producer.get(name)
         if node is None:  # an unpaired graph input
             return ["?"], []
@@ -194,14 +209,13 @@ class State:
                 others.append(i)
         return paired, others
 
-    def below(self, side: Side, roots: frozenset[str]) -> list[str]:
+    def below(self, side: Side, roots: frozenset[str]) -> Iterator[str]:
         """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""
         if side is self.reference:
             start = [r for r in roots if r != "?"]
         else:
             start = [self.links[r].candidate for r in roots if r in self.links]
         start += [t for n in start for t in side.twins(n) if not self.link_of(side, t)]
-        out: list[str] = []
         seen = set(start)
         queue = deque(start)
         while queue and len(seen) <= REACH:
@@ -215,8 +229,7 @@ class State:
                     seen.add(o)
                     queue.append(o)
                     if not link and o in side.comparable:
-                        out.append(o)
-        return out
+                        yield o
 
     def _unmoved(self, r: str) -> str:
         """The first paired tensor of the chain of moves that ends in the reference's tensor `r`."""
@@ -246,10 +259,11 @@ class State:
         Of a chain that the other side has as one op (Conv, BatchNormalization, Relu), the chain's inputs count. Inputs
         that agree only when an unpaired finishing op is looked through (one side has a ReLU more) count a little less.
         """
-        strict = self._agreeing(rn, cn, lenient=False)
+        heads = self._heads_of(rn, cn)
+        strict = self._agreeing(*heads, lenient=False)
         if strict[1] or not strict[0]:
             return len(strict[1]) / strict[0] if strict[0] else 1.0
-        loose = self._agreeing(rn, cn, lenient=True)
+        loose = self._agreeing(*heads, lenient=True)
         return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
 
     def same_inputs(self, rn: Node, cn: Node) -> bool:
@@ -257,14 +271,17 @@ class State:
 
         So is an activation that one side has more: what is computed from it is still the other side's counterpart.
         """
-        count, links = self._agreeing(rn, cn, lenient=True)
+        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)
         return 0 < count == len(links)
+
+    def share_inputs(self, rn: Node, cn: Node) -> bool:
+        """Whether `inputs_agree` is more than 0."""
+        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)  # finds what the strict look finds
+        return bool(links) or not count
 
     def unpaired_inputs(self, rn: Node, cn: Node) -> tuple[str, str] | None:
         """The one input of each of two nodes that has no counterpart yet, where all others are paired; else None."""
-        alike = ops_agree(rn, cn) >= 0.9
-        head_r = self._head(self.reference, rn, cn.canonical) if alike else rn
-        head_c = self._head(self.candidate, cn, rn.canonical) if alike else cn
+        head_r, head_c = self._heads_of(rn, cn)
         ours = [self._computed(self.reference, i) for i in self.reference.data_inputs(head_r)]
         theirs = [self._computed(self.candidate, i) for i in self.candidate.data_inputs(head_c)]
         open_r = [i for i in ours if i not in self.links]
@@ -298,16 +315,26 @@ class State:
         rn, cn = self.reference.node(r), self.candidate.node(c)
         if rn is None or cn is None:
             return []
-        return [link.layout for link in self._agreeing(rn, cn, lenient=True)[1] if not link.layout.alternatives]
+        _, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)
+        return [link.layout for link in links if not link.layout.alternatives]
 
     def weights_agree(self, rn: Node, cn: Node) -> float:
         """1 where two nodes hold the same weight, up to layout and scales per channel; -1 where not; 0: not known."""
         if self.weights is None:
             return 0.0
-        ours, theirs = self.weights()
-        left = _weight(self._head(self.reference, rn, cn.canonical), ours)
-        right = _weight(self._head(self.candidate, cn, rn.canonical), theirs)
+        left = self._weight(self.reference, self._head(self.reference, rn, cn.canonical))
+        right = self._weight(self.candidate, self._head(self.candidate, cn, rn.canonical)) if left else None
         return left.agreement(right) if left and right else 0.0
+
+    def _weight(self, side: Side, node: Node) -> WeightPrint | None:
+        """The largest weight of a node; None where none is known."""
+        key = (side is self.reference, id(node))
+        if key not in self._largest and self.weights is not None:
+            ours, theirs = self.weights()
+            prints = ours if side is self.reference else theirs
+            found = [prints[n] for n in node.inputs if n in prints]
+            self._largest[key] = max(found, key=lambda w: w.count, default=None)
+        return self._largest.get(key)
 
     def ends_alike(self, r: str, c: str) -> bool:
         """False where one of two weighted ops still has its bias or scale to come and the other has it inside.
@@ -348,15 +375,26 @@ class State:
                 return seen.most_common(1)[0][0]
         return None
 
-    def _agreeing(self, rn: Node, cn: Node, lenient: bool) -> tuple[int, list[Link]]:
-        """The larger number of inputs, and those that are paired with each other."""
-        alike = ops_agree(rn, cn) >= 0.9
-        head_r = self._head(self.reference, rn, cn.canonical) if alike else rn
-        head_c = self._head(self.candidate, cn, rn.canonical) if alike else cn
-        ours = [self._source(self.reference, i, lenient) for i in self.reference.data_inputs(head_r)]
-        theirs = {self._source(self.candidate, i, lenient) for i in self.candidate.data_inputs(head_c)}
-        links = [link for i in ours if (link := self.links.get(i)) and link.candidate in theirs]
-        return max(len(ours), len(theirs)), links
+    def _agreeing(self, head_r: Node, head_c: Node, lenient: bool) -> tuple[int, list[Link]]:
+        """The larger number of inputs of two nodes, and those that are paired with each other."""
+        ours, left = self._inputs_held(self.reference, head_r, lenient)
+        theirs, right = self._inputs_held(self.candidate, head_c, lenient)
+        return max(ours, theirs), [a for a in left if any(a.candidate == b.candidate for b in right)]
+
+    def _inputs_held(self, side: Side, node: Node, lenient: bool) -> tuple[int, list[Link]]:
+        """How many inputs a node has, and the pairs that `_source` finds for them."""
+        key = (side is self.reference, id(node), lenient)
+        if key not in self._held:
+            sources = [self._source(side, i, lenient) for i in side.data_inputs(node)]
+            found = [link for i in sources if (link := self.link_of(side, i))]
+            self._held[key] = (len(sources if side is self.reference else set(sources)), found)
+        return self._held[key]
+
+    def _heads_of(self, rn: Node, cn: Node) -> tuple[Node, Node]:
+        """Of two nodes, those whose inputs are to be compared."""
+        if ops_agree(rn, cn) < 0.9:
+            return rn, cn
+        return self._head(self.reference, rn, cn.canonical), self._head(self.candidate, cn, rn.canonical)
 
     def _head(self, side: Side, node: Node, canonical: str) -> Node:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
@@ -406,8 +444,3 @@ def _cell_state(node: Node, output: str) -> str:
     """The output of the same LSTM from which `output` is computed; "" where there is none."""
     hidden = node.canonical == "LSTM" and len(node.outputs) > 2 and output in node.outputs[:2]
     return node.outputs[2] if hidden else ""
-
-
-def _weight(node: Node, prints: Mapping[str, WeightPrint]) -> WeightPrint | None:
-    found = [prints[n] for n in node.inputs if n in prints]
-    return max(found, key=lambda w: w.count, default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, islice, permutations
@@ -16,6 +16,7 @@ from aligndbg.match._side import Side, sample_positions, squeezed
 __all__ = [
     "Fit",
     "best_layouts",
+    "clearly_apart",
     "exchanged_orders",
     "layouts",
     "order_of",
@@ -26,6 +27,7 @@ __all__ = [
 
 MAX_LAYOUTS = 128  # five equal axes have 120 orders
 KEPT_SAMPLES = 4096  # of up to 8 KB each
+ROUNDING = 1e-12  # of the squares of two samples: more than the matrix of their products is off
 Shape = tuple[int, ...]
 
 
@@ -211,14 +213,39 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
-    wanted = reference.sample(r)
-    if r not in reference.spreads:
-        reference.spreads[r] = spread_of(wanted)
+    wanted, spread = reference.sample(r), _kept_spread(reference, r)
     fits = []
     for rank, layout in enumerate(options):
-        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), reference.spreads[r]), rank))
+        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), spread), rank))
     fits.sort(key=lambda f: f.error)
     return fits
+
+
+def clearly_apart(
+    reference: Side, rs: Sequence[str], candidate: Side, cs: Sequence[str], options: Iterable[Layout], limit: float
+) -> Array:
+    """(rs, cs) bool: True where the sampled error is above `limit` in each of `options`, the layouts of `cs` on `rs`.
+
+    Computed for all at once, which rounds more than `sampled_error` does: what that could change, or a value that is
+    not finite, is left False.
+    """
+    wanted = np.stack([reference.sample(r) for r in rs])
+    spreads = np.array([_kept_spread(reference, r) for r in rs])
+    apart = np.ones((len(rs), len(cs)), bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = np.square(limit * spreads) * wanted.shape[1]
+        for layout in options:
+            held = np.stack([_moved_sample(candidate, c, layout) for c in cs])
+            norms = np.square(wanted).sum(axis=1)[:, None] + np.square(held).sum(axis=1)
+            products = np.einsum("rk,ck->rc", wanted, held)  # `@` starts threads that cost more than they save
+            apart &= norms - 2 * products - ROUNDING * norms > bound[:, None]
+    return apart
+
+
+def _kept_spread(reference: Side, r: str) -> float:
+    if r not in reference.spreads:
+        reference.spreads[r] = spread_of(reference.sample(r))
+    return reference.spreads[r]
 
 
 def _moved_sample(candidate: Side, c: str, layout: Layout) -> Array:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
 from aligndbg._types import Node
 from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
-from aligndbg.match.layouts import Fit
+from aligndbg.match.layouts import Fit, Shape, clearly_apart, layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.ops import FAMILIES, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
@@ -28,6 +29,7 @@ ENCLOSED_ERROR = 0.3
 ENCLOSED_QUANTIZED = 0.7  # accumulated int8 error, measured up to 0.5 of the spread on clean models
 ACCEPT = 0.5
 MARGIN = 0.04
+MANY = 16  # pairs that are compared at once rather than one by one
 
 
 def match_structure(state: State) -> None:
@@ -108,10 +110,11 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
     """The best-scored pair among the tensors of one size that hang on the same paired tensors on both sides."""
     ours = _hanging(state, state.reference, border, count)
     theirs = _hanging(state, state.candidate, border, count)
+    _tell_apart(state, ours, theirs)
     scored: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
     for r in ours:
         for c in theirs:
-            scored_pair = _score(state, r, c)
+            scored_pair = None if state.hopeless.get((r, c)) else _score(state, r, c)
             if scored_pair:
                 scored[(r, c)] = scored_pair
     for r, c in _out_of_turn(state, list(scored), ours, theirs):
@@ -209,7 +212,7 @@ def _evident(state: State, r: str, c: str, ours: list[str], theirs: list[str]) -
 
 
 def _hanging(state: State, side: Side, border: frozenset[str], count: int) -> list[str]:
-    near = [n for n in state.below(side, border) if side.count(n) == count][:64]
+    near = list(islice((n for n in state.below(side, border) if side.count(n) == count), 64))
     return [n for n, found in zip(near, state.frontiers(side, near), strict=True) if found == border]
 
 
@@ -219,11 +222,10 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None
     ops = ops_agree(rn, cn)
     if (r, c) not in state.hopeless:  # whatever else is paired
-        far = state.least_error(r, c) > ENCLOSED_ERROR
-        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (far and ops < 0.4)
+        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (_far(state, r, c) and ops < 0.4)
     if state.hopeless[(r, c)]:
         return None
-    if state.least_error(r, c) > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+    if _far(state, r, c) and _nothing_agrees(state, rn, cn):
         return None  # told here for most, before layouts are weighed
     fits = state.fits(r, c)
     if not fits:
@@ -255,9 +257,37 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     return score + 0.10 * whole + 0.20 * weights, fits
 
 
+def _far(state: State, r: str, c: str) -> bool:
+    """Whether two tensors differ by more than ENCLOSED_ERROR in every layout."""
+    if (r, c) not in state.far:
+        state.far[r, c] = state.least_error(r, c) > ENCLOSED_ERROR
+    return state.far[r, c]
+
+
+def _tell_apart(state: State, ours: Sequence[str], theirs: Sequence[str]) -> None:
+    """Finds those of many pairs for which `_far` is true: one by one, they take most of the time of a match."""
+    if len(ours) * len(theirs) < MANY:
+        return
+    left = _alike_shapes(state.reference, [r for r in ours if any((r, c) not in state.far for c in theirs)])
+    right = _alike_shapes(state.candidate, [c for c in theirs if any((r, c) not in state.far for r in ours)])
+    for (shape, hints), rs in left.items():
+        for (other, more), cs in right.items():
+            options = layouts(shape, other, (*hints, *more))
+            apart = clearly_apart(state.reference, rs, state.candidate, cs, options, ENCLOSED_ERROR)
+            state.far.update({(rs[i], cs[j]): True for i, j in np.argwhere(apart).tolist()})
+
+
+def _alike_shapes(side: Side, names: Sequence[str]) -> dict[tuple[Shape, tuple[Shape, ...]], list[str]]:
+    """Tensors by their shape and the shapes around them."""
+    found = defaultdict(list)
+    for n in names:
+        found[side.shape(n), side.hints(n)].append(n)
+    return found
+
+
 def _nothing_agrees(state: State, rn: Node, cn: Node) -> bool:
     """True for the same op on a tensor of the same size, and nothing else: no evidence."""
-    return not state.inputs_agree(rn, cn) and state.weights_agree(rn, cn) <= 0 and not written_out(rn, cn)
+    return not state.share_inputs(rn, cn) and state.weights_agree(rn, cn) <= 0 and not written_out(rn, cn)
 
 
 def _enclosed(state: State, r: str, c: str, error: float) -> bool:
@@ -303,7 +333,7 @@ def _settled(link: Link, error: float) -> bool:
 def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], bool] = lambda link: True) -> bool:
     """True where something reads the tensor and every way down from it comes to a paired tensor that `counts`."""
     outputs = set(side.graph.outputs)
-    stack, seen = [name], {name}
+    stack, seen = [name], {name, ""}
     while stack:
         n = stack.pop()
         readers = side.consumers.get(n, ())
@@ -311,13 +341,13 @@ def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], 
             return False
         for node in readers:
             for o in node.outputs:
-                link = state.link_of(side, o) if o else None
-                if not o or o in seen or (link and counts(link)):
+                if o in seen:
                     continue
-                if o not in side.consumers and o not in outputs:
-                    continue  # an extra output that nothing reads
                 seen.add(o)
-                stack.append(o)
+                extra = o not in side.consumers and o not in outputs  # nothing reads it
+                link = state.link_of(side, o)
+                if not extra and not (link and counts(link)):
+                    stack.append(o)
     return True
 
 
