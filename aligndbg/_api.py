@@ -71,7 +71,8 @@ def diff(
     over it spills to disk.
     `trust` lets a model file run the code pickled in it. `progress` is True for bars on stderr where that is a
     terminal, or a function called with (stage, steps done, steps in all or None). `timeout` is a hard limit: seconds
-    that each model's runtime may take in all, and pairing, for one sample (a live object runs without a limit).
+    that each model's runtime may take in all, that pairing may, and that comparing may, for one sample (a live object
+    runs without a limit).
 
     `samples` compares on that many seeded inputs (seed, seed + 1, ...), `dataset` on the files of a folder or the rows
     of an .npz (the first `samples`); the result is the worst of each layer, with statistics. `workers` processes share

@@ -29,8 +29,8 @@ Progress = Callable[[str, int, int | None], None]
 class Clock:
     """Seconds and peak memory by stage, and the progress shown while a stage runs.
 
-    `limit` is how many seconds pairing may take in all. Memory is that of this process and of the `sides` that run in
-    one of their own, in bytes; see `_memory`.
+    `limit` is how many seconds pairing may take in all, and comparing. Memory is that of this process and of the
+    `sides` that run in one of their own, in bytes; see `_memory`.
     """
 
     progress: Progress | None
@@ -43,14 +43,18 @@ class Clock:
     def pairing(self) -> Iterator[Callable[[], None]]:
         """The stage "match", and what it calls now and then: raises UsageError once the limit is passed."""
         with self.stage("match"):
-            end = None if self.limit is None else time.perf_counter() + self.limit - self.seconds.get("match", 0.0)
+            yield self.watch("match", "pairing the two models' tensors")
 
-            def tick() -> None:
-                if end is not None and time.perf_counter() > end:
-                    fact = f"pairing the two models' tensors ran past {self.limit:g} s and was stopped"
-                    raise UsageError(fact, hint="raise --timeout, or compare a smaller part of the models")
+    def watch(self, stage: str, doing: str) -> Callable[[], None]:
+        """What a stage that begins now calls now and then: raises UsageError once all its rounds are past the limit."""
+        end = None if self.limit is None else time.perf_counter() + self.limit - self.seconds.get(stage, 0.0)
 
-            yield tick
+        def tick() -> None:
+            if end is not None and time.perf_counter() > end:
+                fact = f"{doing} ran past {self.limit:g} s and was stopped"
+                raise UsageError(fact, hint="raise --timeout, or compare a smaller part of the models")
+
+        return tick
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:

@@ -213,7 +213,10 @@ def _capture_and_match(
 def _measure(
     judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
 ) -> list[Measurement]:
+    tick = clock.watch("compare", "comparing the paired tensors")
+
     def measured(pair: Pair) -> Measurement:
+        tick()
         own = isolation.own.get(pair.reference) if isolation else None
         doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
         found = judge.measure(pair, own, doubt, why_not)

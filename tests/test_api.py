@@ -621,6 +621,28 @@ def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.Monk
     assert "--timeout" in caught.value.hint
 
 
+def test_comparing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aligndbg import _parallel
+    from aligndbg.backends.onnx_ import OnnxBackend
+    from aligndbg.backends.tflite_ import TfliteBackend
+    from aligndbg.verdict import Judge
+
+    quick, begun = Judge.measure, []
+
+    def slow(judge: Judge, *args: Any) -> Any:
+        begun.append(args)
+        time.sleep(1.1)
+        return quick(judge, *args)
+
+    monkeypatch.setattr(Judge, "measure", slow)
+    monkeypatch.setattr(_parallel, "MAX_THREADS", 1)
+    sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn.tflite"), {})
+    with pytest.raises(UsageError, match=r"comparing the paired tensors ran past 1 s") as caught:
+        aligndbg.diff(*sides, timeout=1, isolate=False, checks=False)
+    assert "--timeout" in caught.value.hint
+    assert len(begun) == 1
+
+
 def test_models_too_large_for_two_sessions_are_not_held_at_once(
     fixtures: Path, aligned: Diff, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,7 +237,7 @@ def clearly_apart(
         for layout in options:
             held = np.stack([_moved_sample(candidate, c, layout) for c in cs])
             norms = np.square(wanted).sum(axis=1)[:, None] + np.square(held).sum(axis=1)
-            products = np.einsum("rk,ck->rc", wanted, held)  # `@` starts threads that cost more than they save
+            products = np.einsum("rk,ck->rc", wanted, held)  # `@` may start threads, which only spin here
             apart &= norms - 2 * products - ROUNDING * norms > bound[:, None]
     return apart
 
