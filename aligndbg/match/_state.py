@@ -211,10 +211,8 @@ class State:
 
     def below(self, side: Side, roots: frozenset[str]) -> Iterator[str]:
         """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""
-        if side is self.reference:
-            start = [r for r in roots if r != "?"]
-        else:
-            start = [self.links[r].candidate for r in roots if r in self.links]
+        known = sorted(r for r in roots if r in self.links)  # in one order, whatever the order of the set
+        start = [r if side is self.reference else self.links[r].candidate for r in known]
         start += [t for n in start for t in side.twins(n) if not self.link_of(side, t)]
         seen = set(start)
         queue = deque(start)
