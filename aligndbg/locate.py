@@ -299,12 +299,12 @@ def _unconfirmed(
 
 
 def _moved(judge: Judge, own: Mapping[str, Metrics], pairs: Iterable[Pair]) -> tuple[frozenset[str], frozenset[str]]:
-    """Of pairs over tolerance: those near, and by half nearer than before what comes before them was corrected; and
-    those that are farther off than before."""
+    """Of pairs over tolerance: those of one op, near, and by half nearer than before what comes before them was
+    corrected; and those that are farther off than before."""
     nearer, farther = set(), set()
     for p in pairs:
         error, before = _spread_error(own[p.reference]), _spread_error(judge.metrics(p))
-        if error <= NEAR and error <= 0.5 * before:
+        if error <= NEAR and error <= 0.5 * before and judge.same_op(p):
             nearer.add(p.reference)
         if error > 1.5 * before:
             farther.add(p.reference)

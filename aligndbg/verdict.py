@@ -78,6 +78,11 @@ class Judge:
         rn, cn = self._nodes_r.get(pair.reference), self._nodes_c.get(pair.candidate)
         return (rn.op_type if rn else "", cn.op_type if cn else "")
 
+    def same_op(self, pair: Pair) -> bool:
+        """Whether both tensors hold the result of one op, whatever the runtimes call it."""
+        rn, cn = self._nodes_r.get(pair.reference), self._nodes_c.get(pair.candidate)
+        return rn is not None and cn is not None and rn.tail == cn.tail
+
     def tolerance(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
         default = self.default(pair, isolated=isolated)
         return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), default)
