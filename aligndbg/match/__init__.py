@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aligndbg._errors import UsageError, nearest
 from aligndbg._types import Layout, Matching, Pair, Trace
+from aligndbg.match._ends import match_names, match_outputs
 from aligndbg.match._reordered import drop_reordered
 from aligndbg.match._side import Side
 from aligndbg.match._state import Link, State, Weights
 from aligndbg.match.classify import classify, coverage
 from aligndbg.match.ops import ops_agree
-from aligndbg.match.structure import match_names, match_outputs, match_structure
+from aligndbg.match.structure import match_structure
 from aligndbg.match.values import match_values
 from aligndbg.metrics import Fingerprint
 
