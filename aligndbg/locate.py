@@ -21,6 +21,7 @@ from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
 from aligndbg.grid import as_read, inner_roundings, read_through
 from aligndbg.match import EVIDENT
+from aligndbg.match.values import STRICT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
@@ -111,7 +112,8 @@ def isolate(
     """
     graph = candidate.graph if forward else reference.graph
     rejected: set[tuple[str, str]] = set()
-    aside: frozenset[str] = frozenset()  # the user's pairs that what follows them refutes: never overridden again
+    # The user's pairs that their values, or what follows them, refute: never overridden again.
+    aside = _crossed(judge, matching.pairs)
     rounds: list[Isolation] = []
     seen = [_state(matching, aside)]
     while len(rounds) < MAX_ROUNDS:
@@ -170,6 +172,26 @@ def _passing(pairs: Iterable[Pair], places: Collection[tuple[str, str]]) -> list
         r = theirs.get(p.candidate, p.reference)
         out.append(replace(p, reference=r, candidate=ours.get(r, p.candidate)))
     return out
+
+
+def _crossed(judge: Judge, pairs: Iterable[Pair]) -> frozenset[str]:
+    """The user's pairs that are crossed with another of his: the values of each agree with the other's counterpart.
+
+    What is computed from both need not show it (a product of the two).
+    """
+    wrong = [p for p in pairs if p.method == "user" and not _agrees(judge, p)]
+    out = set()
+    for p in wrong:
+        for q in wrong:
+            fits = p.layout.candidate_shape == q.layout.candidate_shape
+            if p is not q and fits and p.layout.reference_shape == q.layout.reference_shape:
+                if _agrees(judge, replace(p, candidate=q.candidate, layout=q.layout)):
+                    out |= {p.reference, q.reference}
+    return frozenset(out)
+
+
+def _agrees(judge: Judge, pair: Pair) -> bool:
+    return _spread_error(judge.metrics(pair)) <= STRICT
 
 
 def _refuted(
@@ -281,13 +303,13 @@ def _unconfirmed(
     # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
     by_name = {_rerun_name(p, s.forward): p for p in pairs if p.reference not in s.aside}
     consumers = graph.consumers()
-    out = dict.fromkeys(s.aside, "given by --map, and what is computed from it disagrees")
+    out = dict.fromkeys(s.aside, "given by --map, and its values or what is computed from it disagree")
     for name, p in by_name.items():
         if p.reference not in over:
             continue  # values that agree by chance (x - y for y - x twice over) come out here too
         below = next_pairs(consumers, by_name, name)
-        if _spread_error(own[p.reference]) <= NEAR:
-            continue
+        if p.method != "user" and _spread_error(own[p.reference]) <= NEAR:
+            continue  # (the user may have crossed two that are near)
         if p.provisional and not below:
             continue  # where nothing is computed from it, nothing could confirm it, nor be poisoned by it
         if p.confidence == EVIDENT and not any(d.reference in s.farther for d in below):

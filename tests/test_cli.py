@@ -827,15 +827,19 @@ def test_the_seed_is_what_makes_the_feed(run: Any, fixtures: Path, tmp_path: Pat
 # --- --map ---------------------------------------------------------------------------------------------------------
 
 
-def test_map_wins_over_values(run: Any, fixtures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("/mix/Relu_output_0", "/residual/Add_output_0"),
+        ("/expand/Conv_output_0", "/expand/Sigmoid_output_0"),  # whose product comes out right all the same
+    ],
+)
+def test_map_wins_over_values(run: Any, fixtures: Path, tmp_path: Path, first: str, second: str) -> None:
     """Two tensors of one shape, forced crosswise: unknown there, and no fault anywhere."""
     pair = fixtures / "cnn.onnx", fixtures / "cnn_opset_b.onnx"
     run("diff", *pair, "--json", tmp_path / "o.json")
     names = {p["reference"]: p["candidate"] for p in strict((tmp_path / "o.json").read_text())["pairs"]}
-    crossed = {
-        "/mix/Relu_output_0": names["/residual/Add_output_0"],
-        "/residual/Add_output_0": names["/mix/Relu_output_0"],
-    }
+    crossed = {first: names[second], second: names[first]}
     (tmp_path / "map.txt").write_text("# crosswise\n" + "".join(f"{r}={c}\n" for r, c in crossed.items()))
     done = run("diff", *pair, "--map", tmp_path / "map.txt", "--json", tmp_path / "o.json")
     document = strict((tmp_path / "o.json").read_text())
