@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -181,13 +182,16 @@ def _crossed(judge: Judge, pairs: Iterable[Pair]) -> frozenset[str]:
     """
     wrong = [p for p in pairs if p.method == "user" and not _agrees(judge, p)]
     out = set()
-    for p in wrong:
-        for q in wrong:
-            fits = p.layout.candidate_shape == q.layout.candidate_shape
-            if p is not q and fits and p.layout.reference_shape == q.layout.reference_shape:
-                if _agrees(judge, replace(p, candidate=q.candidate, layout=q.layout)):
-                    out |= {p.reference, q.reference}
+    for p, q in permutations(wrong, 2):
+        fits = p.layout.candidate_shape == q.layout.candidate_shape
+        if fits and p.layout.reference_shape == q.layout.reference_shape and _agrees(judge, _with(p, q)):
+            out |= {p.reference, q.reference}
     return frozenset(out)
+
+
+def _with(p: Pair, q: Pair) -> Pair:
+    """`p` with the counterpart of `q`."""
+    return replace(p, candidate=q.candidate, layout=q.layout)
 
 
 def _agrees(judge: Judge, pair: Pair) -> bool:
