@@ -4,8 +4,9 @@
 
 Both are measured in one process, in turns, and medians are compared. Imports and the start of the worker processes are
 left out: backends are opened and asked for their graph first. The base is plain ONNX Runtime with each value marked as
-an output, and plain LiteRT with all tensors preserved. Exits with 1 where the full diff takes more than three times the
-base and half a second.
+an output, and plain LiteRT with all tensors preserved. A diff keeps no pictures of its pairs here, as on the command
+line without --html and --save, but for the row that says so. Exits with 1 where the full diff takes more than three
+times the base and half a second.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MODES: dict[str, dict[str, bool]] = {
     "diff, no checks": {"checks": False},
     "diff, no isolation": {"isolate": False},
     "diff, neither": {"checks": False, "isolate": False},
+    "diff with pictures": {"details": True},
 }
 
 
@@ -95,7 +97,9 @@ def measure(reference: Path, candidate: Path, repeat: int) -> dict[str, list[flo
         for round_ in range(repeat + 1):
             taken = {"base": seconds(lambda: (run_onnx(reference, x), run_tflite(candidate, fed)))}
             for name, options in MODES.items():
-                taken[name] = seconds(lambda options=options: aligndbg.diff(*opened, x, **options))
+                taken[name] = seconds(
+                    lambda options=options: aligndbg.diff(*opened, x, **({"details": False} | options))
+                )
             for name, value in taken.items():
                 times[name] += [value] if round_ else []
     return times
