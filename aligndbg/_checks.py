@@ -69,26 +69,29 @@ def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> li
     """
     readers, ours = candidate.graph.consumers(), reference.graph.consumers()
 
-    def cut(pair: Pair) -> dict[str, Any] | None:
+    def stored(pair: Pair) -> str:
         through = read_through(readers, pair.candidate)
-        stored = pair.candidate if candidate.quant(pair.candidate) is not None else through[0] if through else ""
-        quant = candidate.quant(stored) if stored in candidate.values else None
+        return pair.candidate if candidate.quant(pair.candidate) is not None else through[0] if through else ""
+
+    def cut(pair: Pair) -> dict[str, Any] | None:
+        name = stored(pair)
+        quant = candidate.quant(name) if name in candidate.values else None
         if quant is None or quant.scale.size > 1 or reference.quant(pair.reference) is not None:
             return None
         after = ours.get(pair.reference, ())
         if after and all(node.canonical in ("Relu", "Clip") for node in after):
             return None  # a grid that begins at zero does what they do
-        limits = np.iinfo(candidate.values[stored].dtype)
-        low, high = quant.dequantize(np.array([limits.min, limits.max], candidate.values[stored].dtype))
+        limits = np.iinfo(candidate.values[name].dtype)
+        low, high = quant.dequantize(np.array([limits.min, limits.max], candidate.values[name].dtype))
         value = reference.values[pair.reference].astype(np.float64)
         norm = float(np.linalg.norm(value))
         if not np.isfinite(norm) or not norm:
             return None
         share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
-        names = {"reference": pair.reference, "candidate": stored}
+        names = {"reference": pair.reference, "candidate": name}
         return {**names, "share": share, "range": [float(low), float(high)]} if share > CLIPPED else None
 
-    found = [one for one in in_threads(cut, matching.pairs) if one]
+    found = [one for one in in_threads(cut, filter(stored, matching.pairs)) if one]
     return sorted(found, key=lambda one: -one["share"])
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from aligndbg._arrays import Lazy
 from aligndbg._capturing import Captured, Clock, capture
 from aligndbg._errors import ModelError, RuntimeCrashError, UnsupportedError
 from aligndbg._types import Array, Backend, Layout, Matching, Pair, Trace
 from aligndbg.feeds import FeedPlan
-from aligndbg.grid import as_read, grid_feeds, grid_weights, read_through
+from aligndbg.grid import grid_feeds, grid_weights
 from aligndbg.locate import Isolation, Replay, isolate
 from aligndbg.match import Weights, match
 from aligndbg.metrics import Fingerprint
@@ -153,13 +151,7 @@ def _on_grid(
     candidate = sides.right.trace.graph
     fed = sides.plan.feeds or sides.right.trace.feeds or {}
     links = [k for k in sides.links if k[1] in fed]
-    feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, candidate)
-    readers = candidate.consumers()
-    for r, c, layout in links:
-        value = fed[c]
-        read = as_read(sides.right.trace, readers, c, value)
-        if r in feeds and read is not value and read_through(sides.left.trace.graph.consumers(), r) is None:
-            feeds[r] = np.asarray(layout.to_reference(read).astype(feeds[r].dtype), order="C")
+    feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
     return feeds, grid_weights(

@@ -31,17 +31,22 @@ def grid_feeds(
     candidate_feeds: Mapping[str, Array],
     links: Iterable[tuple[str, str, Layout]],
     reference: Graph,
-    candidate: Graph,
+    candidate: Trace,
 ) -> dict[str, Array]:
-    """The reference's feeds as the candidate's quantized inputs hold them."""
+    """The reference's feeds as the candidate's inputs hold them on a grid, or as what reads those gets them."""
     out = dict(feeds)
+    ours, theirs = reference.consumers(), candidate.graph.consumers()
     for r, c, layout in links:
-        info, own = candidate.tensors.get(c), reference.tensors.get(r)
-        if own is not None and own.quant is not None:
+        own, quant, value = reference.tensors.get(r), candidate.quant(c), candidate_feeds[c]
+        if r not in out or (own is not None and own.quant is not None):
             continue  # both sides hold integers: they were fed alike already
-        if r in out and info is not None and info.quant is not None:
-            real = layout.to_reference(info.quant.dequantize(candidate_feeds[c]))
-            out[r] = np.asarray(real.astype(out[r].dtype), order="C")
+        real = value
+        if quant is not None:
+            real = quant.dequantize(value)
+        elif not read_through(ours, r):
+            real = as_read(candidate, theirs, c, value)
+        if real is not value:
+            out[r] = np.asarray(layout.to_reference(real).astype(out[r].dtype), order="C")
     return out
 
 

@@ -81,7 +81,7 @@ class State:
     _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     _usual_of: Orders | None = None
     _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
-    _heads: dict[tuple[int, str], Node] = field(default_factory=dict)
+    _heads: dict[tuple[bool, int, str], Node] = field(default_factory=dict)
     _held: dict[tuple[bool, int, bool], tuple[int, list[Link]]] = field(default_factory=dict)
     _above: dict[tuple[bool, str], tuple[list[str], list[str]]] = field(default_factory=dict)
     # By method and rank, how the tensors that are paired are laid out.
@@ -396,7 +396,7 @@ class State:
 
     def _head(self, side: Side, node: Node, canonical: str) -> Node:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
-        key = (id(node), canonical)
+        key = (side is self.reference, id(node), canonical)
         if key not in self._heads:
             self._heads[key] = self._look_for_head(side, node, canonical)
         return self._heads[key]
