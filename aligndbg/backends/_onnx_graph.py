@@ -15,7 +15,7 @@ from aligndbg.backends._onnx_model import OnnxModel, attribute_graphs, outer_nam
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["build_graph"]
+__all__ = ["NOT_TENSORS", "build_graph"]
 
 Types = dict[str, TensorInfo]
 NOT_TENSORS = {"string", "sequence", "optional", "map", "sparse", "opaque"}

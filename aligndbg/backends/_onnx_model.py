@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from aligndbg._errors import ModelError
 from aligndbg._types import Array
+from aligndbg.backends._onnx_wire import split
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +27,7 @@ PLACEHOLDER = "held in memory"  # location of a weight that every session is giv
 class OnnxModel:
     """`proto` has local functions inlined and nodes in topological order; `weights` holds what was too large for it.
 
-    External data stay in their files, which lie under `data_folder`.
+    Weights are views of the mapped file, at any alignment. External data stay in their files, under `data_folder`.
 
     Raises ModelError when the file is missing, truncated, not ONNX, or when its external data are.
     """
@@ -35,7 +37,8 @@ class OnnxModel:
         self.weights: dict[str, Array] = {}
         self._maps: dict[Path, Array] = {}
         self._mapped: dict[str, Array] = {}
-        self.proto = self._inlined(self._without_weights(_parse(path)))
+        self._file: mmap.mmap | None = None
+        self.proto = self._inlined(self._without_weights(*self._parse()))
         if not _sort_nodes(self.proto.graph):
             raise ModelError("its graph has a cycle", context=path)
         for node in self.proto.graph.node:
@@ -54,6 +57,10 @@ class OnnxModel:
         """Bytes of the large initializers, wherever they lie."""
         return sum(array.nbytes for held in (self.weights, self._mapped) for array in held.values())
 
+    def packed_sizes(self) -> dict[str, int]:
+        """Bytes of each large initializer as it lies in the file and again as kernels pack it."""
+        return {name: 2 * array.nbytes for held in (self.weights, self._mapped) for name, array in held.items()}
+
     def fixed(self) -> frozenset[str]:
         """The stored constants that ORT treats as constant: since IR 4, not those that are listed as inputs."""
         listed = {item.name for item in self.proto.graph.input} if self.proto.ir_version >= 4 else set()
@@ -70,38 +77,58 @@ class OnnxModel:
             return np.array(numpy_helper.to_array(self._stored[name]))
         return _constant_node_value(self._constant_nodes[name])
 
-    def _without_weights(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+    def forget(self) -> None:
+        """Lets the file's mapped pages go; what is read again comes from the file."""
+        if self._file is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._file.madvise(mmap.MADV_DONTNEED)
+
+    def _parse(self) -> tuple[onnx.ModelProto, dict[int, Array]]:
+        """The message, and the large initializers that were left out of it, by their place: uint8 (n,)."""
+        try:
+            with open(self.path, "rb") as file:
+                self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            lean, places = split(self._file, LARGE)
+        except (OSError, ValueError):  # not mappable, empty or damaged: the parser says what is wrong
+            self._file = None
+            return _parsed(_content(self.path), self.path), {}
+        whole = np.frombuffer(self._file, np.uint8)
+        return _parsed(lean, self.path), {i: whole[start:stop] for i, (start, stop) in places.items()}
+
+    def _without_weights(self, proto: onnx.ModelProto, left_out: dict[int, Array]) -> onnx.ModelProto:
         import onnx
 
         for tensor in _nested_tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _make_internal(tensor, self._external(tensor))
-        for tensor in proto.graph.initializer:
-            self._take_out(tensor)
+        for i, tensor in enumerate(proto.graph.initializer):
+            self._take_out(tensor, left_out.get(i))
         self._relocate(proto)
         # protobuf frees nothing before the whole message goes, so the stripped message is built anew
         small: onnx.ModelProto = onnx.ModelProto.FromString(proto.SerializeToString())
         return small
 
-    def _take_out(self, tensor: onnx.TensorProto) -> None:
+    def _take_out(self, tensor: onnx.TensorProto, left_out: Array | None) -> None:
         """Large initializers leave the proto; external ones stay references, and ORT maps them without a copy."""
         import onnx
 
         external = tensor.data_location == onnx.TensorProto.EXTERNAL
-        if not external and len(tensor.raw_data) < LARGE:
+        if not external and left_out is None and len(tensor.raw_data) < LARGE:
             return
-        raw = self._external(tensor) if external else np.frombuffer(tensor.raw_data, np.uint8)
+        raw = left_out
+        if external:
+            raw = self._external(tensor)
+        elif raw is None:
+            raw = np.frombuffer(tensor.raw_data, np.uint8).copy()
         if raw.size != _byte_count(tensor):
             raise ModelError(
                 f"{tensor.name!r} has {raw.size} bytes, its shape asks {_byte_count(tensor)}", context=self.path
             )
         if raw.size < LARGE or is_packed(tensor.data_type):
-            if external:
+            if external or left_out is not None:
                 _make_internal(tensor, raw)
             return
-        typed = raw if external else raw.copy()
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        (self._mapped if external else self.weights)[tensor.name] = typed.view(dtype).reshape(tuple(tensor.dims))
+        (self._mapped if external else self.weights)[tensor.name] = raw.view(dtype).reshape(tuple(tensor.dims))
         if not external:
             make_placeholder(tensor)
 
@@ -153,25 +180,29 @@ class OnnxModel:
         return inlined
 
 
-def _parse(path: str) -> onnx.ModelProto:
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(error.strerror or str(error), context=path) from error
+
+
+def _parsed(data: bytes, path: str) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(error.strerror or str(error), context=path) from error
-    try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise ModelError(
-            f"not an ONNX model, or truncated ({len(data)} bytes): {_line(error)}",
+            f"not an ONNX model, or truncated ({os.path.getsize(path)} bytes): {_line(error)}",
             context=path,
             hint="check the download, or that a Git LFS pointer was not saved in its place",
         ) from error
     _refuse_unreadable(proto, path)
     if not proto.graph.node and not proto.graph.output:
-        raise ModelError(f"holds no graph ({len(data)} bytes)", context=path, hint="is it an ONNX model?")
+        size = os.path.getsize(path)
+        raise ModelError(f"holds no graph ({size} bytes)", context=path, hint="is it an ONNX model?")
     return proto
 
 

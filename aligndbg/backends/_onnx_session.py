@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,20 @@ from aligndbg.backends._onnx_model import is_packed
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["LEVELS", "from_ort", "make_session", "ort_type", "resolve_provider", "run_session", "runtime", "to_ort"]
+__all__ = [
+    "CPU",
+    "LEVELS",
+    "Session",
+    "from_ort",
+    "make_session",
+    "ort_type",
+    "resolve_provider",
+    "run_session",
+    "runtime",
+    "to_ort",
+]
+
+CPU = "CPUExecutionProvider"
 
 LEVELS = {
     "disable": "ORT_DISABLE_ALL",
@@ -35,6 +48,13 @@ ORT_DTYPES = {
     "float8e5m2fnuz": "float8_e5m2fnuz",
     "float4e2m1": "float4_e2m1fn",
 }
+
+
+class Session(NamedTuple):
+    """An ORT session, and the arrays whose memory it reads."""
+
+    ort: onnxruntime.InferenceSession
+    arrays: Mapping[str, Array]
 
 
 def runtime() -> Any:
@@ -68,11 +88,13 @@ def make_session(
     weights: Mapping[str, Any] | None = None,
     data_folder: str = "",
     save_to: str = "",
+    prepack: bool = True,
 ) -> onnxruntime.InferenceSession:
     """A session of a file or of a serialized model whose placeholders are filled from `weights` (OrtValues).
 
     `name` is what errors call the model; `data_folder` is where a serialized model's external data are; `save_to`
-    receives the optimized model, with its weights in a file beside it.
+    receives the optimized model, with its weights in a file beside it. Without `prepack` weights stay where they are:
+    for a session that is only asked, since it would compute other last bits.
     Raises ModelError with ORT's own reason.
     """
     ort = runtime()
@@ -82,6 +104,8 @@ def make_session(
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # an arena keeps what a run took, until the session goes
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     if data_folder:
@@ -91,7 +115,7 @@ def make_session(
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{os.path.basename(save_to)}.data"
         )
-    providers = list(dict.fromkeys((provider, "CPUExecutionProvider")))
+    providers = list(dict.fromkeys((provider, CPU)))
     try:
         session = ort.InferenceSession(source, options, providers=providers)
     except Exception as error:
@@ -107,12 +131,16 @@ def make_session(
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Array], path: str
+    session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Any], path: str
 ) -> list[Any]:
-    """One inference. Returns OrtValues (or arrays, where a feed is of strings). Raises ModelError naming the node."""
+    """One inference on arrays or OrtValues. Returns OrtValues (or arrays, where a feed is an array of strings).
+
+    Raises ModelError naming the node.
+    """
     # OrtValues of strings cannot be made from Python, and `run` cannot return bfloat16: rarely both
-    strings = any(array.dtype.kind in "OUS" for array in feeds.values())
-    given = feeds if strings else {name: to_ort(array, name) for name, array in feeds.items()}
+    arrays = {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
+    strings = any(array.dtype.kind in "OUS" for array in arrays.values())
+    given = feeds if strings else {**feeds, **{name: to_ort(array, name) for name, array in arrays.items()}}
     try:
         return list((session.run if strings else session.run_with_ort_values)(names, dict(given)))
     except Exception as error:

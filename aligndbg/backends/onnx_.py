@@ -6,40 +6,47 @@ import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
-from aligndbg.backends._onnx_graph import build_graph
+from aligndbg.backends._onnx_graph import NOT_TENSORS, build_graph
 from aligndbg.backends._onnx_model import OnnxModel
-from aligndbg.backends._onnx_rewrite import Tapped, constant_part, tapped
+from aligndbg.backends._onnx_rewrite import constant_part, tapped
+from aligndbg.backends._onnx_segments import SegmentedRun, cut, sizes_on, whole
 from aligndbg.backends._onnx_session import (
+    CPU,
     LEVELS,
+    Session,
     from_ort,
     make_session,
     ort_type,
     resolve_provider,
-    run_session,
     runtime,
     to_ort,
 )
 
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
 __all__ = ["OnnxBackend"]
 
-SESSIONS_KEPT = 2
-LARGE_FILE = 64 << 20  # bytes of weights from which only the last session is kept: each packs its own copy
-PLAIN = "plain"
+RUNS_KEPT = 2
+LARGE_FILE = 64 << 20  # bytes of weights from which only the last run is kept: each packs its own copy
+SEGMENT_BYTES = 64 << 20  # of values and packed weights that a run with taps holds at a time
+WIDENED = ("float16", "bfloat16")  # on a CPU ORT keeps these as float32 between nodes: a cut would round them
 
 
-class _Session(NamedTuple):
-    """An ORT session, the inputs that stand for overrides, and arrays whose memory it reads."""
+class _Run(NamedTuple):
+    """A run with its sessions, and the inputs that stand for overrides."""
 
-    session: Any
+    run: SegmentedRun
     stand_ins: Mapping[str, str]
-    held: Mapping[str, Array]
 
 
 class OnnxBackend:
@@ -69,11 +76,11 @@ class OnnxBackend:
         self.info = ModelInfo(target, "onnx", f"onnxruntime {runtime().__version__}", opened)
         self._path = target
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._sessions: OrderedDict[Any, _Session] = OrderedDict()
+        self._runs: OrderedDict[object, _Run] = OrderedDict()
+        self._seen_bytes: dict[str, int] = {}
         self._model = OnnxModel(target)
         if self._level != "disable":
             self._model = self._optimized()
-        self._weights: dict[str, Any] = {}
         self._graph: Graph | None = None
         self._rank: dict[str, int] = {}
 
@@ -111,11 +118,11 @@ class OnnxBackend:
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""
-        self._sessions.clear()
+        self._runs.clear()
 
     def close(self) -> None:
         """Drops the sessions and the temporary files."""
-        self._sessions.clear()
+        self._runs.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -125,23 +132,24 @@ class OnnxBackend:
     ) -> Iterator[tuple[str, Array]]:
         stored = set(self._model.stored())
         heads = [name for name in names if name not in feeds and name not in stored]
-        results: list[Any] = []
-        if heads:
-            made = self._session(heads, overrides, without_feeds)
-            given = {stand_in: overrides[name] for name, stand_in in made.stand_ins.items()}
-            try:
-                results = run_session(made.session, heads, feeds | given, self._path)
-            except UnsupportedError as error:
-                fed = {stand_in: name for name, stand_in in made.stand_ins.items()}
-                raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
-        results.reverse()
         for name in names:
             if name in feeds:
                 yield name, np.array(feeds[name])
             elif name in stored:
                 yield name, self._model.constant(name)
-            else:
-                yield name, from_ort(results.pop(), name)  # popped, so that ORT's memory goes as we go
+        if not heads:
+            return
+        run, stand_ins = self._run_of(heads, feeds, overrides, without_feeds)
+        given = feeds | {stand_in: overrides.pop(name) for name, stand_in in stand_ins.items()}
+        try:
+            for name, value in run.values(given, self._path):
+                array = from_ort(value, name)
+                del value
+                self._seen_bytes[name] = array.nbytes
+                yield name, array
+        except UnsupportedError as error:
+            fed = {stand_in: name for name, stand_in in stand_ins.items()}
+            raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
 
     def _position(self, name: str, what: str) -> int:
         self.graph()
@@ -175,24 +183,47 @@ class OnnxBackend:
             _check(f"input {name!r}", info, arrays[name])
         return arrays
 
-    def _session(self, heads: Sequence[str], overrides: Mapping[str, Array], without_feeds: bool) -> _Session:
-        """The session that yields `heads` with these overrides in it. The last few are kept."""
+    def _run_of(
+        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[str, Array], without_feeds: bool
+    ) -> _Run:
+        """The run that yields `heads` with these overrides in it. The last few are kept."""
         plain = not overrides and not without_feeds and set(heads) <= set(self.graph().outputs)
-        key = PLAIN if plain else (frozenset(heads), self._override_key(overrides), without_feeds)
-        if key not in self._sessions:
-            while len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
-                self._sessions.popitem(last=False)
-            if plain:
-                made = make_session(
-                    self._path, name=self._path, provider=self._provider, threads=self._threads, level=self._level
-                )
-                self._keep(key, _Session(made, {}, {}))
-            else:
-                proto = self._model.proto
-                base = constant_part(proto, self.graph().constants) if without_feeds else proto
-                self._keep(key, self._tapped(tapped(base, heads, overrides, self._model.fixed())))
-        self._sessions.move_to_end(key)
-        return self._sessions[key]
+        sizes = self._sizes(feeds)
+        large = sum(sizes.get(name, 0) for name in heads) // SEGMENT_BYTES  # it was cut for as much
+        key = (plain, tuple(heads), self._override_key(overrides), without_feeds, large)
+        if key not in self._runs:
+            while len(self._runs) >= self._room():  # the oldest goes before the new one takes memory
+                self._runs.popitem(last=False)
+            self._runs[key] = self._plain(heads) if plain else self._tapped(heads, feeds, overrides, without_feeds)
+        self._runs.move_to_end(key)
+        return self._runs[key]
+
+    def _plain(self, heads: list[str]) -> _Run:
+        def make(_: onnx.ModelProto) -> Session:
+            return Session(self._session_of_file(), {})
+
+        return _Run(SegmentedRun(self._model.proto, heads, [whole(self._model.proto.graph)], make, keep=True), {})
+
+    def _tapped(
+        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[str, Array], without_feeds: bool
+    ) -> _Run:
+        base = constant_part(self._model.proto, self.graph().constants) if without_feeds else self._model.proto
+        edited = tapped(base, heads, overrides, self._model.fixed())
+        segments = [whole(edited.proto.graph)]
+        texts = any(array.dtype.kind in "OUS" for array in feeds.values())
+        if self._provider == CPU and not texts:
+            sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
+            segments = cut(edited.proto.graph, sizes, SEGMENT_BYTES, self.graph().constants, self._passable)
+        make = partial(self._make, held=edited.held)
+        return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._room() > 1), edited.stand_ins)
+
+    def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        """Bytes of each tensor as far as known; of a weight twice, as kernels pack it."""
+        return sizes_on(self.graph(), feeds) | self._seen_bytes | self._model.packed_sizes()
+
+    def _passable(self, name: str) -> bool:
+        info = self.graph().tensors.get(name)
+        return info is not None and info.dtype not in ("", *NOT_TENSORS, *WIDENED)
 
     def _override_key(self, overrides: Mapping[str, Array]) -> frozenset[tuple[str, str, str]]:
         """Names and dtypes; for constants the values, too, since they become part of the session."""
@@ -202,21 +233,16 @@ class OnnxBackend:
         )
 
     def _room(self) -> int:
-        return 1 if self._model.weight_bytes > LARGE_FILE else SESSIONS_KEPT
+        return 1 if self._model.weight_bytes > LARGE_FILE else RUNS_KEPT
 
-    def _keep(self, key: Any, session: _Session) -> None:
-        self._sessions[key] = session
-        while len(self._sessions) > self._room():
-            self._sessions.popitem(last=False)
-
-    def _tapped(self, edited: Tapped) -> _Session:
-        if not self._weights:
-            self._weights = {name: to_ort(array, name) for name, array in self._model.weights.items()}
-        there = {item.name for item in edited.proto.graph.initializer}
-        weights = {name: weight for name, weight in self._weights.items() if name in there}
-        weights |= {name: to_ort(array, name) for name, array in edited.held.items()}
+    def _make(self, proto: onnx.ModelProto, *, held: Mapping[str, Array], prepack: bool = True) -> Session:
+        """A session of a proto with placeholders, for what the file holds and for `held`."""
+        weights = {**self._model.weights, **held}
+        there = [item.name for item in proto.graph.initializer if item.name in weights]
+        # Aligned, as kernels may want it: what is not is copied, and goes with the session.
+        arrays = {name: np.require(weights[name], requirements=("C", "A") if prepack else ("C",)) for name in there}
         try:
-            source = edited.proto.SerializeToString()
+            source = proto.SerializeToString()
         except Exception as error:  # protobuf's limit of 2 GB; its class differs between implementations
             raise ModelError(
                 f"too large without its initializers: {error}",
@@ -228,37 +254,40 @@ class OnnxBackend:
             name=self._path,
             provider=self._provider,
             threads=self._threads,
-            weights=weights,
+            weights={name: to_ort(array, name) for name, array in arrays.items()},
             data_folder=self._model.data_folder,
+            prepack=prepack,
         )
-        return _Session(made, edited.stand_ins, edited.held)
+        self._model.forget()
+        return Session(made, arrays)
 
     def _ask_runtime(self, names: list[str]) -> dict[str, TensorInfo]:
-        """Types as ORT infers them, from a session that the first capture then uses."""
+        """Types as ORT infers them."""
         try:
-            session = self._tapped(tapped(self._model.proto, names, {}))
+            session = self._make(tapped(self._model.proto, names, {}).proto, held={}, prepack=False)
         except ModelError:  # the file can still be listed; running it raises this again
             return {}
-        self._keep((frozenset(names), frozenset(), False), session)
         return {
             item.name: TensorInfo(item.name, None if item.shape is None else tuple(item.shape), ort_type(item.type))
-            for item in session.session.get_outputs()
+            for item in session.ort.get_outputs()
         }
 
     def _optimized(self) -> OnnxModel:
-        """The model that ONNX Runtime makes of ours. The session that made it serves as the untapped one."""
+        """The model that ONNX Runtime makes of ours."""
         self._folder = tempfile.TemporaryDirectory(prefix="aligndbg-")
         saved = str(Path(self._folder.name) / "optimized.onnx")
-        session = make_session(
+        self._session_of_file(saved)
+        return OnnxModel(saved)
+
+    def _session_of_file(self, save_to: str = "") -> onnxruntime.InferenceSession:
+        return make_session(
             self._path,
             name=self._path,
             provider=self._provider,
             threads=self._threads,
             level=self._level,
-            save_to=saved,
+            save_to=save_to,
         )
-        self._keep(PLAIN, _Session(session, {}, {}))
-        return OnnxModel(saved)
 
 
 def _digest(array: Array) -> str:

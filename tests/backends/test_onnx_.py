@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError
 from aligndbg._types import Backend
-from aligndbg.backends.onnx_ import SESSIONS_KEPT, OnnxBackend
+from aligndbg.backends.onnx_ import RUNS_KEPT, OnnxBackend
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -258,18 +258,18 @@ def test_a_second_identical_run_reuses_the_session(tmp_path: Path) -> None:
     x = floats(2, 3)
     for fetch in (["y"], ["a"], ["b"], ["b"]):
         dict(backend.run({"x": x}, fetch))
-    sessions = dict(backend._sessions)
-    assert len(sessions) == SESSIONS_KEPT
+    runs = dict(backend._runs)
+    assert len(runs) == RUNS_KEPT
     dict(backend.run({"x": x}, ["b"]))
-    assert all(backend._sessions[key] is sessions[key] for key in sessions)
+    assert all(backend._runs[key] is runs[key] for key in runs)
 
 
 def test_graph_outputs_alone_run_the_file_as_it_is(tmp_path: Path) -> None:
     backend = opened(conv_net(tmp_path))
     x = floats(1, 3, 12, 12)
     plain = dict(backend.run({"x": x}, ["y"]))
-    (made,) = backend._sessions.values()
-    assert [output.name for output in made.session.get_outputs()] == ["y"]
+    (made,) = backend._runs.values()
+    assert [output.name for output in made.run._kept[0].ort.get_outputs()] == ["y"]
     np.testing.assert_array_equal(dict(backend.run({"x": x}, backend.graph().tappable()))["y"], plain["y"])
 
 

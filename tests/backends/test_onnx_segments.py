@@ -1,0 +1,177 @@
+"""Runs in segments: the same values as one session's, to the last bit, with little held at a time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from aligndbg._types import Array
+from aligndbg.backends import onnx_
+from aligndbg.backends._onnx_segments import cut
+from aligndbg.backends.onnx_ import OnnxBackend
+
+FLOAT = TensorProto.FLOAT
+RNG = np.random.default_rng(0)
+
+
+def value(name: str, dtype: int = FLOAT, shape: Any = None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def save(path: Path, nodes: Any, inputs: Any, outputs: Any, initializers: Any = (), opset: int = 21) -> str:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(initializers))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path / "m.onnx")
+    return str(path / "m.onnx")
+
+
+def run(path: str, feeds: Any, limit: int, monkeypatch: Any, overrides: Any = None) -> tuple[dict[str, Array], int]:
+    """All values, and in how many segments they were computed."""
+    monkeypatch.setattr(onnx_, "SEGMENT_BYTES", limit)
+    backend = OnnxBackend(path, {})
+    found = dict(backend.run(feeds, backend.graph().tappable(), overrides))
+    (kept,) = backend._runs.values()
+    return found, len(kept.run._segments)
+
+
+def check_same(found: dict[str, Array], expected: dict[str, Array]) -> None:
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_opset_b", "attention", "lstm"])
+def test_segments_give_the_bits_and_the_order_of_one_session(fixtures: Path, name: str, monkeypatch: Any) -> None:
+    path = str(fixtures / f"{name}.onnx")
+    graph = OnnxBackend(path, {}).graph()
+    feeds = {
+        n: RNG.standard_normal([d if isinstance(d, int) else 1 for d in graph.tensors[n].shape or ()], np.float32)
+        for n in graph.inputs
+    }
+    expected, one = run(path, feeds, 1 << 40, monkeypatch)
+    found, many = run(path, feeds, 1, monkeypatch)
+    assert (one, many > 5) == (1, True)
+    check_same(found, expected)
+    own = {n: a for n, a in expected.items() if a.dtype == np.float32 and n not in graph.outputs}
+    overridden, many = run(path, feeds, 1, monkeypatch, own)
+    assert many > 5
+    check_same(overridden, expected)
+
+
+def test_what_computes_a_constant_goes_with_every_segment_that_reads_it(tmp_path: Path, monkeypatch: Any) -> None:
+    """Reshape's shape computed from constants, in another segment than the Reshapes."""
+    nodes = [
+        helper.make_node("Constant", [], ["half"], value_ints=[2]),
+        helper.make_node("Concat", ["half", "rest"], ["shape"], axis=0),
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node("Reshape", ["a", "shape"], ["b"]),
+        helper.make_node("Neg", ["b"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["y"]),
+    ]
+    rest = numpy_helper.from_array(np.int64([-1]), "rest")
+    path = save(tmp_path, nodes, [value("x", shape=[4, 3])], [value("y")], [rest])
+    x = RNG.standard_normal((4, 3), np.float32)
+    found, many = run(path, {"x": x}, 1, monkeypatch)
+    assert many == 6
+    np.testing.assert_array_equal(found["y"], x.reshape(2, 6))
+
+
+def test_values_that_onnx_runtime_holds_wider_than_they_are_are_not_cut(tmp_path: Path, monkeypatch: Any) -> None:
+    """float16 on a CPU stays float32 between nodes: passed from session to session it would be rounded."""
+    weights = [RNG.standard_normal((32, 32)).astype(np.float16) / 6 for _ in range(4)]
+    nodes, last = [], "x"
+    for k in range(4):
+        nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [f"m{k}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{k}"], [last := f"t{k}"]))
+    stored = [numpy_helper.from_array(array, f"w{k}") for k, array in enumerate(weights)]
+    half = TensorProto.FLOAT16
+    path = save(tmp_path, nodes, [value("x", half, [4, 32])], [value(last, half)], stored)
+    feeds = {"x": RNG.standard_normal((4, 32)).astype(np.float16)}
+    expected, _ = run(path, feeds, 1 << 40, monkeypatch)
+    found, many = run(path, feeds, 1, monkeypatch)
+    assert many == 1
+    check_same(found, expected)
+
+
+def test_sequences_stay_in_one_segment_and_bodies_read_across(tmp_path: Path, monkeypatch: Any) -> None:
+    body = helper.make_graph([helper.make_node("Add", ["a", "a"], ["sum"])], "then", [], [value("sum")])
+    other = helper.make_graph([helper.make_node("Neg", ["a"], ["minus"])], "else", [], [value("minus")])
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node("SplitToSequence", ["a"], ["parts"], axis=0),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("SequenceAt", ["parts", "first"], ["c"]),
+        helper.make_node("Sigmoid", ["b"], ["d"]),
+        helper.make_node("If", ["yes"], ["e"], then_branch=body, else_branch=other),
+        helper.make_node("Add", ["e", "d"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(np.int64(0), "first"), numpy_helper.from_array(np.bool_(True), "yes")]
+    path = save(tmp_path, nodes, [value("x", shape=[4, 3])], [value("y"), value("c")], stored)
+    feeds = {"x": RNG.standard_normal((4, 3), np.float32)}
+    expected, _ = run(path, feeds, 1 << 40, monkeypatch)
+    found, many = run(path, feeds, 1, monkeypatch)
+    assert many == 5  # SplitToSequence to SequenceAt are one
+    check_same(found, expected)
+
+
+def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any) -> None:
+    nodes, last, stored = [], "x", []
+    for k in range(6):
+        stored.append(numpy_helper.from_array(RNG.standard_normal((128, 128)).astype(np.float32), f"w{k}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [last := f"m{k}"]))
+    path = save(tmp_path, nodes, [value("x", shape=[4, 128])], [value(last)], stored)
+    monkeypatch.setattr(onnx_, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
+    monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
+    backend = OnnxBackend(path, {})
+    alive: list[Any] = []
+    made = onnx_.make_session
+
+    def watched(*args: Any, **options: Any) -> Any:
+        session = made(*args, **options)
+        alive.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(onnx_, "make_session", watched)
+    most = 0
+    for _ in backend.run({"x": np.ones((4, 128), np.float32)}, [f"m{k}" for k in range(6)]):
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert len(alive) == 6
+    assert most == 0  # its values are all that is left of a session when they are read
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_every_node_is_in_a_segment_and_takes_only_what_an_earlier_one_leaves(seed: int, limit: int) -> None:
+    rng = np.random.default_rng(seed)
+    names, nodes, constants = ["x", "k"], [], {"k"}
+    for i in range(int(rng.integers(1, 30))):
+        reads = [str(n) for n in rng.choice(names, size=int(rng.integers(1, 3)))]
+        nodes.append(helper.make_node("Sum", reads, [f"v{i}"]))
+        if set(reads) <= constants:
+            constants.add(f"v{i}")
+        names.append(f"v{i}")
+    graph = helper.make_graph(nodes, "g", [value("x")], [], [numpy_helper.from_array(np.float32([1]), "k")])
+    stuck = {name for name in names[2:] if rng.random() < 0.1}
+    sizes = {name: int(rng.integers(1, 20)) for name in names}
+    segments = cut(graph, sizes, limit, frozenset(constants), lambda name: name not in stuck)
+    known = {"x", "k"}
+    done = set[int]()
+    for segment in segments:
+        inside = {name for i in segment.nodes for name in nodes[i].output}
+        reads = {name for i in segment.nodes for name in nodes[i].input}
+        assert set(segment.takes) == reads - inside - {"x", "k"}
+        assert set(segment.takes) <= known
+        assert not set(segment.takes) & (stuck | constants)
+        assert set(segment.leaves) <= inside
+        known |= set(segment.leaves)
+        done |= set(segment.nodes)
+    assert done == set(range(len(nodes)))
