@@ -58,12 +58,16 @@ def _from_segment(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Ar
 
 
 class Channel:
-    """One end of the conversation. `folders` are where segments may be written, best first."""
+    """One end of the conversation. `folders` are where segments may be written, best first; the last is on disk.
+
+    `to_disk`: they go there at once, so that who receives them need not hold them in memory.
+    """
 
     def __init__(self, reader: BinaryIO, writer: BinaryIO, side: str) -> None:
         self._reader, self._writer, self._side = reader, writer, side
         self._count = 0
         self.folders: tuple[str, ...] = ()
+        self.to_disk = False
 
     def send(self, *message: Any) -> None:
         buffer = io.BytesIO(bytes(8))
@@ -91,7 +95,7 @@ class Channel:
         self._count += 1
         for folder in self.folders:
             last = folder == self.folders[-1]
-            if not last and shutil.disk_usage(folder).free < flat.nbytes + SHM_RESERVE:
+            if not last and (self.to_disk or shutil.disk_usage(folder).free < flat.nbytes + SHM_RESERVE):
                 continue
             path = os.path.join(folder, f"{self._side}{self._count}")
             try:

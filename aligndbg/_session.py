@@ -17,7 +17,7 @@ from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
 from aligndbg._parallel import in_threads
-from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, release
+from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, bound, release
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
 from aligndbg.locate import Isolation
@@ -71,6 +71,9 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         with clock.stage("load"):
             feeding = plan_feeds(ref, cand, options)
         budget = settings.budget if settings.budget is not None else _default_memory()
+
+        for side in (ref, cand):
+            bound(side, budget // STORES)
 
         def new_store() -> Store:
             return stack.enter_context(_closing(Store(budget // STORES)))

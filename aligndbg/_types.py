@@ -258,6 +258,13 @@ def release(backend: Backend) -> None:
         let_go()
 
 
+def bound(backend: Backend, nbytes: int) -> None:
+    """How many bytes of overrides a backend may hold in memory; those that hold none of their own lack the method."""
+    limit = getattr(backend, "bound", None)
+    if limit is not None:
+        limit(nbytes)
+
+
 @dataclass(frozen=True)
 class Trace:
     """One run of one model. `values` reads lazily; `order` is execution order; `missing` says why one has no value.

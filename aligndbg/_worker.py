@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import queue
@@ -24,6 +23,7 @@ import numpy as np
 
 from aligndbg._channel import Channel
 from aligndbg._errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
+from aligndbg._memory import give_back
 from aligndbg._registry import Entry
 from aligndbg._types import Array, Graph, ModelInfo, release
 
@@ -113,7 +113,7 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
                 channel.send("end", backend.info, learnt)
             elif request[0] == "release":
                 release(backend)
-                _trim()
+                give_back()
                 channel.send("released")
             elif request[0] == "unreadable":
                 raise request[1]
@@ -124,12 +124,6 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             channel.send("error", _portable(error))
         feeds = request = None
     backend.close()
-
-
-def _trim() -> None:
-    """Gives freed memory back to the system, where the C library keeps it to itself until asked (glibc)."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library; Windows has no CDLL(None)
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _taken(given: dict[str, Array]) -> dict[str, Array]:
@@ -153,6 +147,7 @@ def _stream(channel: Channel, inbox: queue.SimpleQueue[Any], values: Iterator[tu
                 ahead.popleft()
         channel.send("value", name, value)
         ahead.append(value.nbytes)
+        del value  # before the next is made
 
 
 def _portable(error: Exception) -> AligndbgError:
@@ -296,6 +291,7 @@ class WorkerBackend:
         self._run: object | None = None  # the run whose end has not been received
         self._leftover = False  # a stopped run's last values are still in the pipe
         self._closed = False
+        self._bound: int | None = None
         self._child: _Child | None = None
         self._start()
 
@@ -327,15 +323,22 @@ class WorkerBackend:
     ) -> Iterator[tuple[str, Array]]:
         """As Backend.run. The child starts computing at once, and stays at most a few values ahead of the reader.
 
-        Overrides are read one at a time, and none is held here once it is sent.
+        Overrides are read one at a time, and none is held here once it is sent. Those past the bound go by disk.
         """
         self._request("overrides")
+        sent = 0
         for name in overrides or ():
-            self._send("override", name, np.asarray(cast(Mapping[str, Array], overrides)[name]))
+            array = np.asarray(cast(Mapping[str, Array], overrides)[name])
+            sent += array.nbytes
+            self._send("override", name, array, to_disk=self._bound is not None and sent > self._bound)
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         self._send("run", arrays, tuple(fetch), overrides is not None)
         self._run = token = object()
         return self._values(token)
+
+    def bound(self, nbytes: int) -> None:
+        """As `aligndbg._types.bound`."""
+        self._bound = nbytes
 
     def release(self) -> None:
         """As `aligndbg._types.release`; a child that is not there holds nothing."""
@@ -412,8 +415,12 @@ class WorkerBackend:
                 with contextlib.suppress(RuntimeCrashError):  # nobody waits for this run: the next call starts afresh
                     self._stop_run()
 
-    def _send(self, *message: Any) -> None:
-        self._exchange(lambda child: child.channel.send(*message))
+    def _send(self, *message: Any, to_disk: bool = False) -> None:
+        def send(child: _Child) -> None:
+            child.channel.to_disk = to_disk
+            child.channel.send(*message)
+
+        self._exchange(send)
 
     def _receive(self, raises: bool = True) -> tuple[Any, ...]:
         message: tuple[Any, ...] = self._exchange(lambda child: child.channel.receive())

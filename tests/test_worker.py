@@ -247,6 +247,22 @@ def test_a_new_run_ends_the_old_one(odd: WorkerBackend) -> None:
         next(old)
 
 
+def test_overrides_past_the_bound_wait_on_disk(odd: WorkerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = _channel.Channel.write_segment, []
+
+    def watched(channel: _channel.Channel, flat: Any) -> str:
+        written.append(Path(write(channel, flat)).parent)
+        return str(written[-1] / f"{channel._side}{channel._count}")
+
+    monkeypatch.setattr(_channel.Channel, "write_segment", watched)
+    overrides = {str(k): np.full(100_000, k, np.uint8) for k in range(5)}
+    odd.bound(250_000)
+    got = dict(odd.run({"x": np.full(100_000, 9, np.uint8)}, (), overrides))
+    assert {name: int(array[0]) for name, array in got.items()} == {"x": 9} | {str(k): k for k in range(5)}
+    memory, disk = folders_of(odd)
+    assert written == [memory, memory, disk, disk, disk, memory]  # the feed is no override
+
+
 def test_overrides_are_made_one_at_a_time_and_not_kept(odd: WorkerBackend) -> None:
     alive: list[int] = []
 

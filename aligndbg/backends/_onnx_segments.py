@@ -11,67 +11,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aligndbg._memory import give_back
 from aligndbg._types import Array, Graph
 from aligndbg.backends._onnx_graph import NOT_TENSORS
 from aligndbg.backends._onnx_model import outer_names
 from aligndbg.backends._onnx_session import Session, run_session
+from aligndbg.backends._segments import Segment, cut
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Segment", "SegmentedRun", "cut", "sizes_on", "whole"]
-
-UNKNOWN = 64  # values of unknown size that are taken for a whole segment
+__all__ = ["SegmentedRun", "cut_graph", "sizes_on", "whole"]
 
 
-class Segment(NamedTuple):
-    """`nodes` are places in the graph; `takes` were computed before, `leaves` are read after."""
-
-    nodes: tuple[int, ...]
-    takes: tuple[str, ...]
-    leaves: tuple[str, ...]
-
-
-def whole(graph: onnx.GraphProto) -> Segment:
+def whole(graph: onnx.GraphProto) -> Segment[str]:
     """All nodes in one."""
-    return Segment(tuple(range(len(graph.node))), (), ())
+    return Segment(tuple(range(len(graph.node))))
 
 
-def cut(
+def cut_graph(
     graph: onnx.GraphProto,
     sizes: Mapping[str, int],
     limit: int,
     constants: frozenset[str],
     passable: Callable[[str], bool],
-) -> list[Segment]:
-    """Segments of about `limit` bytes: of what a segment's nodes compute, and of weights and inputs that they read.
-
-    `graph` is in topological order. No cut separates a value that is not `passable` from what reads it. Nodes that
-    compute `constants` are repeated wherever those are read, so that they stay constants there.
-    """
+) -> list[Segment[str]]:
+    """Segments of a graph in topological order; see `_segments.cut`."""
     reads = [tuple(dict.fromkeys(n for n in (*node.input, *outer_names(node)) if n)) for node in graph.node]
-    last = {name: i for i, names in enumerate(reads) for name in names}
-    made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    fixed = {name for name in made if name in constants}
-    pieces: list[list[int]] = [[]]
-    held, seen = 0, set[str]()
-    bound = -1  # the last reader of a value that cannot be passed on
-    for i, node in enumerate(graph.node):
-        computed = sum(sizes.get(name, limit // UNKNOWN) for name in node.output if name)
-        fresh = [name for name in reads[i] if name not in made]
-        cost = computed + sum(sizes.get(name, 0) for name in fresh if name not in seen)
-        if pieces[-1] and held + cost > limit and bound < i:
-            pieces.append([])
-            held, seen = 0, set()
-            cost = computed + sum(sizes.get(name, 0) for name in fresh)
-        pieces[-1].append(i)
-        held += cost
-        seen.update(fresh)
-        stuck = (name for name in node.output if name and name not in fixed and not passable(name))
-        bound = max((bound, *(last.get(name, -1) for name in stuck)))
-    if len(pieces) == 1:
-        return [whole(graph)]
-    return [_segment(piece, reads, made, last, fixed) for piece in pieces]
+    makes = [tuple(name for name in node.output if name) for node in graph.node]
+    return cut(reads, makes, sizes, limit, constants, passable)
 
 
 def sizes_on(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
@@ -94,30 +62,6 @@ def _itemsize(dtype: str) -> int:
     return max(1, int(bits[0]) // 8) if bits else 1
 
 
-def _segment(
-    piece: Sequence[int],
-    reads: Sequence[Sequence[str]],
-    made: Mapping[str, int],
-    last: Mapping[str, int],
-    fixed: set[str],
-) -> Segment:
-    nodes, takes = set(piece), dict[str, None]()
-    todo = [name for i in piece for name in reads[i]]
-    while todo:
-        name = todo.pop()
-        maker = made.get(name)
-        if maker is None or maker in nodes:
-            continue
-        if name in fixed:
-            nodes.add(maker)
-            todo += reads[maker]
-        else:
-            takes[name] = None
-    own, end = set(piece), max(piece)
-    leaves = [n for n, i in made.items() if i in own and last.get(n, -1) > end and n not in fixed]
-    return Segment(tuple(sorted(nodes)), tuple(takes), tuple(leaves))
-
-
 class SegmentedRun:
     """`proto` cut into `segments`, which yields `heads` in order. `make` makes a part's session; `keep` keeps it."""
 
@@ -125,7 +69,7 @@ class SegmentedRun:
         self,
         proto: onnx.ModelProto,
         heads: Sequence[str],
-        segments: Sequence[Segment],
+        segments: Sequence[Segment[str]],
         make: Callable[[onnx.ModelProto], Session],
         *,
         keep: bool,
@@ -142,28 +86,30 @@ class SegmentedRun:
             self._read.append({n for node in nodes for n in (*node.input, *outer_names(node))})
         self._last = {name: k for k, names in enumerate(self._read) for name in names}
 
-    def values(self, feeds: dict[str, Array], path: str) -> Iterator[tuple[str, Any]]:
-        """(name, OrtValue) of each head, in the nodes' order; arrays where a feed is of strings. See `run_session`.
+    def values(self, feeds: dict[str, Array], path: str) -> Iterator[tuple[str, Any, bool]]:
+        """(name, OrtValue, whether it is read again) of each head, in the nodes' order. See `run_session`.
 
-        Takes from `feeds` what is not read any more.
+        Arrays instead of OrtValues where a feed is of strings. Takes from `feeds` what is not read any more.
         """
         alive: dict[str, Any] = {}
         for k, (segment, heads) in enumerate(zip(self._segments, self._heads, strict=True)):
             names = list(dict.fromkeys((*heads, *segment.leaves)))
-            if names:
-                session = self._session(k, alive)
-                taken = {item.name for item in session.ort.get_inputs()}
-                given = {name: value for name, value in (feeds | alive).items() if name in taken}
-                results = run_session(session.ort, names, given, path)
-                del session, given
-                alive |= {name: value for name, value in zip(names, results, strict=True) if name in segment.leaves}
-                results.reverse()
-                for name in heads:
-                    yield name, results.pop()  # popped, so that ORT's memory goes as we go
-                results.clear()
+            results = self._results(k, names, feeds | alive, path) if names else []
             for held in (feeds, alive):
                 for name in [name for name in held if self._last.get(name, -1) <= k]:
                     del held[name]
+            alive |= {name: value for name, value in zip(names, results, strict=True) if name in segment.leaves}
+            results.reverse()
+            for name in heads:
+                yield name, results.pop(), name in alive  # popped, so that ORT's memory goes as we go
+            results.clear()
+
+    def _results(self, k: int, names: list[str], given: dict[str, Any], path: str) -> list[Any]:
+        if k:
+            give_back()  # what the last segment freed
+        session = self._session(k, given)
+        taken = {item.name for item in session.ort.get_inputs()}
+        return run_session(session.ort, names, {name: value for name, value in given.items() if name in taken}, path)
 
     def _session(self, k: int, alive: Mapping[str, Any]) -> Session:
         known = self._kept[k] if self._kept is not None else None

@@ -26,10 +26,14 @@ _RESIDENT = 64 << 20  # bytes of the file that stay in memory while it is copied
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A model to load. `cuts` maps an overridden tensor to the input that its consumers read instead."""
+    """A model to load. It holds only tensors that it uses: `places` maps a tensor's index to the one that it has here.
+
+    `cuts` maps an overridden tensor's index to that of the input here that its consumers read instead.
+    """
 
     content: bytes
     cuts: Mapping[int, int]
+    places: Mapping[int, int]
 
 
 def rewrite(
@@ -38,14 +42,13 @@ def rewrite(
     *,
     overrides: Mapping[int, Array] | None = None,
     baked: Collection[int] = (),
-    dropped: Collection[int] = (),
-    slice_only: bool = False,
+    kept: Collection[int] | None = None,
 ) -> Rewritten:
     """The model with `outputs` (tensor indices), each once.
 
     Consumers of an overridden tensor read a new input of its shape and quantization, or, for one in `baked`, a new
-    constant that holds the array: kernels may insist on constant weights. `dropped` are indices of operators to
-    leave out. `slice_only` drops the inputs as well: what is left computes from constants.
+    constant that holds the array: kernels may insist on constant weights. `kept` are indices of the operators that
+    stay (default: all); inputs that are neither read nor outputs go.
     """
     table = copy.copy(model.table)
     # A signature lists inputs and outputs, which change here.
@@ -53,10 +56,11 @@ def rewrite(
     main = copy.copy(model.main)
     main.tensors = list(main.tensors)
     main.outputs = [int(i) for i in dict.fromkeys(outputs)]
-    table.subgraphs = [main, *table.subgraphs[1:]]
+    ops = [op for op in model.ops if kept is None or op.index in kept]
+    table.subgraphs = [main, *table.subgraphs[1:]] if any(op.subgraphs for op in ops) else [main]
     table.buffers = list(table.buffers)
-    if slice_only:
-        table.subgraphs, main.inputs = [main], []
+    read = {i for op in ops for i in op.reads} | {int(i) for i in outputs}
+    main.inputs = [i for i in _list(main.inputs) if i in read]
 
     cuts: dict[int, int] = {}
     replaced: dict[int, int] = {}
@@ -66,10 +70,10 @@ def rewrite(
         if index not in baked:
             cuts[index] = replaced[index]
     main.inputs = [*_list(main.inputs), *cuts.values()]
-    left_out = frozenset(dropped)
-    main.operators = [_rewired(model, op.index, replaced) for op in model.ops if op.index not in left_out]
-    table.operatorCodes = _needed_codes(model, [op for op in model.ops if op.index not in left_out])
-    return Rewritten(_pack(model, table, _used_buffers(table)), cuts)
+    main.operators = [_rewired(model, op.index, replaced) for op in ops]
+    table.operatorCodes = _needed_codes(model, ops)
+    places = _compact(main)
+    return Rewritten(_pack(model, table), {index: places[i] for index, i in cuts.items()}, places)
 
 
 def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
@@ -80,7 +84,7 @@ def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
     graph.outputs = list(op.outputs)
     table.subgraphs, table.signatureDefs = [graph], None
     table.operatorCodes = _needed_codes(model, [op])
-    return _pack(model, table, _used_buffers(table))
+    return _pack(model, table)
 
 
 def part(model: TfliteModel, names: Collection[str], inputs: Collection[str], output: str) -> bytes:
@@ -100,7 +104,7 @@ def part(model: TfliteModel, names: Collection[str], inputs: Collection[str], ou
     graph.inputs, graph.outputs = [index[name] for name in inputs], [index[output]]
     table.subgraphs, table.signatureDefs = [graph, *model.table.subgraphs[1:]], None
     table.operatorCodes, table.buffers = _needed_codes(model, ops), list(model.table.buffers)
-    return _pack(model, table, _used_buffers(table))
+    return _pack(model, table)
 
 
 def _replacement(model: TfliteModel, table: Any, index: int, value: Array, baked: bool) -> Any:
@@ -151,6 +155,18 @@ def _needed_codes(model: TfliteModel, kept: Collection[Op]) -> list[Any]:
     return [code if i in used else model.schema.OperatorCodeT() for i, code in codes]
 
 
+def _compact(main: Any) -> dict[int, int]:
+    """Drops the tensors that nothing uses; returns where the others are now. Operators must be copies."""
+    links = [(op, name) for op in main.operators for name in ("inputs", "outputs", "intermediates")]
+    links += [(main, "inputs"), (main, "outputs")]
+    used = sorted({i for owner, name in links for i in _list(getattr(owner, name)) if i >= 0})
+    places = {i: place for place, i in enumerate(used)}
+    for owner, name in links:
+        setattr(owner, name, [places.get(i, i) for i in _list(getattr(owner, name))])
+    main.tensors = [main.tensors[i] for i in used]
+    return places
+
+
 def _used_buffers(table: Any) -> frozenset[int]:
     """Buffers that something reads, so that a slice of a model does not carry all its weights."""
     used = {int(m.buffer) for m in table.metadata or ()}
@@ -166,19 +182,22 @@ def _list(vector: Any) -> list[int]:
     return [] if vector is None or isinstance(vector, int) else [int(i) for i in vector]
 
 
-def _pack(model: TfliteModel, table: Any, used: frozenset[int]) -> bytes:
+def _pack(model: TfliteModel, table: Any) -> bytes:
+    """Serializes the table, with the buffers that it uses. `table` and its list of subgraphs must be copies."""
+    used = sorted(_used_buffers(table) | {0})  # the first is the empty one
+    originals = [table.buffers[i] for i in used]
+    stored = [o.data if i >= len(model.table.buffers) else model.data(i) for i, o in zip(used, originals, strict=True)]
+    _renumber(table, {i: place for place, i in enumerate(used)})
     behind: list[tuple[Any, Array]] = []
-    buffers = []
-    for i, original in enumerate(table.buffers):
+    table.buffers = []
+    for original, data in zip(originals, stored, strict=True):
         buffer = copy.copy(original)
-        data = (original.data if i >= len(model.table.buffers) else model.data(i)) if i in used else None
         buffer.data, buffer.offset, buffer.size = data, 0, 0
         if data is not None and data.size > _INLINE:
             # Any nonzero numbers will do: they hold the place until the length of the tables is known.
             buffer.data, buffer.offset, buffer.size = None, 2, data.size
             behind.append((buffer, data))
-        buffers.append(buffer)
-    table.buffers = buffers
+        table.buffers.append(buffer)
     start = len(_finish(table))
     for buffer, data in behind:
         buffer.offset = start = -(-start // _ALIGN) * _ALIGN
@@ -192,6 +211,20 @@ def _pack(model: TfliteModel, table: Any, used: frozenset[int]) -> bytes:
             unread = 0
     model.forget()
     return content.getvalue()
+
+
+def _renumber(table: Any, places: Mapping[int, int]) -> None:
+    """Lets everything point at buffers by their new numbers; a tensor that nothing uses has none."""
+    for k, graph in enumerate(table.subgraphs):
+        table.subgraphs[k] = graph = copy.copy(graph)
+        graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+        for tensor in graph.tensors:
+            tensor.buffer = places.get(tensor.buffer, 0)
+    table.metadata = [copy.copy(item) for item in table.metadata or ()] or None
+    for item in table.metadata or ():
+        item.buffer = places[int(item.buffer)]
+    if table.metadataBuffer is not None:
+        table.metadataBuffer = [places[i] for i in _list(table.metadataBuffer)]
 
 
 def _padded(head: bytes, behind: list[tuple[Any, Array]]) -> Iterator[Any]:

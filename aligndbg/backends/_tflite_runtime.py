@@ -59,30 +59,47 @@ class Runtime:
             return str(error)
         return ""
 
-    def session(self, model: str | bytes, cuts: Mapping[int, int], shapes: Mapping[int, tuple[int, ...]]) -> Session:
-        """A session with inputs resized to `shapes`. Raises ValueError or RuntimeError where LiteRT refuses it."""
+    def session(
+        self,
+        model: str | bytes,
+        shapes: Mapping[int, tuple[int, ...]],
+        cuts: Mapping[int, int] | None = None,
+        places: Mapping[int, int] | None = None,
+    ) -> Session:
+        """A session with inputs resized to `shapes`; `cuts` and `places` are those of a rewritten model.
+
+        Raises ValueError or RuntimeError where LiteRT refuses it.
+        """
         interpreter = self.interpreter(model)
+        made = Session(interpreter, cuts or {}, places)
         for index, shape in shapes.items():
-            interpreter.resize_tensor_input(index, shape)
+            interpreter.resize_tensor_input(made.place(index), shape)
         interpreter.allocate_tensors()
-        return Session(interpreter, cuts)
+        return made
 
 
 @dataclass(frozen=True)
 class Session:
-    """An allocated interpreter; `cuts` maps overridden tensors to the inputs that stand for them."""
+    """An allocated interpreter; tensors are called by their indices in the file, see `_tflite_cut.Rewritten`."""
 
     interpreter: Any
     cuts: Mapping[int, int]
+    places: Mapping[int, int] | None
+
+    def place(self, index: int) -> int:
+        """The interpreter's own index of a tensor."""
+        return index if self.places is None else self.places[index]
 
     def invoke(self, feeds: Mapping[int, Array], overrides: dict[int, Array]) -> dict[int, tuple[int, ...]]:
-        """One run; returns the shapes that the tensors have after it. Overrides are taken out as they are copied."""
+        """One run; returns the shapes, by the interpreter's indices. Overrides are taken out as they are copied."""
         # Variable tensors start at 0 every time, or the same feeds would not give the same values twice.
         self.interpreter.reset_all_variables()
         for index, value in feeds.items():
-            self.interpreter.set_tensor(index, value)
+            self.interpreter.set_tensor(self.place(index), value)
         for index, stand_in in self.cuts.items():
-            self.interpreter.set_tensor(stand_in, overrides.pop(index))
+            value = overrides.pop(index)
+            if value.size:  # there is only one value of no elements
+                self.interpreter.set_tensor(stand_in, value)
         self.interpreter.invoke()
         # Names that are no UTF-8 are left out of the details.
         return {d["index"]: tuple(map(int, d["shape"])) for d in self.interpreter.get_tensor_details()}
@@ -94,7 +111,7 @@ class Session:
         """
         if shape is not None and 0 in shape:
             return np.empty(shape, dtype)
-        value: Array = self.interpreter.get_tensor(index)
+        value: Array = self.interpreter.get_tensor(self.place(index))
         return value
 
 

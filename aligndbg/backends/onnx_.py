@@ -17,7 +17,7 @@ from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
 from aligndbg.backends._onnx_graph import NOT_TENSORS, build_graph
 from aligndbg.backends._onnx_model import OnnxModel
 from aligndbg.backends._onnx_rewrite import constant_part, tapped
-from aligndbg.backends._onnx_segments import SegmentedRun, cut, sizes_on, whole
+from aligndbg.backends._onnx_segments import SegmentedRun, cut_graph, sizes_on, whole
 from aligndbg.backends._onnx_session import (
     CPU,
     LEVELS,
@@ -142,11 +142,13 @@ class OnnxBackend:
         run, stand_ins = self._run_of(heads, feeds, overrides, without_feeds)
         given = feeds | {stand_in: overrides.pop(name) for name, stand_in in stand_ins.items()}
         try:
-            for name, value in run.values(given, self._path):
+            for name, value, again in run.values(given, self._path):
                 array = from_ort(value, name)
+                array = array.copy() if again else array  # the caller may write into it
                 del value
                 self._seen_bytes[name] = array.nbytes
                 yield name, array
+                del array  # the reader may drop it while the next is made
         except UnsupportedError as error:
             fed = {stand_in: name for name, stand_in in stand_ins.items()}
             raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
@@ -213,7 +215,7 @@ class OnnxBackend:
         texts = any(array.dtype.kind in "OUS" for array in feeds.values())
         if self._provider == CPU and not texts:
             sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
-            segments = cut(edited.proto.graph, sizes, SEGMENT_BYTES, self.graph().constants, self._passable)
+            segments = cut_graph(edited.proto.graph, sizes, SEGMENT_BYTES, self.graph().constants, self._passable)
         make = partial(self._make, held=edited.held)
         return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._room() > 1), edited.stand_ins)
 

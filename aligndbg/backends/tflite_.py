@@ -9,7 +9,7 @@ normalisation, is one kernel to XNNPACK in the plain run and in the tapped one, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -17,15 +17,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg._memory import give_back
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.backends._segments import Segment
 from aligndbg.backends._tflite_cut import Rewritten, alone, rewrite
 from aligndbg.backends._tflite_graph import Analysis
 from aligndbg.backends._tflite_model import BROKEN_HINT, Op, TfliteModel, map_file
 from aligndbg.backends._tflite_runtime import KERNELS, Runtime, Session, missing_kernel, one_line
+from aligndbg.backends._tflite_segments import Step, cut_model, sizes_on, steps
 
 __all__ = ["TfliteBackend"]
 
 _KEPT_SESSIONS = 2  # a plain and a tapped one, or two cut ones
+_SEGMENT_BYTES = 64 << 20  # of values and packed weights that a run with taps holds at a time
 _LARGE_FILE = 64 << 20  # bytes from which only the last session is kept: each packs its own copy of the weights
 
 
@@ -58,7 +62,8 @@ class TfliteBackend:
         if refusal and missing_kernel(refusal) is None:
             raise ModelError(one_line(refusal), context=target, hint=BROKEN_HINT)
         self._model = TfliteModel(target, raw)
-        self._sessions: dict[Any, Session] = {}
+        self._sessions: dict[Any, dict[int, Session]] = {}
+        self._seen_bytes: dict[int, int] = {}
         self.info = ModelInfo(
             path=target,
             backend="tflite",
@@ -111,11 +116,17 @@ class TfliteBackend:
 
         while True:
             analysis = Analysis(self._model, unresolved)
-            part = self._rewritten(analysis, (), {}).content if analysis.blocked else self._model.path
+            part = self._runnable(analysis) if analysis.blocked else self._model.path
             missing = missing_kernel(self._runtime.refusal(part))
             if missing is None or missing in found:
                 return analysis
             found.add(missing)
+
+    def _runnable(self, analysis: Analysis) -> bytes:
+        """The model without the operators that cannot run."""
+        kept = [op.index for op in self._model.ops if op.index not in analysis.blocked]
+        shown = [i for i in self._model.outputs if i not in analysis.untapped]
+        return self._rewritten(analysis, kept, shown, {}).content
 
     def _missing_custom(self) -> Iterator[tuple[str, int | None]]:
         """Custom operators are looked up when they are prepared, which in the whole model may be in mid-run."""
@@ -179,17 +190,46 @@ class TfliteBackend:
         yield from self._known([i for i in plan if not self._is_computed(i)], feeds)
         if not taps:
             return
-        key, overridden = self._session_key(taps, feeds, overrides), list(overrides)
-        try:
-            # Taken out while its values are read: another run begun meanwhile must not overwrite them.
-            session = self._sessions.pop(key, None) or self._session(taps, feeds, overrides)
-            shapes = session.invoke(feeds, overrides)
-        except (ValueError, RuntimeError) as error:
-            raise self._failure(str(error), overridden) from error
-        for i in taps:
-            yield self._model.keys[i], self._read(session, i, shapes)
-        if not self._analysis.stateful:
-            self._sessions[key] = session
+        segments, overridden = self._segments(taps, feeds, overrides), list(overrides)
+        key = (self._session_key(taps, feeds, overrides), *segments)
+        # Taken out while its values are read: another run begun meanwhile must not overwrite them.
+        kept = self._sessions.pop(key, {})
+        while not kept and len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
+            del self._sessions[next(iter(self._sessions))]
+        todo = steps(self._analysis, segments, taps)
+        alive: dict[int, Array] = {}  # computed by one segment and read by a later one
+        for k, step in enumerate(todo):
+            values = {i: array for held in (alive, overrides) for i, array in held.items() if i in step.reads}
+            fed = {i: array for i, array in feeds.items() if i in step.reads or i in step.shown}
+            for held in (alive, overrides):
+                for i in held.keys() - step.later:
+                    del held[i]
+            try:
+                session = kept.get(k) or self._session(step, fed, values)
+                shapes = session.invoke(fed, values)
+            except (ValueError, RuntimeError) as error:
+                raise self._failure(str(error), overridden) from error
+            for i in step.wanted:
+                value = self._read(session, i, shapes)
+                self._seen_bytes[i] = value.nbytes
+                yield self._model.keys[i], value
+                del value  # the reader may drop it while the next is made
+            alive |= {i: self._read(session, i, shapes) for i in step.segment.leaves}
+            if len(todo) == 1:  # a session holds the tensors of its last run, too
+                kept[k] = session
+            del session
+            if step.later:
+                give_back()
+        if kept and not self._analysis.stateful:
+            self._sessions[key] = kept
+
+    def _segments(
+        self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+    ) -> list[Segment[int]]:
+        if not overrides and set(taps) <= set(self._model.outputs):
+            return [Segment(tuple(op.index for op in self._model.ops if op.index not in self._analysis.blocked))]
+        sizes = sizes_on(self._analysis, feeds) | self._seen_bytes
+        return cut_model(self._analysis, sizes, _SEGMENT_BYTES, overrides)
 
     def _known(self, wanted: Sequence[int], feeds: Mapping[int, Array]) -> Iterator[tuple[str, Array]]:
         """Inputs and constants: nothing runs but the few operators on constants that numpy does not stand in for."""
@@ -203,10 +243,9 @@ class TfliteBackend:
         if not wanted:
             return {}
         needed = self._analysis.needed(wanted)
-        dropped = [op.index for op in self._model.ops if op.index not in needed]
-        part = rewrite(self._model, wanted, dropped=dropped, slice_only=True)
+        part = rewrite(self._model, wanted, kept=needed)
         try:
-            session = Runtime("opt", 1).session(part.content, {}, {})
+            session = Runtime("opt", 1).session(part.content, {}, part.cuts, part.places)
             shapes = session.invoke({}, {})
         except (ValueError, RuntimeError) as error:
             raise self._failure(str(error), ()) from error
@@ -215,31 +254,27 @@ class TfliteBackend:
     def _read(self, session: Session, index: int, shapes: Mapping[int, tuple[int, ...]]) -> Array:
         info = self._model.infos[index]
         try:
-            return session.read(index, shapes.get(index, info.static_shape), info.dtype)
+            return session.read(index, shapes.get(session.place(index), info.static_shape), info.dtype)
         except ValueError as error:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
 
-    def _session(self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]) -> Session:
-        while len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
-            del self._sessions[next(iter(self._sessions))]
+    def _session(self, step: Step, feeds: Mapping[int, Array], values: Mapping[int, Array]) -> Session:
+        """The session of a segment, which reads `values` in place of what the model would have computed."""
         shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
-        untouched = not overrides and not self._analysis.blocked and set(taps) <= set(self._model.outputs)
-        if untouched:
-            return self._runtime.session(self._model.path, {}, shapes)
-        part = self._rewritten(self._analysis, taps, overrides)
-        return self._runtime.session(part.content, part.cuts, shapes)
+        ops, outputs = step.segment.nodes, set(self._model.outputs)
+        if len(ops) == len(self._model.ops) and not values and set(step.shown) <= outputs:
+            return self._runtime.session(self._model.path, shapes)
+        part = self._rewritten(self._analysis, ops, step.shown, values)
+        return self._runtime.session(part.content, shapes, part.cuts, part.places)
 
     def _room(self) -> int:
         return 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
 
-    def _rewritten(self, analysis: Analysis, taps: Sequence[int], overrides: Mapping[int, Array]) -> Rewritten:
-        return rewrite(
-            self._model,
-            [*(i for i in self._model.outputs if i not in analysis.untapped), *taps],
-            overrides=overrides,
-            baked=[i for i in overrides if analysis.is_constant(i)],
-            dropped=analysis.blocked,
-        )
+    def _rewritten(
+        self, analysis: Analysis, ops: Collection[int], shown: Sequence[int], values: Mapping[int, Array]
+    ) -> Rewritten:
+        baked = [i for i in values if analysis.is_constant(i)]
+        return rewrite(self._model, shown, overrides=values, baked=baked, kept=frozenset(ops))
 
     def _session_key(
         self, taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[int, Array]

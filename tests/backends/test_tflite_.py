@@ -648,7 +648,7 @@ def test_weights_behind_the_flatbuffer_are_read(tmp_path: Path) -> None:
     graph.io([x], [out])
     inline = opened(builder, tmp_path)
     moved = tmp_path / "moved.tflite"
-    moved.write_bytes(inline._rewritten(inline._analysis, (), {}).content)
+    moved.write_bytes(inline._runnable(inline._analysis))
     assert inline._model.table.buffers[1].offset == 0
     backend = TfliteBackend(str(moved), {})
     assert backend._model.table.buffers[1].offset > 1
