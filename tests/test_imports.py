@@ -22,7 +22,7 @@ MODULES = {
 
 # Stage -> its modules (below "aligndbg"; a trailing dot takes everything under it), in the order of the pipeline.
 STAGES = {
-    "nouns": ("_types", "_errors", "_version", "_parallel", "_memory"),
+    "nouns": ("_types", "_errors", "_version", "_parallel", "_memory", "_segments"),
     "registry": ("_registry",),
     "metrics": ("metrics", "tolerance", "_blocks", "_details", "_fingerprint", "_joint"),
     "feeds": ("feeds", "_feed_check", "_feed_layouts", "_feed_plans", "_images", "_random_feeds"),

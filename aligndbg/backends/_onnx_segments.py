@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aligndbg._memory import give_back
+from aligndbg._segments import Segment, cut
 from aligndbg._types import Array, Graph
 from aligndbg.backends._onnx_graph import NOT_TENSORS
 from aligndbg.backends._onnx_model import outer_names
 from aligndbg.backends._onnx_session import Session, run_session
-from aligndbg.backends._segments import Segment, cut
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +36,7 @@ def cut_graph(
     constants: frozenset[str],
     passable: Callable[[str], bool],
 ) -> list[Segment[str]]:
-    """Segments of a graph in topological order; see `_segments.cut`."""
+    """Segments of a graph in topological order; see `aligndbg._segments.cut`."""
     reads = [tuple(dict.fromkeys(n for n in (*node.input, *outer_names(node)) if n)) for node in graph.node]
     makes = [tuple(name for name in node.output if name) for node in graph.node]
     return cut(reads, makes, sizes, limit, constants, passable)

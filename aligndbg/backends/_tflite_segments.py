@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aligndbg._segments import Segment, cut
 from aligndbg._types import Array
-from aligndbg.backends._segments import Segment, cut
 from aligndbg.backends._tflite_graph import Analysis
 from aligndbg.backends._tflite_model import READABLE
 
@@ -21,7 +21,7 @@ _SQUARES, _REDUCTIONS = frozenset({"MUL", "SQUARE"}), frozenset({"MEAN", "SUM"})
 def cut_model(
     analysis: Analysis, sizes: Mapping[int, int], limit: int, overrides: Mapping[int, Array]
 ) -> list[Segment[int]]:
-    """Segments whose nodes are indices of operators; see `_segments.cut`. A model that keeps state is not cut.
+    """Segments whose nodes are indices of operators; see `aligndbg._segments.cut`. A model that keeps state is not cut.
 
     Nor is a square cut from its reduction: XNNPACK computes the two in one.
     """

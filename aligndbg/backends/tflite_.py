@@ -18,8 +18,8 @@ import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
 from aligndbg._memory import give_back
+from aligndbg._segments import Segment
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
-from aligndbg.backends._segments import Segment
 from aligndbg.backends._tflite_cut import Rewritten, alone, rewrite
 from aligndbg.backends._tflite_graph import Analysis
 from aligndbg.backends._tflite_model import BROKEN_HINT, Op, TfliteModel, map_file
