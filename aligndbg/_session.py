@@ -16,7 +16,6 @@ from aligndbg._errors import ModelError
 from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
 from aligndbg._isolating import Sides, isolate_sides
-from aligndbg._parallel import in_threads
 from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, bound, release
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
@@ -88,7 +87,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         right, plan, matching, notes = _capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
         done(cand)
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
-        judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details)
+        judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details, room=budget // STORES)
         judge.refuse_unused()
         found: dict[str, Any] = {}
         if settings.checks:
@@ -227,7 +226,7 @@ def _measure(
 
     out = []
     with clock.stage("compare", len(pairs)) as step:
-        for found in in_threads(measured, pairs):
+        for found in judge.each(measured, pairs):
             out.append(found)
             step()
     return out

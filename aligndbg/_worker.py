@@ -134,9 +134,12 @@ def _taken(given: dict[str, Array]) -> dict[str, Array]:
 
 
 def _stream(channel: Channel, inbox: queue.SimpleQueue[Any], values: Iterator[tuple[str, Array]]) -> None:
-    """Sends values while the window allows; returns early when the parent says stop."""
+    """Sends values, and has the next one made once the window allows; returns early when the parent says stop."""
     ahead: deque[int] = deque()
     for name, value in values:
+        channel.send("value", name, value)
+        ahead.append(value.nbytes)
+        del value  # before the next is made
         while not inbox.empty() or len(ahead) >= WINDOW_COUNT or sum(ahead) >= WINDOW_BYTES:
             verb, *rest = inbox.get()
             if verb != "ack":
@@ -145,9 +148,6 @@ def _stream(channel: Channel, inbox: queue.SimpleQueue[Any], values: Iterator[tu
                 return
             for _ in range(rest[0]):
                 ahead.popleft()
-        channel.send("value", name, value)
-        ahead.append(value.nbytes)
-        del value  # before the next is made
 
 
 def _portable(error: Exception) -> AligndbgError:
@@ -331,6 +331,7 @@ class WorkerBackend:
             array = np.asarray(cast(Mapping[str, Array], overrides)[name])
             sent += array.nbytes
             self._send("override", name, array, to_disk=self._bound is not None and sent > self._bound)
+            del array  # before the next is made
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         self._send("run", arrays, tuple(fetch), overrides is not None)
         self._run = token = object()

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from aligndbg._arrays import Lazy
-from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
 from aligndbg.grid import as_read, inner_roundings, read_through
@@ -291,7 +290,7 @@ def _own_errors(
 ) -> tuple[dict[str, Metrics], frozenset[str]]:
     """Isolated metrics by reference name, and which of them are over tolerance."""
     known = [p for p in pairs if _rerun_name(p, forward) in trace.values]
-    found = in_threads(lambda p: judge.isolated(p, trace, forward), known)
+    found = judge.each(lambda p: judge.isolated(p, trace, forward), known)
     own = {p.reference: metrics for p, metrics in zip(known, found, strict=True)}
     return own, frozenset(p.reference for p in known if not judge.own_within(p, own[p.reference]))
 

@@ -63,6 +63,7 @@ def capture(
             keep(name, feeds[name])
     for name, array in backend.run(feeds, [name for name in wanted if name not in values], overrides):
         keep(name, array)
+        del array  # what was spilled goes before the next comes
     missing = dict(graph.untapped) if fetch is None else {}
     missing |= {name: "the run gave no value" for name in wanted if name not in values and name not in missing}
     known = backend.graph()  # asked again: some backends learn shapes and dtypes by running

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from aligndbg._details import Detail, detail, element_limit
 from aligndbg._errors import UsageError
+from aligndbg._parallel import in_threads
 from aligndbg._types import (
     Array,
     Fault,
@@ -44,16 +46,26 @@ FEW_STEPS, WEAK_COSINE = 2, 0.95
 # The candidate's weights cannot be read (a recorded trace), so the reference computes with unquantized ones: clean
 # operators were measured up to 3 steps, some a little over. Weak, and said to be.
 WEAK_LSB = 5.0
+READ_BYTES = 4  # of an element, in most tensors
+Result = TypeVar("Result")
 
 
 class Judge:
     """Compares pairs of two traces under the user's tolerances, or those of the noise floor.
 
-    `joint` gathers what other tolerances can be judged by later.
+    `joint` gathers what other tolerances can be judged by later. `room` is bytes of values that may be read at a time.
     """
 
-    def __init__(self, reference: Trace, candidate: Trace, rules: ToleranceRules, joint: bool = False) -> None:
-        self.reference, self.candidate, self.rules, self.joint = reference, candidate, rules, joint
+    def __init__(
+        self,
+        reference: Trace,
+        candidate: Trace,
+        rules: ToleranceRules,
+        joint: bool = False,
+        room: int | None = None,
+    ) -> None:
+        self.reference, self.candidate, self.rules = reference, candidate, rules
+        self.joint, self.room = joint, room
         self._nodes_r = reference.graph.producers()
         self._nodes_c = candidate.graph.producers()
         self._precision_r, self._precision_c = _Precision(reference), _Precision(candidate)
@@ -126,6 +138,14 @@ class Judge:
     def _on_grid(self, pair: Pair) -> bool:
         sides = ((self.reference, pair.reference), (self.candidate, pair.candidate))
         return any(trace.quant(name) is not None for trace, name in sides)
+
+    def each(self, work: Callable[[Pair], Result], pairs: Iterable[Pair]) -> Iterator[Result]:
+        """`work` of each pair, in threads that together read no more than `room` bytes at a time."""
+
+        def size(pair: Pair) -> int:
+            return 2 * READ_BYTES * math.prod(pair.layout.reference_shape)
+
+        return in_threads(work, pairs, size, self.room)
 
     def metrics(self, pair: Pair) -> Metrics:
         """The accumulated difference of one pair, in the reference's layout."""

@@ -64,17 +64,37 @@ def run_onnx(path: str, feeds: dict[str, Any]) -> int:
 
 def run_tflite(path: str, feeds: dict[str, Any]) -> int:
     """Loads the model with all tensors preserved, runs it once, and reads what its operators computed."""
-    import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=path, experimental_preserve_all_tensors=True, num_threads=1)
+    feed_tflite(interpreter, feeds)
+    indices = {i for op in interpreter._get_ops_details() for i in op["outputs"]}
+    return len([interpreter.get_tensor(i) for i in indices])
+
+
+def plain(path: str, feeds: dict[str, Any]) -> Result:
+    """One inference of one model as its users run it: nothing exposed, the runtime's own defaults."""
+    start = time.perf_counter()
+    if path.endswith(".onnx"):
+        import onnxruntime
+
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=path, num_threads=1)
+        feed_tflite(interpreter, feeds)
+    return {"work": time.perf_counter() - start}
+
+
+def feed_tflite(interpreter: Any, feeds: dict[str, Any]) -> None:
+    import numpy as np
+
     interpreter.allocate_tensors()
     (entry,), (x,) = interpreter.get_input_details(), feeds.values()
     moved = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
     interpreter.set_tensor(entry["index"], np.ascontiguousarray(moved))
     interpreter.invoke()
-    indices = {i for op in interpreter._get_ops_details() for i in op["outputs"]}
-    return len([interpreter.get_tensor(i) for i in indices])
 
 
 def bare(models: list[str], feeds: dict[str, Any]) -> Result:
@@ -150,6 +170,8 @@ def polygraphy_commands(models: list[str], feeds: dict[str, Any]) -> list[list[s
 
 IN_PROCESS: dict[str, Callable[..., Result]] = {
     "bare": bare,
+    "plain, reference alone": lambda models, feeds: plain(models[0], feeds),
+    "plain, candidate alone": lambda models, feeds: plain(models[1], feeds),
     "bare, reference alone": lambda models, feeds: bare(models[:1], feeds),
     "bare, candidate alone": lambda models, feeds: bare(models[1:], feeds),
     "diff --no-isolate --no-checks": lambda models, feeds: aligndbg_diff(models, feeds, isolate=False, checks=False),

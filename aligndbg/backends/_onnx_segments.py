@@ -86,8 +86,8 @@ class SegmentedRun:
             self._read.append({n for node in nodes for n in (*node.input, *outer_names(node))})
         self._last = {name: k for k, names in enumerate(self._read) for name in names}
 
-    def values(self, feeds: dict[str, Array], path: str) -> Iterator[tuple[str, Any, bool]]:
-        """(name, OrtValue, whether it is read again) of each head, in the nodes' order. See `run_session`.
+    def values(self, feeds: dict[str, Array], path: str) -> Iterator[tuple[str, list[Any], bool]]:
+        """(name, [OrtValue], whether a later segment reads it) of each head, in the nodes' order. See `run_session`.
 
         Arrays instead of OrtValues where a feed is of strings. Takes from `feeds` what is not read any more.
         """
@@ -101,7 +101,7 @@ class SegmentedRun:
             alive |= {name: value for name, value in zip(names, results, strict=True) if name in segment.leaves}
             results.reverse()
             for name in heads:
-                yield name, results.pop(), name in alive  # popped, so that ORT's memory goes as we go
+                yield name, [results.pop()], name in alive  # popped, so that ORT's memory goes as we go
             results.clear()
 
     def _results(self, k: int, names: list[str], given: dict[str, Any], path: str) -> list[Any]:

@@ -142,16 +142,16 @@ class OnnxBackend:
         run, stand_ins = self._run_of(heads, feeds, overrides, without_feeds)
         given = feeds | {stand_in: overrides.pop(name) for name, stand_in in stand_ins.items()}
         try:
-            for name, value, again in run.values(given, self._path):
-                array = from_ort(value, name)
-                array = array.copy() if again else array  # the caller may write into it
-                del value
-                self._seen_bytes[name] = array.nbytes
-                yield name, array
-                del array  # the reader may drop it while the next is made
+            for name, held, again in run.values(given, self._path):
+                yield name, self._array(name, held, again)
         except UnsupportedError as error:
             fed = {stand_in: name for name, stand_in in stand_ins.items()}
             raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
+
+    def _array(self, name: str, held: list[Any], again: bool) -> Array:
+        array = from_ort(held.pop(), name)  # taken, so that nothing is held here while the reader has it
+        self._seen_bytes[name] = array.nbytes
+        return array.copy() if again else array  # the reader may write into it
 
     def _position(self, name: str, what: str) -> int:
         self.graph()

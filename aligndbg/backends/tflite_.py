@@ -209,11 +209,8 @@ class TfliteBackend:
                 shapes = session.invoke(fed, values)
             except (ValueError, RuntimeError) as error:
                 raise self._failure(str(error), overridden) from error
-            for i in step.wanted:
-                value = self._read(session, i, shapes)
-                self._seen_bytes[i] = value.nbytes
-                yield self._model.keys[i], value
-                del value  # the reader may drop it while the next is made
+            for i in step.wanted:  # nothing is held here while the reader has it
+                yield self._model.keys[i], self._read(session, i, shapes)
             alive |= {i: self._read(session, i, shapes) for i in step.segment.leaves}
             if len(todo) == 1:  # a session holds the tensors of its last run, too
                 kept[k] = session
@@ -254,9 +251,11 @@ class TfliteBackend:
     def _read(self, session: Session, index: int, shapes: Mapping[int, tuple[int, ...]]) -> Array:
         info = self._model.infos[index]
         try:
-            return session.read(index, shapes.get(session.place(index), info.static_shape), info.dtype)
+            value = session.read(index, shapes.get(session.place(index), info.static_shape), info.dtype)
         except ValueError as error:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
+        self._seen_bytes[index] = value.nbytes
+        return value
 
     def _session(self, step: Step, feeds: Mapping[int, Array], values: Mapping[int, Array]) -> Session:
         """The session of a segment, which reads `values` in place of what the model would have computed."""
