@@ -45,6 +45,13 @@ class Clock:
         with self.stage("match"):
             yield self.watch("match", "pairing the two models' tensors")
 
+    @contextmanager
+    def comparing(self, total: int) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+        """The stage "compare": what is called before each pair, with the same limit, and what after it."""
+        watch = self.watch("compare", "comparing the paired tensors")
+        with self.stage("compare", total) as step:
+            yield watch, step
+
     def watch(self, stage: str, doing: str) -> Callable[[], None]:
         """What a stage that begins now calls now and then: raises UsageError once all its rounds are past the limit."""
         end = None if self.limit is None else time.perf_counter() + self.limit - self.seconds.get(stage, 0.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from aligndbg._errors import RuntimeCrashError
 from aligndbg._parallel import in_threads
 from aligndbg._types import Array, Backend, LayoutKind, Matching, Pair, Trace
 from aligndbg.grid import read_through
@@ -23,23 +24,32 @@ def repeat_and_observe(
     """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference).
 
     An untapped run that gives the tapped one's outputs, bit for bit, is a repetition; else it is run once more.
-    `after` is called with each side that was run.
+    `after` is called with each side that was run. A side whose runtime dies of it is in `untapped_failed`: it may need
+    more memory than there is, which a run in segments does not.
     """
     repeats: dict[str, bool | None] = {}
     effect: dict[str, float | None] = {}
+    failed: dict[str, str] = {}
     for side, backend, feeds, trace in sides:
         outputs = [o for o in trace.graph.outputs if o in trace.values]
         if "run" not in backend.capabilities or not outputs:
             repeats[side], effect[side] = None, _recorded_effect(trace)
             continue
-        plain = dict(backend.run(feeds or {}, outputs))
-        effect[side] = max(_apart(plain[o], trace.values[o]) for o in outputs)
-        repeats[side] = True
-        if effect[side]:
-            again = dict(backend.run(feeds or {}, outputs))
-            repeats[side] = all(_apart(plain[o], again[o]) == 0 for o in outputs)
+        try:
+            repeats[side], effect[side] = _repeated(backend, feeds or {}, outputs, trace)
+        except RuntimeCrashError as error:
+            repeats[side], effect[side], failed[side] = None, None, error.fact
         after(backend)
-    return {"deterministic": repeats, "observer_effect": effect}
+    return {"deterministic": repeats, "observer_effect": effect, "untapped_failed": failed}
+
+
+def _repeated(backend: Backend, feeds: Mapping[str, Array], outputs: Sequence[str], trace: Trace) -> tuple[bool, float]:
+    plain = dict(backend.run(feeds, outputs))
+    effect = max(_apart(plain[o], trace.values[o]) for o in outputs)
+    if not effect:
+        return True, effect
+    again = dict(backend.run(feeds, outputs))
+    return all(_apart(plain[o], again[o]) == 0 for o in outputs), effect
 
 
 def _recorded_effect(trace: Trace) -> float | None:
@@ -100,6 +110,10 @@ def check_warnings(found: Mapping[str, Any]) -> list[str]:
     for side, state in (found.get("deterministic") or {}).items():
         if state is False:
             out.append(f"the {side} gives other values when run again: a difference may be its own noise")
+    for side, fact in (found.get("untapped_failed") or {}).items():
+        out.append(
+            f"the {side} could not be run untapped, so whether exposing its tensors moves them is unknown: {fact}"
+        )
     for side, state in (found.get("observer_effect") or {}).items():
         if state:
             out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")

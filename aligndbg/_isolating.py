@@ -141,7 +141,9 @@ def _isolate(
                 tick=tick,
             )
 
-    return isolate(sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, forward=forward)
+    return isolate(
+        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, forward=forward
+    )
 
 
 def _on_grid(

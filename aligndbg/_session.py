@@ -215,17 +215,16 @@ def _capture_and_match(
 def _measure(
     judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
 ) -> list[Measurement]:
-    tick = clock.watch("compare", "comparing the paired tensors")
-
-    def measured(pair: Pair) -> Measurement:
-        tick()
-        own = isolation.own.get(pair.reference) if isolation else None
-        doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-        found = judge.measure(pair, own, doubt, why_not)
-        return replace(found, detail=judge.detail(pair, found.metrics)) if details else found
-
     out = []
-    with clock.stage("compare", len(pairs)) as step:
+    with clock.comparing(len(pairs)) as (tick, step):
+
+        def measured(pair: Pair) -> Measurement:
+            tick()
+            own = isolation.own.get(pair.reference) if isolation else None
+            doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
+            found = judge.measure(pair, own, doubt, why_not)
+            return replace(found, detail=judge.detail(pair, found.metrics)) if details else found
+
         for found in judge.each(measured, pairs):
             out.append(found)
             step()

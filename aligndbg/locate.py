@@ -9,6 +9,7 @@ is paired anew. Knows no framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
@@ -41,6 +42,7 @@ class Replay:
 
 
 Rerun = Callable[[Lazy], Replay]
+Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
 Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
 
 
@@ -103,12 +105,14 @@ def isolate(
     judge: Judge,
     rerun: Rerun,
     rematch: Rematch,
+    comparing: Comparing,
     *,
     forward: bool,
 ) -> Isolation:
     """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror.
 
-    `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values.
+    `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values;
+    `comparing(pairs)` surrounds comparisons, and gives what is called before and after each.
     """
     graph = candidate.graph if forward else reference.graph
     rejected: set[tuple[str, str]] = set()
@@ -125,7 +129,7 @@ def isolate(
         judge.inner = inner_roundings(
             reference.graph, candidate.graph, [p for p in matching.pairs if p.reference not in refused]
         )
-        own, over = _own_errors(reference, candidate, replay.trace, matching.pairs, judge, forward)
+        own, over = _own_errors(replay.trace, matching.pairs, judge, comparing, forward)
         nearer, farther = _moved(judge, own, [p for p in matching.pairs if p.reference in over])
         standing = Standing(own, over, refused, aside, forward, nearer, farther)
         shadowed, unconfirmed = stand(graph, matching.pairs, standing)
@@ -159,7 +163,7 @@ def isolate(
         usable = [p for p in best.matching.pairs if p.reference not in aside | best.open and _safe(p)]
         trace = rerun(_overrides(reference, candidate, _passing(usable, activations.values()), forward)).trace
         after = [p for p in best.matching.pairs if p.reference in activations]
-        own, over = _own_errors(reference, candidate, trace, after, judge, forward)
+        own, over = _own_errors(trace, after, judge, comparing, forward)
         best, runs = replace(best, beyond={r: own[r] for r in over}), runs + 1
     return replace(best, runs=runs)
 
@@ -286,12 +290,20 @@ def _overrides(
 
 
 def _own_errors(
-    reference: Trace, candidate: Trace, trace: Trace, pairs: Iterable[Pair], judge: Judge, forward: bool
+    trace: Trace, pairs: Iterable[Pair], judge: Judge, comparing: Comparing, forward: bool
 ) -> tuple[dict[str, Metrics], frozenset[str]]:
     """Isolated metrics by reference name, and which of them are over tolerance."""
     known = [p for p in pairs if _rerun_name(p, forward) in trace.values]
-    found = judge.each(lambda p: judge.isolated(p, trace, forward), known)
-    own = {p.reference: metrics for p, metrics in zip(known, found, strict=True)}
+    own: dict[str, Metrics] = {}
+    with comparing(len(known)) as (before, after):
+
+        def measured(pair: Pair) -> Metrics:
+            before()
+            return judge.isolated(pair, trace, forward)
+
+        for pair, metrics in zip(known, judge.each(measured, known), strict=True):
+            own[pair.reference] = metrics
+            after()
     return own, frozenset(p.reference for p in known if not judge.own_within(p, own[p.reference]))
 
 

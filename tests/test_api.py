@@ -13,7 +13,7 @@ import pytest
 import aligndbg
 from aligndbg import DivergedError, MemoryBackend, MemoryNode, Status, Verdict
 from aligndbg._diff import Diff
-from aligndbg._errors import AligndbgError, FeedError, ModelError, UsageError
+from aligndbg._errors import AligndbgError, FeedError, ModelError, RuntimeCrashError, UsageError
 from aligndbg._types import Array, Graph, TensorInfo
 from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS
 
@@ -621,26 +621,50 @@ def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.Monk
     assert "--timeout" in caught.value.hint
 
 
-def test_comparing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("slow", "isolate"), [("measure", False), ("isolated", True)])
+def test_comparing_has_the_time_limit_too(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch, slow: str, isolate: bool
+) -> None:
     from aligndbg import _parallel
     from aligndbg.backends.onnx_ import OnnxBackend
     from aligndbg.backends.tflite_ import TfliteBackend
     from aligndbg.verdict import Judge
 
-    quick, begun = Judge.measure, []
+    quick, begun = getattr(Judge, slow), []
 
-    def slow(judge: Judge, *args: Any) -> Any:
+    def slowed(judge: Judge, *args: Any) -> Any:
         begun.append(args)
         time.sleep(1.1)
         return quick(judge, *args)
 
-    monkeypatch.setattr(Judge, "measure", slow)
+    monkeypatch.setattr(Judge, slow, slowed)
     monkeypatch.setattr(_parallel, "MAX_THREADS", 1)
     sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn.tflite"), {})
     with pytest.raises(UsageError, match=r"comparing the paired tensors ran past 1 s") as caught:
-        aligndbg.diff(*sides, timeout=1, isolate=False, checks=False)
+        aligndbg.diff(*sides, timeout=1, isolate=isolate, checks=False)
     assert "--timeout" in caught.value.hint
     assert len(begun) == 1
+
+
+def test_a_runtime_that_dies_when_it_is_run_whole_takes_only_that_check_along(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for want of memory, which a run in segments needs less of."""
+    from aligndbg.backends.onnx_ import OnnxBackend
+
+    reference = OnnxBackend(str(fixtures / "cnn.onnx"), {})
+    run = reference.run
+
+    def dies(feeds: Any, fetch: Sequence[str], overrides: Any = None) -> Any:
+        if set(fetch) == set(reference.graph().outputs):
+            raise RuntimeCrashError("the runtime's process died (SIGKILL)")
+        return run(feeds, fetch, overrides)
+
+    monkeypatch.setattr(reference, "run", dies)
+    found = aligndbg.diff(reference, fixtures / "cnn.tflite")
+    assert found.verdict is Verdict.ALIGNED
+    assert found.checks["deterministic"] == {"reference": None, "candidate": True}
+    assert any("the reference could not be run untapped" in said and "SIGKILL" in said for said in found.warnings)
 
 
 def test_models_too_large_for_two_sessions_are_not_held_at_once(

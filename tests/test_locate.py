@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import aligndbg
+from aligndbg._capturing import Clock
 from aligndbg._errors import ModelError, UnsupportedError
 from aligndbg._types import Array, Layout, LayoutKind, Matching, Pair, Status
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
@@ -135,6 +136,7 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
         judge,
         rerun,
         lambda *_: pairs(LayoutKind.IDENTITY),
+        Clock(None).comparing,
         forward=True,
     )
     assert "t2" not in overridden[0]
