@@ -12,14 +12,16 @@ from aligndbg.backends._torch_arrays import to_array, to_tensor
 from aligndbg.backends._torch_record import flat_tensors
 from aligndbg.backends._torch_tape import Overlay, Step, Tape, extent, fill
 
-__all__ = ["replay"]
+__all__ = ["Overrides", "replay"]
+
+Overrides = dict[int, Callable[[], Array]]  # by slot, what gives the value
 
 
 def replay(
     tape: Tape,
     feeds: Mapping[int, Any],
     wanted: Mapping[int, str],
-    overrides: Mapping[int, Array],
+    overrides: Overrides,
     device: Any,
     quiet: Callable[[], AbstractContextManager[Any]],
     seed: int,
@@ -62,14 +64,14 @@ class _State:
         tape: Tape,
         steps: list[Step],
         feeds: Mapping[int, Any],
-        overrides: Mapping[int, Array],
+        overrides: Overrides,
         device: Any,
         seed: int,
     ) -> None:
         self.tape, self.overrides, self.device = tape, overrides, device
         self.values: dict[int, Any] = {**tape.constants, **feeds}
         for slot in overrides.keys() & self.values.keys():
-            self.values[slot] = to_tensor(overrides[slot], self.values[slot].device)
+            self.values[slot] = to_tensor(overrides[slot](), self.values[slot].device)
         self.last: dict[int, int] = {}
         for i, step in enumerate(steps):
             for slot in (*step.makes(), *step.uses()):
@@ -113,7 +115,7 @@ class _State:
 
     def _fill(self, slot: int, tensor: Any) -> None:
         override = self.overrides.get(slot)
-        self.values[slot] = tensor if override is None else _laid_out(to_tensor(override, tensor.device), tensor)
+        self.values[slot] = tensor if override is None else _laid_out(to_tensor(override(), tensor.device), tensor)
         self._remember(slot)
 
     def _overlaid(self, overlay: Overlay) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from aligndbg.backends._torch_graph import build_graph
 from aligndbg.backends._torch_load import load
 from aligndbg.backends._torch_programs import Program, program_of
 from aligndbg.backends._torch_record import Recorder, flat_tensors, watch
-from aligndbg.backends._torch_replay import replay
+from aligndbg.backends._torch_replay import Overrides, replay
 from aligndbg.backends._torch_tape import Tape
 
 __all__ = ["TorchBackend"]
@@ -71,6 +72,7 @@ class TorchBackend:
         self._tape: Tape | None = None
         self._written: list[Any] = []  # parameters and buffers that a run changes
         self._fed = ""
+        self._bound: int | None = None
         self._graph: Graph | None = None
         self._slots: dict[str, int] = {}
 
@@ -89,7 +91,7 @@ class TorchBackend:
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, array) in execution order; see `Backend.run`. Arguments are checked before it returns."""
         wanted = list(dict.fromkeys(fetch))
-        changed = {name: np.asarray(array) for name, array in (overrides or {}).items()}
+        changed = overrides or {}
         if not feeds and self._tape is not None and wanted and set(wanted) <= self.graph().constants:
             self._refuse_untapped(wanted)
             return self._replay({}, wanted, {})
@@ -100,13 +102,16 @@ class TorchBackend:
             if name not in slots:
                 raise UsageError(f"there is no tensor {name!r}", context=self._path, hint=nearest(name, slots))
         self._refuse_untapped((*wanted, *changed))
-        for name, array in changed.items():
-            self._check_override(name, array)
+        over = self._checked_overrides(changed)
         if not wanted:
             return iter(())
         if not changed and set(wanted) <= set(self.graph().outputs):
             return self._plain(arrays, wanted)
-        return self._replay(arrays, wanted, changed)
+        return self._replay(arrays, wanted, over)
+
+    def bound(self, nbytes: int) -> None:
+        """As `aligndbg._types.bound`."""
+        self._bound = nbytes
 
     def close(self) -> None:
         """Drops what was recorded. The module is as it was."""
@@ -130,12 +135,21 @@ class TorchBackend:
                 raise FeedError(f"the input {name!r} has shape {list(shape)}, the array {list(array.shape)}")
         return arrays
 
-    def _check_override(self, name: str, array: Array) -> None:
+    def _checked_overrides(self, overrides: Mapping[str, Array]) -> Overrides:
+        """What gives them, by slot. Those past the bound are not held, but read again when the replay comes to them."""
         assert self._tape is not None
-        slot = self._tape.slots[self._slots[name]]
-        if array.dtype.name != slot.dtype or array.shape != slot.size:
-            fact = f"the override {name!r} is {array.dtype.name}{list(array.shape)}"
-            raise FeedError(f"{fact}, the tensor {slot.dtype}{list(slot.size)}", context=self._path)
+        out: Overrides = {}
+        size = 0
+        for name in overrides:
+            array = np.asarray(overrides[name])
+            slot = self._tape.slots[self._slots[name]]
+            if array.dtype.name != slot.dtype or array.shape != slot.size:
+                fact = f"the override {name!r} is {array.dtype.name}{list(array.shape)}"
+                raise FeedError(f"{fact}, the tensor {slot.dtype}{list(slot.size)}", context=self._path)
+            size += array.nbytes
+            past = self._bound is not None and size > self._bound
+            out[self._slots[name]] = partial(overrides.__getitem__, name) if past else partial(np.asarray, array)
+        return out
 
     def _refuse_untapped(self, names: Sequence[str]) -> None:
         for name in names:
@@ -187,9 +201,7 @@ class TorchBackend:
         ranked = sorted(wanted, key=lambda name: self._slots[name])
         return iter([(name, to_array(found[name])) for name in ranked])
 
-    def _replay(
-        self, arrays: Mapping[str, Array], wanted: list[str], changed: Mapping[str, Array]
-    ) -> Iterator[tuple[str, Array]]:
+    def _replay(self, arrays: Mapping[str, Array], wanted: list[str], over: Overrides) -> Iterator[tuple[str, Array]]:
         assert self._tape is not None
         inputs = self._tape.inputs
         feeds = {inputs[name]: tensor for name, tensor in self._tensors(arrays).items()}
@@ -197,7 +209,6 @@ class TorchBackend:
         for name in wanted:
             if name in inputs:
                 yield name, np.array(arrays[name])
-        over = {self._slots[name]: array for name, array in changed.items()}
         yield from replay(self._tape, feeds, asked, over, self._device, self._quiet, self._seed)
 
     def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Any]:

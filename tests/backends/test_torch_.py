@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import os
 import random
+import weakref
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -536,3 +538,45 @@ def test_live_objects_open_without_a_worker() -> None:
     assert isinstance(backend, TorchBackend)
     with pytest.raises(UsageError, match="cannot open a object as a model"):
         open_model(object())
+
+
+# ---- overrides
+
+
+class Watched(Mapping[str, Any]):
+    """Arrays made whenever they are read; how many there are at a time, at most."""
+
+    def __init__(self, makers: dict[str, Callable[[], Any]]) -> None:
+        self.makers, self.alive, self.most = makers, 0, 0
+
+    def __getitem__(self, name: str) -> Any:
+        made = self.makers[name]()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(made, self._gone)
+        return made
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.makers)
+
+    def __len__(self) -> int:
+        return len(self.makers)
+
+
+def test_overrides_past_the_bound_are_read_one_at_a_time() -> None:
+    backend = opened(small(), {"x": X})
+    wanted = {name: array + 1 for name, array in values(backend, {"x": X}).items() if array.dtype == np.float32}
+    held = Watched({name: array.copy for name, array in wanted.items()})
+    expected = values(backend, {"x": X}, held)
+    assert held.most == len(wanted) > 8
+
+    few = Watched({name: array.copy for name, array in wanted.items()})
+    backend.bound(0)
+    found = values(backend, {"x": X}, few)
+    assert few.most <= 2
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(FeedError, match="override 'stem:conv2d@0'"):
+        backend.run({"x": X}, backend.graph().tappable(), {"stem:conv2d@0": np.zeros(3, np.float32)})
