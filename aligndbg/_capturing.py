@@ -105,8 +105,9 @@ def capture(
     stage: str,
     prints: bool = True,
     overrides: Mapping[str, Array] | None = None,
+    arrived: Callable[[str], None] | None = None,
 ) -> Captured:
-    """One run with everything fetched; fingerprints are made as values stream by."""
+    """One run with everything fetched; fingerprints are made as values stream by, and `arrived` is told their names."""
     graph = backend.graph()
     made: dict[str, Fingerprint] = {}
     with clock.stage(stage, len(graph.tappable()) or None) as step:
@@ -116,6 +117,8 @@ def capture(
             quant = info.quant if info else None
             if prints and (quant is not None or str(value.dtype) in FLOAT_DTYPES):
                 made[name] = fingerprint(value, quant)
+            if arrived is not None:
+                arrived(name)
             step()
 
         trace = capture_trace(backend, feeds, store=store, observe=observe, overrides=overrides)

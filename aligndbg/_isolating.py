@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aligndbg._arrays import Lazy
 from aligndbg._capturing import Captured, Clock, capture
 from aligndbg._errors import ModelError, RuntimeCrashError, UnsupportedError
+from aligndbg._lockstep import Begin, Replay
 from aligndbg._types import Array, Backend, Layout, Matching, Pair, Trace
 from aligndbg.feeds import FeedPlan
 from aligndbg.grid import grid_feeds, grid_weights
-from aligndbg.locate import Isolation, Replay, isolate
+from aligndbg.locate import Isolation, isolate
 from aligndbg.match import Weights, match
 from aligndbg.metrics import Fingerprint
 from aligndbg.store import Store
@@ -104,14 +105,19 @@ def _isolate(
     last: list[Store] = []  # a round is read before the next one is run
     refused: dict[str, str] = {}
 
-    def rerun(overrides: Lazy) -> Replay:
+    made_before = (sides.right if forward else sides.left).trace
+
+    def rerun(overrides: Lazy, begin: Begin) -> Replay:
         while True:
             while last:
                 last.pop().close()
             last.append(new_store())
             asked = overrides.but(refused)
+            arrived = begin(replace(made_before, values=last[0]), refused)
             try:
-                made = capture(backend, feeds, last[0], clock, "isolate", overrides=asked.over(weights))
+                made = capture(
+                    backend, feeds, last[0], clock, "isolate", overrides=asked.over(weights), arrived=arrived
+                )
             except UnsupportedError as error:
                 if error.context not in asked:
                     raise

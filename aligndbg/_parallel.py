@@ -4,15 +4,49 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-__all__ = ["in_threads"]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["Submit", "in_threads", "threads"]
 
 MAX_THREADS = 8  # what is read comes from memory: more threads wait for it
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Submit(Protocol):
+    def __call__(self, work: Callable[[], Result], size: int = 0) -> Future[Result]: ...
+
+
+@contextmanager
+def threads(room: int | None = None) -> Iterator[Submit]:
+    """`submit(work, size)` has work done, in one of a few threads, and gives its future.
+
+    Works run together while their sizes fit into `room`; a larger one runs alone. At the end what has not begun is
+    left out, and what has is waited for.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    gate = _Gate(room)
+
+    def admitted(work: Callable[[], Result], size: int) -> Result:
+        with gate.held(size):
+            return work()
+
+    def submit(work: Callable[[], Result], size: int = 0) -> Future[Result]:
+        return pool.submit(work) if room is None else pool.submit(admitted, work, size)
+
+    with ThreadPoolExecutor(min(MAX_THREADS, _cores())) as pool:
+        try:
+            yield submit
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_threads(
@@ -21,23 +55,11 @@ def in_threads(
     size: Callable[[Item], int] = lambda _: 0,
     room: int | None = None,
 ) -> Iterator[Result]:
-    """`work` of each item, in the items' order. What it raises is raised here, and what has not begun is left out.
-
-    Items are worked on together while their sizes fit into `room`; a larger one is worked on alone.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    gate = _Gate(room)
-
-    def admitted(item: Item) -> Result:
-        with gate.held(size(item)):
-            return work(item)
-
-    with ThreadPoolExecutor(min(MAX_THREADS, _cores())) as pool:
-        try:
-            yield from pool.map(work if room is None else admitted, items)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    """`work` of each item, in `threads`, in the items' order. What it raises is raised here."""
+    with threads(room) as submit:
+        futures = deque([submit(partial(work, item), size(item)) for item in items])
+        while futures:
+            yield futures.popleft().result()
 
 
 class _Gate:

@@ -9,7 +9,6 @@ is paired anew. Knows no framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._arrays import Lazy
+from aligndbg._lockstep import Comparing, Rerun, Run, rerun_name
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
 from aligndbg.grid import as_read, inner_roundings, read_through
@@ -26,23 +26,12 @@ from aligndbg.match.values import STRICT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
-__all__ = ["Isolation", "Replay", "Standing", "isolate", "stand"]
+__all__ = ["Isolation", "Standing", "isolate", "stand"]
 
 MAX_ROUNDS = 8
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
 
 
-@dataclass(frozen=True)
-class Replay:
-    """One side run again. `refused` says why a tensor could not be overridden, by its name on that side."""
-
-    trace: Trace
-    prints: dict[str, Fingerprint]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-
-Rerun = Callable[[Lazy], Replay]
-Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
 Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
 
 
@@ -111,8 +100,10 @@ def isolate(
 ) -> Isolation:
     """Isolated metrics of every pair. `forward`: the candidate is re-run on the reference's values; else the mirror.
 
-    `rerun(overrides)` runs that side; `rematch(trace, prints, keep, reject)` pairs again with its new values;
-    `comparing(pairs)` surrounds comparisons, and gives what is called before and after each.
+    `rerun(overrides, begin)` runs that side: it calls `begin(trace, refused)` first, with the trace that the run will
+    fill and what is known to be refused, and what that gives with the name of each value that is there.
+    `rematch(trace, prints, keep, reject)` pairs again with its new values; `comparing(pairs)` surrounds the comparisons
+    that are left when a run ends, and gives what is called before and after each.
     """
     graph = candidate.graph if forward else reference.graph
     rejected: set[tuple[str, str]] = set()
@@ -122,14 +113,11 @@ def isolate(
     seen = [_state(matching, aside)]
     while len(rounds) < MAX_ROUNDS:
         usable = [p for p in matching.pairs if p.reference not in aside and _safe(p)]
-        replay = rerun(_overrides(reference, candidate, usable, forward))
+        run = Run(judge, matching.pairs, matching.pairs, forward)
+        replay, own, over = run.compared(rerun, _overrides(reference, candidate, usable, forward), comparing)
         refused = {
-            p.reference: replay.refused[name] for p in usable if (name := _rerun_name(p, forward)) in replay.refused
+            p.reference: replay.refused[name] for p in usable if (name := rerun_name(p, forward)) in replay.refused
         }
-        judge.inner = inner_roundings(
-            reference.graph, candidate.graph, [p for p in matching.pairs if p.reference not in refused]
-        )
-        own, over = _own_errors(replay.trace, matching.pairs, judge, comparing, forward)
         nearer, farther = _moved(judge, own, [p for p in matching.pairs if p.reference in over])
         standing = Standing(own, over, refused, aside, forward, nearer, farther)
         shadowed, unconfirmed = stand(graph, matching.pairs, standing)
@@ -154,17 +142,18 @@ def isolate(
         matching = again
     # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
     best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
-    judge.inner = inner_roundings(
-        reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
-    )
     runs = len(seen)
     activations = one_sided_activations(reference, candidate, best)
     if activations:
         usable = [p for p in best.matching.pairs if p.reference not in aside | best.open and _safe(p)]
-        trace = rerun(_overrides(reference, candidate, _passing(usable, activations.values()), forward)).trace
         after = [p for p in best.matching.pairs if p.reference in activations]
-        own, over = _own_errors(trace, after, judge, comparing, forward)
+        run = Run(judge, best.matching.pairs, after, forward)
+        passing = _passing(usable, activations.values())
+        _, own, over = run.compared(rerun, _overrides(reference, candidate, passing, forward), comparing)
         best, runs = replace(best, beyond={r: own[r] for r in over}), runs + 1
+    judge.inner = inner_roundings(
+        reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
+    )
     return replace(best, runs=runs)
 
 
@@ -205,7 +194,7 @@ def _refuted(
     graph: Graph, pairs: Sequence[Pair], doubtful: Mapping[str, str], forward: bool, aside: frozenset[str]
 ) -> list[Pair]:
     """Of the doubtful pairs, those with no doubtful one right below: a wrong pair robs the one before of its proof."""
-    by_name = {_rerun_name(p, forward): p for p in pairs if p.reference not in aside}
+    by_name = {rerun_name(p, forward): p for p in pairs if p.reference not in aside}
     consumers = graph.consumers()
     return [
         p
@@ -216,16 +205,11 @@ def _refuted(
     ]
 
 
-def _rerun_name(pair: Pair, forward: bool) -> str:
-    """The pair's tensor on the side that is run again."""
-    return pair.candidate if forward else pair.reference
-
-
 def _shadowed(
     graph: Graph, pairs: Sequence[Pair], over: frozenset[str], refused: Mapping[str, str], forward: bool
 ) -> dict[str, str]:
     """Pairs over tolerance that are computed from a wrong tensor that could not be overridden, with the reason."""
-    by_name = {_rerun_name(p, forward): p for p in pairs}
+    by_name = {rerun_name(p, forward): p for p in pairs}
     consumers = graph.consumers()
     out: dict[str, str] = {}
     todo = [name for name, p in by_name.items() if p.reference in refused and p.reference in over]
@@ -236,7 +220,7 @@ def _shadowed(
             if p.reference in over and p.reference not in out:
                 out[p.reference] = f"computed from {name}, which is over tolerance and cannot be overridden: {why}"
                 if p.reference in refused:
-                    todo.append(_rerun_name(p, forward))
+                    todo.append(rerun_name(p, forward))
     return out
 
 
@@ -274,7 +258,7 @@ def _overrides(
     readers, target_readers = source.graph.consumers(), target.graph.consumers()
 
     def moved(p: Pair) -> Array:
-        name = _rerun_name(p, forward)
+        name = rerun_name(p, forward)
         other = p.reference if forward else p.candidate
         value, quant = source.values[other], source.quant(other)
         if quant is not None:
@@ -286,25 +270,7 @@ def _overrides(
         stored = grid.quantize(value, dtype) if grid is not None else value.astype(dtype, copy=False)
         return np.asarray(stored, order="C")  # ascontiguousarray makes a scalar one-dimensional
 
-    return Lazy({name: partial(moved, p) for p in pairs if (name := _rerun_name(p, forward)) in read})
-
-
-def _own_errors(
-    trace: Trace, pairs: Iterable[Pair], judge: Judge, comparing: Comparing, forward: bool
-) -> tuple[dict[str, Metrics], frozenset[str]]:
-    """Isolated metrics by reference name, and which of them are over tolerance."""
-    known = [p for p in pairs if _rerun_name(p, forward) in trace.values]
-    own: dict[str, Metrics] = {}
-    with comparing(len(known)) as (before, after):
-
-        def measured(pair: Pair) -> Metrics:
-            before()
-            return judge.isolated(pair, trace, forward)
-
-        for pair, metrics in zip(known, judge.each(measured, known), strict=True):
-            own[pair.reference] = metrics
-            after()
-    return own, frozenset(p.reference for p in known if not judge.own_within(p, own[p.reference]))
+    return Lazy({name: partial(moved, p) for p in pairs if (name := rerun_name(p, forward)) in read})
 
 
 def _unconfirmed(
@@ -316,7 +282,7 @@ def _unconfirmed(
 ) -> dict[str, str]:
     """Provisional pairs over tolerance that nothing confirms, with the reason."""
     # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
-    by_name = {_rerun_name(p, s.forward): p for p in pairs if p.reference not in s.aside}
+    by_name = {rerun_name(p, s.forward): p for p in pairs if p.reference not in s.aside}
     consumers = graph.consumers()
     out = dict.fromkeys(s.aside, "given by --map, and its values or what is computed from it disagree")
     for name, p in by_name.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -24,7 +25,8 @@ class Store(Mapping[str, Array]):
     """Arrays by name, in the order they were put. Past `budget` bytes (None: no limit) they go to a temporary file.
 
     Reading gives a read-only array of the same dtype, shape and bits; a spilled one is mapped, not loaded, and
-    stays valid after `close`. The file has no name where the system allows it, so that nothing is left behind.
+    stays valid after `close`. Other threads may read while one puts. The file has no name where the system allows it,
+    so that nothing is left behind.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -77,8 +79,11 @@ class Store(Mapping[str, Array]):
             return view
         offset, dtype, shape = self._spilled[name]
         assert self._file is not None
-        mapped = np.memmap(self._file, np.uint8, "r", offset, (math.prod(shape) * dtype.itemsize,))
-        return mapped.view(np.ndarray).view(dtype).reshape(shape)
+        # Not np.memmap, which moves the file's position: another thread may be writing.
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        size = math.prod(shape) * dtype.itemsize
+        mapped = mmap.mmap(self._file.fileno(), offset - start + size, access=mmap.ACCESS_READ, offset=start)
+        return np.frombuffer(mapped, np.uint8, size, offset - start).view(dtype).reshape(shape)
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would read the array
         return name in self._order

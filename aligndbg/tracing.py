@@ -34,8 +34,9 @@ def capture(
 ) -> Trace:
     """The values of one run: the feeds, then every tensor that can be tapped (or those of `fetch`) in execution order.
 
-    They go to `store` (default: a new one that spills past `max_memory` bytes), and `observe(name, array)` sees
-    each as it streams by. What cannot be had is in `missing`, with the reason. `overrides` are those of `Backend.run`.
+    They go to `store` (default: a new one that spills past `max_memory` bytes), and `observe(name, array)` sees each
+    once it is there, before the next one comes. What cannot be had is in `missing`, with the reason. `overrides` are
+    those of `Backend.run`.
     A recorded trace is returned as it is (`fetch` narrows it): feeds that differ from its own raise UsageError,
     overrides UnsupportedError. Otherwise raises what `Backend.run` does.
     """
@@ -54,9 +55,9 @@ def capture(
     values = Store(max_memory) if store is None else store
 
     def keep(name: str, array: Array) -> None:
+        values.put(name, array)
         if observe is not None:
             observe(name, array)
-        values.put(name, array)
 
     for name in graph.inputs:
         if name in feeds and (fetch is None or name in wanted):

@@ -33,7 +33,7 @@ from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare, defaul
 if TYPE_CHECKING:
     from aligndbg.grid import Rounding
 
-__all__ = ["Judge", "decide", "drift_notes"]
+__all__ = ["Judge", "decide", "drift_notes", "read_bytes"]
 
 # A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
 HYBRID_OWN = 5e-2
@@ -141,11 +141,7 @@ class Judge:
 
     def each(self, work: Callable[[Pair], Result], pairs: Iterable[Pair]) -> Iterator[Result]:
         """`work` of each pair, in threads that together read no more than `room` bytes at a time."""
-
-        def size(pair: Pair) -> int:
-            return 2 * READ_BYTES * math.prod(pair.layout.reference_shape)
-
-        return in_threads(work, pairs, size, self.room)
+        return in_threads(work, pairs, read_bytes, self.room)
 
     def metrics(self, pair: Pair) -> Metrics:
         """The accumulated difference of one pair, in the reference's layout."""
@@ -159,6 +155,11 @@ class Judge:
         """
         left, right = (self.reference, trace) if forward else (trace, self.candidate)
         return self._compare(pair, left, right, self.tolerance(pair, isolated=True), on_grid=True)
+
+    def needed(self, pair: Pair, forward: bool) -> set[str]:
+        """The tensors of the side that is re-run that `isolated` reads."""
+        trace, name = (self.candidate, pair.candidate) if forward else (self.reference, pair.reference)
+        return {name, self._grid_of(trace, name) or name}
 
     def own_within(self, pair: Pair, metrics: Metrics) -> bool:
         """False where the pair's own error is over tolerance; equal tensors that prove nothing are no fault."""
@@ -237,6 +238,11 @@ class Judge:
             if judge(self.metrics(other), self.tolerance(pair))[0] != within:
                 return True
         return False
+
+
+def read_bytes(pair: Pair) -> int:
+    """What is read of both tensors to compare them."""
+    return 2 * READ_BYTES * math.prod(pair.layout.reference_shape)
 
 
 def _without_axis(value: Array, quant: Quant | None) -> tuple[Array, Quant | None]:

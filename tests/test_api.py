@@ -643,7 +643,7 @@ def test_comparing_has_the_time_limit_too(
     with pytest.raises(UsageError, match=r"comparing the paired tensors ran past 1 s") as caught:
         aligndbg.diff(*sides, timeout=1, isolate=isolate, checks=False)
     assert "--timeout" in caught.value.hint
-    assert len(begun) == 1
+    assert len(begun) <= 3, "those of the isolated run begin while it still goes on"
 
 
 def test_a_runtime_that_dies_when_it_is_run_whole_takes_only_that_check_along(

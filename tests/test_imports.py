@@ -34,7 +34,7 @@ STAGES = {
     "evaluate": ("_evaluate",),
     "backends": ("backends", "backends."),
     "match": ("match", "match."),
-    "locate": ("locate", "locate.", "faults", "grid"),
+    "locate": ("locate", "locate.", "faults", "grid", "_lockstep"),
     "explain": ("explain", "explain."),
     "verdict": ("verdict",),
     "report": ("report", "report."),

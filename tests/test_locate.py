@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 import aligndbg
 from aligndbg._capturing import Clock
 from aligndbg._errors import ModelError, UnsupportedError
+from aligndbg._lockstep import Begin, Replay
 from aligndbg._types import Array, Layout, LayoutKind, Matching, Pair, Status
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
-from aligndbg.locate import Replay, isolate
+from aligndbg.locate import isolate
 from aligndbg.metrics import ToleranceRules
 from aligndbg.verdict import Judge
 
@@ -124,10 +125,14 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
         made[2] = replace(made[2], layout=replace(layout, kind=kind))
         return Matching(tuple(made))
 
-    def rerun(overrides: Mapping[str, Array]) -> Replay:
+    def rerun(overrides: Mapping[str, Array], begin: Begin) -> Replay:
         overridden.append(set(overrides))
-        values = dict(right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides))
-        return Replay(replace(traces[1], values=values), {})
+        trace = replace(traces[1], values={})
+        arrived = begin(trace, {})
+        for name, value in right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides):
+            cast(dict[str, Array], trace.values)[name] = value
+            arrived(name)
+        return Replay(trace, {})
 
     judge = Judge(traces[0], traces[1], ToleranceRules())
     found = isolate(

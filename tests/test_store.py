@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,26 @@ def test_spilled_arrays_keep_their_layouts() -> None:
         store.put("strided", np.arange(100)[::7])
         assert store["fortran"].tolist() == np.arange(12).reshape(3, 4).tolist()
         assert store["strided"].tolist() == list(range(0, 100, 7))
+
+
+def test_spilled_arrays_are_read_while_others_are_put() -> None:
+    """By one thread; where reading moved the file's position, what is put would land in the wrong place."""
+    arrays = {str(k): np.full(5000, k, np.int32) for k in range(400)}
+    over = threading.Event()
+    with Store(0) as store:
+        store.put("first", np.arange(5000))
+
+        def read() -> None:
+            while not over.is_set():
+                assert store["first"][-1] == 4999
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for name, array in arrays.items():
+            store.put(name, array)
+        over.set()
+        reader.join()
+        assert all(same(store[name], array) for name, array in arrays.items())
 
 
 def test_text_stays_in_memory() -> None:

@@ -1,0 +1,85 @@
+"""A run with overrides whose values are compared while it goes on: by then it is known what is paired with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aligndbg._arrays import Lazy
+from aligndbg._parallel import Submit, threads
+from aligndbg._types import Pair, Trace
+from aligndbg.grid import inner_roundings
+from aligndbg.metrics import Fingerprint, Metrics
+from aligndbg.verdict import Judge, read_bytes
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["Begin", "Comparing", "Replay", "Rerun", "Run", "rerun_name"]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One side run again. `refused` says why a tensor could not be overridden, by its name on that side."""
+
+    trace: Trace
+    prints: dict[str, Fingerprint]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+Begin = Callable[[Trace, Mapping[str, str]], Callable[[str], None]]
+Rerun = Callable[[Lazy, Begin], Replay]
+Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
+
+
+def rerun_name(pair: Pair, forward: bool) -> str:
+    """The pair's tensor on the side that is run again."""
+    return pair.candidate if forward else pair.reference
+
+
+class Run:
+    """One run with overrides, in lock-step: each pair is compared as soon as the run has given what that reads."""
+
+    def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], forward: bool) -> None:
+        self._judge, self._borders, self._pairs, self._forward = judge, list(borders), list(pairs), forward
+        self._own: dict[str, Future[Metrics]] = {}
+
+    def compared(
+        self, rerun: Rerun, overrides: Lazy, comparing: Comparing
+    ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
+        """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
+        with threads(self._judge.room) as submit:
+            replay = rerun(overrides, partial(self._begin, submit))
+            known = [p for p in self._pairs if p.reference in self._own]
+            own: dict[str, Metrics] = {}
+            with comparing(len(known)) as (before, after):
+                for pair in known:
+                    before()
+                    own[pair.reference] = self._own[pair.reference].result()
+                    after()
+        return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
+
+    def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
+        judge, forward = self._judge, self._forward
+        for one in self._own.values():  # of a run that ended in a refusal
+            one.cancel()
+        self._own = {}
+        overridden = [p for p in self._borders if rerun_name(p, forward) not in refused]
+        judge.inner = inner_roundings(judge.reference.graph, judge.candidate.graph, overridden)
+        waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
+        for pair in self._pairs:
+            needed = judge.needed(pair, forward)
+            for name in needed:
+                waiting.setdefault(name, []).append((pair, needed))
+
+        def arrived(name: str) -> None:
+            for pair, needed in waiting.pop(name, ()):
+                needed.discard(name)
+                if not needed:
+                    work = partial(judge.isolated, pair, trace, forward)
+                    self._own[pair.reference] = submit(work, read_bytes(pair))
+
+        return arrived
