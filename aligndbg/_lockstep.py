@@ -41,11 +41,15 @@ def rerun_name(pair: Pair, forward: bool) -> str:
 
 
 class Run:
-    """One run with overrides, in lock-step: each pair is compared as soon as the run has given what that reads."""
+    """One run with overrides, in lock-step: each pair is compared as soon as the run has given what that reads.
+
+    A pair that is too large for the judge's room is compared when the run is over, and its memory free.
+    """
 
     def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], forward: bool) -> None:
         self._judge, self._borders, self._pairs, self._forward = judge, list(borders), list(pairs), forward
         self._own: dict[str, Future[Metrics]] = {}
+        self._large: list[Callable[[], None]] = []
 
     def compared(
         self, rerun: Rerun, overrides: Lazy, comparing: Comparing
@@ -53,6 +57,8 @@ class Run:
         """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
         with threads(self._judge.room) as submit:
             replay = rerun(overrides, partial(self._begin, submit))
+            for begin in self._large:
+                begin()
             known = [p for p in self._pairs if p.reference in self._own]
             own: dict[str, Metrics] = {}
             with comparing(len(known)) as (before, after):
@@ -66,7 +72,7 @@ class Run:
         judge, forward = self._judge, self._forward
         for one in self._own.values():  # of a run that ended in a refusal
             one.cancel()
-        self._own = {}
+        self._own, self._large = {}, []
         overridden = [p for p in self._borders if rerun_name(p, forward) not in refused]
         judge.inner = inner_roundings(judge.reference.graph, judge.candidate.graph, overridden)
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
@@ -75,11 +81,15 @@ class Run:
             for name in needed:
                 waiting.setdefault(name, []).append((pair, needed))
 
+        def compare(pair: Pair) -> None:
+            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, forward), read_bytes(pair))
+
         def arrived(name: str) -> None:
             for pair, needed in waiting.pop(name, ()):
                 needed.discard(name)
-                if not needed:
-                    work = partial(judge.isolated, pair, trace, forward)
-                    self._own[pair.reference] = submit(work, read_bytes(pair))
+                if not needed and judge.room is not None and read_bytes(pair) > judge.room:
+                    self._large.append(partial(compare, pair))
+                elif not needed:
+                    compare(pair)
 
         return arrived

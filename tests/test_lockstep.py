@@ -49,8 +49,11 @@ class Watched(Judge):
     done: dict[str, threading.Event]
 
 
-def test_a_pair_is_compared_before_the_next_value_comes(values: dict[str, Array], pairs: list[Pair]) -> None:
-    judge = Watched(trace(values), trace(dict(values)), ToleranceRules())
+@pytest.mark.parametrize(("room", "during"), [(None, True), (400, True), (399, False)])
+def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
+    values: dict[str, Array], pairs: list[Pair], room: int | None, during: bool
+) -> None:
+    judge = Watched(trace(values), trace(dict(values)), ToleranceRules(), room=room)
     judge.done = {name: threading.Event() for name in NAMES}
     waited: list[bool] = []
 
@@ -61,11 +64,11 @@ def test_a_pair_is_compared_before_the_next_value_comes(values: dict[str, Array]
         for name in NAMES:
             made[name] = values[name] * (1.5 if name == WRONG else 1)
             arrived(name)
-            waited.append(judge.done[name].wait(5))
+            waited.append(judge.done[name].wait(5 if during else 0.05))
         return Replay(again, {})
 
     _, own, over = Run(judge, pairs, pairs, forward=True).compared(rerun, Lazy({}), Clock(None).comparing)
-    assert waited == [True] * len(NAMES)
+    assert waited == [during] * len(NAMES)
     assert list(own) == NAMES
     assert over == {WRONG}
 
