@@ -7,8 +7,11 @@ Of each network of large_networks.py, with the same random weights, in FOLDER/NA
     same_names.onnx  reference.onnx, each weight moved by at most one float32 step        (needs onnx)
     candidate.tflite channels last, by Keras                                              (needs tensorflow)
     x.npz            the input, as the ONNX files take it
+    program.pt2      a torch.export program, nothing folded                               (needs torch)
+    exported.onnx    as torch.onnx writes that, program.npz the input of both             (needs torch, onnxscript)
+    tiny.pt2, .onnx  one addition
 
-onnx and tensorflow may live in different environments: what cannot be made is left out and named.
+onnx, tensorflow and torch may live in different environments: what cannot be made is left out and named.
 """
 
 from __future__ import annotations
@@ -106,15 +109,38 @@ def write_tflite(network: Network, folder: Path) -> None:
     (folder / "candidate.tflite").write_bytes(to_tflite.convert(model))
 
 
-WRITERS = {"onnx": write_onnx, "tensorflow": write_tflite}
+def write_torch(network: Network, folder: Path) -> None:
+    import to_torch
+    import torch
+
+    class Tiny(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x + 1
+
+    x = torch.from_numpy(network.sample())
+    program = torch.export.export(to_torch.Module(network).eval(), (x,))
+    torch.export.save(program, folder / "program.pt2")
+    tiny = torch.export.export(Tiny(), (x,))
+    torch.export.save(tiny, folder / "tiny.pt2")
+    for source, target in ((program, "exported.onnx"), (tiny, "tiny.onnx")):
+        exported = torch.onnx.export(source, dynamo=True, verbose=False)
+        assert exported is not None
+        exported.save(folder / target, external_data=False)
+    np.savez(folder / "program.npz", x=network.sample())
+
+
+WRITERS = {"onnx": write_onnx, "tensorflow": write_tflite, "torch": write_torch}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, separated by commas")
+    parser.add_argument("--with", dest="writers", default=",".join(WRITERS), help="packages, separated by commas")
     options = parser.parse_args()
     for package, write in WRITERS.items():
+        if package not in options.writers.split(","):
+            continue
         if importlib.util.find_spec(package) is None:
             print(f"{package} is not installed: its files are left out", file=sys.stderr)
             continue

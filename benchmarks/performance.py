@@ -1,6 +1,6 @@
 """What aligndbg costs beside the tools nearest to it and beside both models' bare runs, measured in turns in one run.
 
-    python benchmarks/make_models.py MODELS         (once; onnx and tensorflow, each in its environment)
+    python benchmarks/make_models.py MODELS         (once; onnx, tensorflow and torch, each in its environment)
     python benchmarks/performance.py MODELS [--only resnet50,vit_b16] [--repeat 3] [--json FILE] [--markdown FILE]
     python benchmarks/make_3gb.py MODELS/large      (and then --only large)
 
@@ -10,6 +10,8 @@ without the start of worker processes: what it takes to open a tiny pair is take
 Runtime with every value marked as an output, and plain LiteRT with all tensors preserved, loading included.
 
 Polygraphy runs as its own how-to does it: the first model's outputs to a file, then the second model against that.
+onnx-diagnostic's `sbs` compares a torch.export program with its ONNX export, tensors of equal names, `-2` with every
+node also run on torch's values (pip install onnx-diagnostic "transformers<5" scipy optree openpyxl, beside torch).
 """
 
 from __future__ import annotations
@@ -26,167 +28,34 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime writes into the home folder
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from performance_tools import COMMANDS, IN_PROCESS, ROOT, load
+
 PAIRS = {
-    "ONNX / TFLite": ("reference.onnx", "candidate.tflite"),
-    "ONNX / ONNX, same names": ("reference.onnx", "same_names.onnx"),
-    "ONNX / ONNX, other names": ("reference.onnx", "separate.onnx"),
+    "ONNX / TFLite": ("reference.onnx", "candidate.tflite", "x.npz"),
+    "ONNX / ONNX, same names": ("reference.onnx", "same_names.onnx", "x.npz"),
+    "ONNX / ONNX, other names": ("reference.onnx", "separate.onnx", "x.npz"),
+    "torch.export / its ONNX export": ("program.pt2", "exported.onnx", "program.npz"),
 }
 SAMPLE_SECONDS = 0.02
 Result = dict[str, Any]
-
-
-def run_onnx(path: str, feeds: dict[str, Any]) -> int:
-    """Loads the model with every node output marked, and runs it once; the number of values."""
-    import onnx
-    import onnxruntime
-
-    model = onnx.load(path, load_external_data=False)  # external weights stay in their file, which ORT maps
-    known = {o.name for o in model.graph.output}
-    model.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for node in model.graph.node for name in node.output if name not in known
-    )
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    folder = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(folder, str(Path(path).resolve().parent))
-    data = model.SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return len(session.run(None, feeds))
-
-
-def run_tflite(path: str, feeds: dict[str, Any]) -> int:
-    """Loads the model with all tensors preserved, runs it once, and reads what its operators computed."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=path, experimental_preserve_all_tensors=True, num_threads=1)
-    feed_tflite(interpreter, feeds)
-    indices = {i for op in interpreter._get_ops_details() for i in op["outputs"]}
-    return len([interpreter.get_tensor(i) for i in indices])
-
-
-def plain(path: str, feeds: dict[str, Any]) -> Result:
-    """One inference of one model as its users run it: nothing exposed, the runtime's own defaults."""
-    start = time.perf_counter()
-    if path.endswith(".onnx"):
-        import onnxruntime
-
-        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
-    else:
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_path=path, num_threads=1)
-        feed_tflite(interpreter, feeds)
-    return {"work": time.perf_counter() - start}
-
-
-def feed_tflite(interpreter: Any, feeds: dict[str, Any]) -> None:
-    import numpy as np
-
-    interpreter.allocate_tensors()
-    (entry,), (x,) = interpreter.get_input_details(), feeds.values()
-    moved = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
-    interpreter.set_tensor(entry["index"], np.ascontiguousarray(moved))
-    interpreter.invoke()
-
-
-def bare(models: list[str], feeds: dict[str, Any]) -> Result:
-    for package in ("onnx", "onnxruntime", "ai_edge_litert.interpreter"):
-        importlib.import_module(package)
-    start = time.perf_counter()
-    for path in models:
-        (run_onnx if path.endswith(".onnx") else run_tflite)(path, feeds)
-    return {"work": time.perf_counter() - start}
-
-
-def aligndbg_diff(models: list[str], feeds: dict[str, Any], **settings: Any) -> Result:
-    import aligndbg
-    from aligndbg._session import diff_once  # noqa: F401 - what a diff imports is not part of its work
-
-    def opened(paths: list[str]) -> tuple[float, list[Any]]:
-        start = time.perf_counter()
-        backends = [aligndbg.open_model(path) for path in paths]
-        for backend in backends:
-            backend.graph()
-        return time.perf_counter() - start, backends
-
-    tiny, backends = opened([str(ROOT / "fixtures" / f"cnn{Path(path).suffix}") for path in models])
-    settings = {"details": False} | settings  # as the command line does without --html
-    aligndbg.diff(*backends, **settings)  # lazy imports
-    for backend in backends:
-        backend.close()
-    loading, backends = opened(models)
-    start = time.perf_counter()
-    diff = aligndbg.diff(*backends, feeds, **settings)
-    work = time.perf_counter() - start + max(0.0, loading - tiny)
-    for backend in backends:
-        backend.close()
-    coverage = diff.coverage["reference"]
-    return {
-        "work": work,
-        "stages": {"open": loading - tiny, **diff.timing},
-        "found": f"{diff.verdict}, {len(diff.pairs)} pairs, {coverage.unmatched} unmatched, {len(diff.faults)} faults",
-    }
-
-
-def polygraphy_in_process(models: list[str], feeds: dict[str, Any]) -> Result:
-    from polygraphy import constants
-    from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
-    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
-    from polygraphy.comparator import Comparator
-
-    level = importlib.import_module("onnxruntime").GraphOptimizationLevel.ORT_DISABLE_ALL
-    start = time.perf_counter()
-    runners = []
-    for path in models:
-        marked = BytesFromOnnx(ModifyOutputs(OnnxFromPath(path), outputs=constants.MARK_ALL))
-        session = SessionFromOnnx(marked, providers=["CPUExecutionProvider"], graph_optimization_level=level)
-        runners.append(OnnxrtRunner(session, name=Path(path).stem))
-    results = Comparator.run(runners, data_loader=[feeds])
-    compared = Comparator.compare_accuracy(results).output_names()
-    return {"work": time.perf_counter() - start, "found": f"{len(compared)} tensors compared"}
-
-
-def polygraphy_commands(models: list[str], feeds: dict[str, Any]) -> list[list[str]]:
-    """The two commands of its how-to; the inputs are written in its own format first."""
-    from polygraphy.json import save_json
-
-    save_json([feeds], "inputs.json")
-    tool = [str(Path(sys.executable).with_name("polygraphy")), "run"]
-    common = ["--onnxrt", "--onnx-outputs", "mark", "all", "--load-inputs", "inputs.json"]
-    common += ["--graph-optimization-level", "ORT_DISABLE_ALL"]
-    return [
-        [*tool, models[0], *common, "--save-outputs", "outputs.json"],
-        [*tool, models[1], *common, "--load-outputs", "outputs.json"],
-    ]
-
-
-IN_PROCESS: dict[str, Callable[..., Result]] = {
-    "bare": bare,
-    "plain, reference alone": lambda models, feeds: plain(models[0], feeds),
-    "plain, candidate alone": lambda models, feeds: plain(models[1], feeds),
-    "bare, reference alone": lambda models, feeds: bare(models[:1], feeds),
-    "bare, candidate alone": lambda models, feeds: bare(models[1:], feeds),
-    "diff --no-isolate --no-checks": lambda models, feeds: aligndbg_diff(models, feeds, isolate=False, checks=False),
-    "diff": aligndbg_diff,
-    "diff --max-memory 256M": lambda models, feeds: aligndbg_diff(models, feeds, max_memory=256 << 20),
-    "diff --html": lambda models, feeds: aligndbg_diff(models, feeds, details=True),
-    "Polygraphy, in process": polygraphy_in_process,
-}
+OTHERS = {"Polygraphy": ("polygraphy", (".onnx", ".onnx")), "onnx-diagnostic": ("onnx_diagnostic", (".pt2", ".onnx"))}
 
 
 def tools(models: list[str], only: str) -> list[str]:
     """What can be measured on this pair, of those that are asked for."""
-    others = all(path.endswith(".onnx") for path in models) and importlib.util.find_spec("polygraphy")
-    names = [name for name in IN_PROCESS if others or not name.startswith("Polygraphy")]
-    names += ["Polygraphy, commands"] if others else []
+    formats = tuple(Path(path).suffix for path in models)
+    left_out = tuple(
+        name for name, (package, takes) in OTHERS.items() if takes != formats or not importlib.util.find_spec(package)
+    )
+    names = [name for name in (*IN_PROCESS, *COMMANDS) if not name.startswith(left_out)]
     asked = [name.strip() for name in only.split(";")] if only else names
     return [name for name in names if name in asked or name == "bare"]
 
@@ -195,11 +64,12 @@ def measure(tool: str, models: list[str], feeds_file: Path) -> Result:
     """One measurement: the tool in processes of its own, in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         if tool in IN_PROCESS:
-            commands = [[sys.executable, __file__, "--child", tool, *models, str(feeds_file)]]
+            script = str(ROOT / "benchmarks" / "performance_tools.py")
+            commands = [[sys.executable, script, tool, *models, str(feeds_file)]]
         else:
             here = Path.cwd()
             os.chdir(folder)
-            commands = polygraphy_commands(models, load(feeds_file))
+            commands = COMMANDS[tool](models, load(feeds_file))
             os.chdir(here)
         total: Result = {"wall": 0.0, "cpu": 0.0, "peak": 0}
         for command in commands:
@@ -253,12 +123,6 @@ def peak_memory(pid: int) -> Iterator[list[int]]:
         thread.join()
 
 
-def load(feeds_file: Path) -> dict[str, Any]:
-    import numpy as np
-
-    return dict(np.load(feeds_file))
-
-
 def measure_pair(models: list[str], feeds_file: Path, repeat: int, only: str) -> dict[str, Result]:
     """Medians by tool, each measured `repeat` times in turns."""
     for path in models:
@@ -298,7 +162,7 @@ def table(title: str, results: dict[str, Result]) -> str:
 
 
 def machine() -> str:
-    names = ("numpy", "onnxruntime", "ai-edge-litert", "polygraphy")
+    names = ("numpy", "onnxruntime", "ai-edge-litert", "torch", "polygraphy", "onnx-diagnostic")
     packages = [f"{name} {version(name)}" for name in names if importlib.util.find_spec(name.replace("-", "_"))]
     return f"{datetime.date.today()}, Python {platform.python_version()}, {os.cpu_count()} cores; {', '.join(packages)}"
 
@@ -320,8 +184,8 @@ def main() -> int:
             folder = (options.models / network).resolve()
             if options.pairs not in title or not all((folder / file).exists() for file in files):
                 continue
-            models = [str(folder / file) for file in files]
-            results = measure_pair(models, folder / "x.npz", options.repeat, options.tools)
+            *models, feeds = [str(folder / file) for file in files]
+            results = measure_pair(models, Path(feeds), options.repeat, options.tools)
             everything[f"{network}, {title}"] = results
             tables.append(table(f"{network}, {title}", results))
             print(tables[-1], flush=True)
@@ -332,13 +196,5 @@ def main() -> int:
     return 0
 
 
-def child(tool: str, *models: str) -> int:
-    said = sys.stdout
-    sys.stdout = sys.stderr  # the tools talk
-    result = IN_PROCESS[tool](list(models[:-1]), load(Path(models[-1])))
-    print(json.dumps(result), file=said)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(child(*sys.argv[2:]) if sys.argv[1:2] == ["--child"] else main())
+    sys.exit(main())
