@@ -34,6 +34,7 @@ __all__ = ["write_trace"]
 
 FEED = "feed:"  # before the name of a feed that is not among the values
 MAX_HEADER = 100_000_000  # the safetensors format's own limit
+LONGEST_NAME = 60_000  # bytes; a zip file's entries have room for 65,535
 
 Member = tuple[np.dtype[Any], tuple[int, ...], Callable[[], Array]]
 
@@ -101,10 +102,10 @@ def _portable(name: str) -> bool:
     if not name or name.startswith((FEED, f"{METADATA_KEY}:", METADATA_MEMBER, "__metadata__")):
         return False
     try:
-        name.encode()
+        size = len(name.encode())
     except UnicodeEncodeError:  # TFLite's names need not be UTF-8
         return False
-    return "\0" not in name and "\\" not in name
+    return "\0" not in name and "\\" not in name and size <= LONGEST_NAME
 
 
 def _same_bits(one: Array, other: Array) -> bool:

@@ -146,7 +146,16 @@ NAMES = [
     "aligndbg:0",
     "back\\slash",
 ]
-NAMES += ["__aligndbg__", "__metadata__", "nul\0byte", "surrogate\udc80", "", "net/relu;net/conv", "a" * 3000]
+NAMES += [
+    "__aligndbg__",
+    "__metadata__",
+    "nul\0byte",
+    "surrogate\udc80",
+    "",
+    "net/relu;net/conv",
+    "a" * 3000,
+    "é" * 40_000,
+]
 
 
 def full_trace() -> Trace:

@@ -185,7 +185,10 @@ def _element(data_type: int) -> str:
 
     if data_type == onnx.TensorProto.STRING:
         return "string"
-    return str(onnx.helper.tensor_dtype_to_np_dtype(data_type).name) if data_type else ""
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(data_type).name) if data_type else ""
+    except KeyError:  # damaged, or newer than the onnx package: the runtime will say
+        return ""
 
 
 def _info(item: onnx.ValueInfoProto) -> TensorInfo:

@@ -182,6 +182,17 @@ def test_types_come_from_the_runtime_where_onnx_knows_none(tmp_path: Path) -> No
     assert [array.dtype for _, array in backend.run({"x": floats(2)}, ["g", "y"])] == [np.float32, np.float16]
 
 
+def test_a_type_that_nobody_knows_is_the_runtimes_to_refuse(tmp_path: Path) -> None:
+    path = save(tmp_path, [helper.make_node("Relu", ["x"], ["y"])], [value("x", shape=[2])], [value("y")])
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = 1000
+    Path(path).write_bytes(model.SerializeToString())
+    backend = opened(path)
+    assert backend.graph().inputs == ("x",)
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        list(backend.run({"x": floats(2)}, ["y"]))
+
+
 def test_quantization_parameters(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
