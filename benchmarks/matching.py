@@ -2,7 +2,8 @@
 
 The pair is a residual network of plain operators, computed here with numpy, and its copy under other names, in another
 topological order, channels last. `faults` changes some weights of the copy: everything after the first is then paired
-by structure alone, as in the first round of a real diff.
+by structure, as in the first round of a real diff, though values are still alike. `--lost` gives all tensors of the copy
+after the first tenth the values of others: nothing but structure tells anything.
 """
 
 from __future__ import annotations
@@ -81,9 +82,18 @@ def moved(nodes: list[Node], values: dict[str, Array], weights: dict[str, Array]
     return as_trace(renamed, arrays, {rename[n]: w for n, w in weights.items()}, rename[output])
 
 
-def measure(nodes: int, faults: int) -> tuple[int, float, int]:
+def lose(values: dict[str, Array]) -> None:
+    """Shuffles what each tensor after the first tenth holds."""
+    rng = np.random.default_rng(1)
+    for name in list(values)[len(values) // 10 :]:
+        values[name] = rng.permutation(values[name].reshape(-1)).reshape(values[name].shape)
+
+
+def measure(nodes: int, faults: int, lost: bool) -> tuple[int, float, int]:
     """Nodes, CPU seconds of the match alone, pairs found."""
     plain, changed = network(nodes, 0), network(nodes, faults)
+    if lost:
+        lose(changed[1])
     output = plain[0][-1].outputs[0]
     left, right = as_trace(*plain, output), moved(*changed, output)
     prints = [{n: fingerprint(v) for n, v in t.values.items()} for t in (left, right)]
@@ -102,11 +112,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="500,1000,2000,5000,10000", help="numbers of nodes, separated by commas")
     parser.add_argument("--faults", default="0,3", help="numbers of changed weights, separated by commas")
+    parser.add_argument("--lost", action="store_true", help="values that tell nothing after the first tenth")
     options = parser.parse_args()
     print("| faults | nodes | pairs | CPU seconds | ms a node |\n|---|---|---|---|---|")
     for faults in map(int, options.faults.split(",")):
         for size in map(int, options.sizes.split(",")):
-            nodes, seconds, pairs = measure(size, faults)
+            nodes, seconds, pairs = measure(size, faults, options.lost)
             print(f"| {faults} | {nodes} | {pairs} | {seconds:.2f} | {1e3 * seconds / nodes:.2f} |", flush=True)
     return 0
 

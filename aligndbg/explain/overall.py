@@ -11,7 +11,7 @@ import numpy as np
 from aligndbg._types import Array, Cause, Fault, LayoutKind, Measurement, Node, Quant, Trace
 from aligndbg.explain._advice import ADVICE
 from aligndbg.feeds import FeedFinding
-from aligndbg.match.weights import WeightPrint
+from aligndbg.match.weights import WeightIndex, WeightPrint
 from aligndbg.metrics import compare
 
 __all__ = ["another_network", "input_causes", "shared_grids", "swapped_axes"]
@@ -91,7 +91,8 @@ def another_network(
         return faults, []
     counts = {w.count for w in theirs.values()}
     shaped = sum(w.count in counts for w in ours.values()) / len(ours)
-    found = sum(any(w.agreement(o) == 1 for o in theirs.values()) for w in ours.values()) / len(ours)
+    index = WeightIndex(theirs.values())
+    found = sum(index.has(w) for w in ours.values()) / len(ours)
     if found > FOUND_SHARE:
         return faults, []
     what = "other weights throughout"

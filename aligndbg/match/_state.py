@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from aligndbg._types import Layout, Node
 from aligndbg.match._side import PASSIVE_OPS, Side, moved_from
+from aligndbg.match._ways import Ways
 from aligndbg.match.layouts import Fit, best_layouts, exchanged_orders, order_of
 from aligndbg.match.names import similarity
 from aligndbg.match.ops import FINISHING, WEIGHT_OPS, ops_agree, output_index
@@ -74,14 +75,19 @@ class State:
     tick: Callable[[], None] = lambda: None
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
-    far: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._far, whatever is paired
+    # Of a reference's tensor, the candidate's that are far from it in every layout, and that are not, as far as known.
+    far: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    near: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score, likewise
     _largest: dict[tuple[bool, int], WeightPrint | None] = field(default_factory=dict)
+    _agreements: dict[tuple[int, int], float] = field(default_factory=dict)
+    _ways: dict[bool, Ways] = field(default_factory=dict)
     # What follows from the links and the layouts as they are now, kept until one of them changes.
     _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     _usual_of: Orders | None = None
     _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
     _heads: dict[tuple[bool, int, str], Node] = field(default_factory=dict)
+    _chains: dict[tuple[bool, int], list[Node]] = field(default_factory=dict)
     _held: dict[tuple[bool, int, bool], tuple[int, list[Link]]] = field(default_factory=dict)
     _above: dict[tuple[bool, str], tuple[list[str], list[str]]] = field(default_factory=dict)
     # By method and rank, how the tensors that are paired are laid out.
@@ -122,6 +128,9 @@ class State:
         self.links[link.reference] = link
         self.by_candidate[link.candidate] = link
         self._count_layout(link, 1)
+        for side, name in ((self.reference, link.reference), (self.candidate, link.candidate)):
+            if (side is self.reference) in self._ways:
+                self._ways[side is self.reference].close(name)
         if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
             self.orders.count(link.layout)
             self._usual.clear()
@@ -129,10 +138,18 @@ class State:
     def drop(self, link: Link) -> None:
         del self.links[link.reference]
         del self.by_candidate[link.candidate]
+        self._ways.clear()
         self._count_layout(link, -1)
 
+    def open_below(self, side: Side, name: str) -> bool:
+        """Whether a way leads down from a tensor to the end of the graph past unpaired tensors only."""
+        key = side is self.reference
+        if key not in self._ways:
+            self._ways[key] = Ways(side, self.links if key else self.by_candidate)
+        return self._ways[key].open_from(name)
+
     def _count_layout(self, link: Link, by: int) -> None:
-        for cache in (self._sources, self._heads, self._held, self._above):
+        for cache in (self._sources, self._heads, self._chains, self._held, self._above):
             cache.clear()
         if not link.layout.alternatives:
             self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
@@ -320,9 +337,24 @@ class State:
         """1 where two nodes hold the same weight, up to layout and scales per channel; -1 where not; 0: not known."""
         if self.weights is None:
             return 0.0
-        left = self._weight(self.reference, self._head(self.reference, rn, cn.canonical))
-        right = self._weight(self.candidate, self._head(self.candidate, cn, rn.canonical)) if left else None
-        return left.agreement(right) if left and right else 0.0
+        return self._weights_of(
+            self._head(self.reference, rn, cn.canonical), self._head(self.candidate, cn, rn.canonical)
+        )
+
+    def _weights_of(self, ours: Node, theirs: Node) -> float:
+        key = (id(ours), id(theirs))
+        if key not in self._agreements:
+            left, right = self._weight(self.reference, ours), self._weight(self.candidate, theirs)
+            self._agreements[key] = left.agreement(right) if left and right else 0.0
+        return self._agreements[key]
+
+    def same_weight(self, ours: Node, theirs: Node) -> bool:
+        """Whether two nodes themselves hold the same weight, as `weights_agree` has it."""
+        return self._weights_of(ours, theirs) > 0
+
+    def weighs(self, side: Side, node: Node) -> bool:
+        """Whether the weight that a node holds is known."""
+        return self.weights is not None and self._weight(side, node) is not None
 
     def _weight(self, side: Side, node: Node) -> WeightPrint | None:
         """The largest weight of a node; None where none is known."""
@@ -379,6 +411,10 @@ class State:
         theirs, right = self._inputs_held(self.candidate, head_c, lenient)
         return max(ours, theirs), [a for a in left if any(a.candidate == b.candidate for b in right)]
 
+    def inputs_held(self, side: Side, node: Node) -> list[Link]:
+        """The pairs that a node's inputs are, helpers and finishing ops looked through."""
+        return self._inputs_held(side, node, lenient=True)[1]
+
     def _inputs_held(self, side: Side, node: Node, lenient: bool) -> tuple[int, list[Link]]:
         """How many inputs a node has, and the pairs that `_source` finds for them."""
         key = (side is self.reference, id(node), lenient)
@@ -402,18 +438,26 @@ class State:
         return self._heads[key]
 
     def _look_for_head(self, side: Side, node: Node, canonical: str) -> Node:
-        at = node
-        for _ in range(3):
+        for at in self.chain(side, node):
             if at.canonical == canonical or {at.canonical, canonical} <= WEIGHT_OPS:
                 return at
-            inputs = side.data_inputs(at)
-            if at.canonical not in FINISHING or len(inputs) != 1 or self.link_of(side, inputs[0]):
-                break
-            above = side.producer.get(inputs[0])
-            if above is None:
-                break
-            at = above
         return node
+
+    def chain(self, side: Side, node: Node) -> list[Node]:
+        """A node and those above it that it only finishes, as far as nothing between them is paired."""
+        key = (side is self.reference, id(node))
+        if key not in self._chains:
+            found = [node]
+            while len(found) < 3:
+                inputs = side.data_inputs(found[-1])
+                if found[-1].canonical not in FINISHING or len(inputs) != 1 or self.link_of(side, inputs[0]):
+                    break
+                above = side.producer.get(inputs[0])
+                if above is None:
+                    break
+                found.append(above)
+            self._chains[key] = found
+        return self._chains[key]
 
     def _source(self, side: Side, name: str, lenient: bool) -> str:
         """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""

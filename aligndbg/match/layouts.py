@@ -226,11 +226,14 @@ def clearly_apart(
 ) -> Array:
     """(rs, cs) bool: True where the sampled error is above `limit` in each of `options`, the layouts of `cs` on `rs`.
 
-    Computed for all at once, which rounds more than `sampled_error` does: what that could change, or a value that is
-    not finite, is left False.
+    Computed for all at once, which rounds more than `sampled_error` does: what that could change is left False, and so
+    are pairs of which some values are finite on both sides and others are not.
     """
     wanted = np.stack([reference.sample(r) for r in rs])
     spreads = np.array([_kept_spread(reference, r) for r in rs])
+    finite = np.isfinite(wanted)
+    whole = finite.all(axis=1)
+    never_near = ~finite.any(axis=1) | (whole & (spreads == 0))  # as `sampled_error` has it
     apart = np.ones((len(rs), len(cs)), bool)
     with np.errstate(over="ignore", invalid="ignore"):
         bound = np.square(limit * spreads) * wanted.shape[1]
@@ -238,8 +241,10 @@ def clearly_apart(
             held = np.stack([_moved_sample(candidate, c, layout) for c in cs])
             norms = np.square(wanted).sum(axis=1)[:, None] + np.square(held).sum(axis=1)
             products = np.einsum("rk,ck->rc", wanted, held)  # `@` may start threads, which only spin here
-            apart &= norms - 2 * products - ROUNDING * norms > bound[:, None]
-    return apart
+            beyond = norms - 2 * products - ROUNDING * norms > bound[:, None]
+            apart &= beyond | (whole[:, None] != np.isfinite(held).all(axis=1))
+    found: Array = apart | never_near[:, None]
+    return found
 
 
 def _kept_spread(reference: Side, r: str) -> float:

@@ -16,6 +16,7 @@ __all__ = [
     "ops_agree",
     "output_index",
     "written_out",
+    "written_with",
 ]
 
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -114,6 +115,12 @@ def step_of(rn: Node, cn: Node) -> bool:
 def written_out(rn: Node, cn: Node) -> bool:
     """Whether one side may have as a single op what the other ends there after several, an activation aside."""
     return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT or frozenset((rn.canonical, cn.canonical)) in _WRITTEN_OUT
+
+
+@lru_cache(maxsize=4096)
+def written_with(op: str) -> frozenset[str]:
+    """The ops with which `op` is `written_out`."""
+    return frozenset(other for pair in _WRITTEN_OUT if op in pair for other in pair if other != op)
 
 
 def output_index(node: Node, name: str) -> int:

@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 
 from aligndbg._types import Node
+from aligndbg.match._possible import possible
 from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit, Shape, clearly_apart, layouts
@@ -112,11 +113,10 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
     theirs = _hanging(state, state.candidate, border, count)
     _tell_apart(state, ours, theirs)
     scored: dict[tuple[str, str], tuple[float, list[Fit]]] = {}
-    for r in ours:
-        for c in theirs:
-            scored_pair = None if state.hopeless.get((r, c)) else _score(state, r, c)
-            if scored_pair:
-                scored[(r, c)] = scored_pair
+    for r, c in possible(state, ours, theirs):
+        scored_pair = None if state.hopeless.get((r, c)) else _score(state, r, c)
+        if scored_pair:
+            scored[(r, c)] = scored_pair
     for r, c in _out_of_turn(state, list(scored), ours, theirs):
         del scored[(r, c)]
     while scored:
@@ -259,22 +259,25 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
 
 def _far(state: State, r: str, c: str) -> bool:
     """Whether two tensors differ by more than ENCLOSED_ERROR in every layout."""
-    if (r, c) not in state.far:
-        state.far[r, c] = state.least_error(r, c) > ENCLOSED_ERROR
-    return state.far[r, c]
+    if c not in state.far[r] and c not in state.near[r]:
+        (state.far if state.least_error(r, c) > ENCLOSED_ERROR else state.near)[r].add(c)
+    return c in state.far[r]
 
 
 def _tell_apart(state: State, ours: Sequence[str], theirs: Sequence[str]) -> None:
     """Finds those of many pairs for which `_far` is true: one by one, they take most of the time of a match."""
     if len(ours) * len(theirs) < MANY:
         return
-    left = _alike_shapes(state.reference, [r for r in ours if any((r, c) not in state.far for c in theirs)])
-    right = _alike_shapes(state.candidate, [c for c in theirs if any((r, c) not in state.far for r in ours)])
+    untold = {r: set(theirs) - state.far[r] - state.near[r] for r in ours}
+    asked = set().union(*untold.values())
+    left = _alike_shapes(state.reference, [r for r in ours if untold[r]])
+    right = _alike_shapes(state.candidate, [c for c in theirs if c in asked])
     for (shape, hints), rs in left.items():
         for (other, more), cs in right.items():
             options = layouts(shape, other, (*hints, *more))
             apart = clearly_apart(state.reference, rs, state.candidate, cs, options, ENCLOSED_ERROR)
-            state.far.update({(rs[i], cs[j]): True for i, j in np.argwhere(apart).tolist()})
+            for r, row in zip(rs, apart, strict=True):
+                state.far[r].update(cs[j] for j in np.flatnonzero(row))
 
 
 def _alike_shapes(side: Side, names: Sequence[str]) -> dict[tuple[Shape, tuple[Shape, ...]], list[str]]:
@@ -332,7 +335,9 @@ def _settled(link: Link, error: float) -> bool:
 
 def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], bool] = lambda link: True) -> bool:
     """True where something reads the tensor and every way down from it comes to a paired tensor that `counts`."""
-    outputs = set(side.graph.outputs)
+    if state.open_below(side, name):
+        return False
+    outputs = side.graph.outputs
     stack, seen = [name], {name, ""}
     while stack:
         n = stack.pop()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from aligndbg._types import Array
 
-__all__ = ["WeightPrint", "weight_print"]
+__all__ = ["WeightIndex", "WeightPrint", "weight_print"]
 
 EXACT, GRID, UNLIKE = (
     2e-3,
@@ -38,6 +42,32 @@ class WeightPrint:
         if apart <= (GRID if self.quantized or other.quantized else EXACT):
             return 1.0
         return -1.0 if apart > UNLIKE else 0.0
+
+
+class WeightIndex:
+    """Tells whether one of many weights is the same as a given one, without a look at each."""
+
+    def __init__(self, prints: Iterable[WeightPrint]) -> None:
+        self._by_count: dict[int, list[tuple[float, int, WeightPrint]]] = defaultdict(list)
+        self._quantized = False
+        for place, one in enumerate(prints):
+            self._quantized |= one.quantized
+            self._by_count[one.count] += (
+                (end[0], place, one) for end in (one.first, one.last) if math.isfinite(end[0])
+            )
+        for found in self._by_count.values():
+            found.sort()
+
+    def has(self, weight: WeightPrint) -> bool:
+        """Whether the `agreement` with one of them is 1."""
+        found = self._by_count.get(weight.count, [])
+        reach = 1 - (GRID if weight.quantized or self._quantized else EXACT) - 1e-9
+        for mean, *_ in (weight.first, weight.last):
+            if math.isfinite(mean):
+                start, end = bisect_left(found, (mean * reach,)), bisect_right(found, (mean / reach, math.inf))
+                if any(weight.agreement(one) == 1 for _, _, one in found[start:end]):
+                    return True
+        return False
 
 
 def _apart(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
