@@ -2,8 +2,8 @@
 
 The pair is a residual network of plain operators, computed here with numpy, and its copy under other names, in another
 topological order, channels last. `faults` changes some weights of the copy: everything after the first is then paired
-by structure, as in the first round of a real diff, though values are still alike. `--lost` gives all tensors of the copy
-after the first tenth the values of others: nothing but structure tells anything.
+by structure, as in the first round of a real diff, though values are still alike. `--lost` gives all tensors of the
+copy after the first tenth the values of others: nothing but structure tells anything.
 """
 
 from __future__ import annotations
