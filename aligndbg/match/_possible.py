@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from aligndbg._types import Node
 from aligndbg.match._side import Side
 from aligndbg.match._state import State
-from aligndbg.match.ops import written_with
+from aligndbg.match.ops import KINDRED, ops_agree, written_with
 
 __all__ = ["possible"]
 
@@ -21,8 +21,8 @@ def possible(state: State, ours: Sequence[str], theirs: Sequence[str]) -> Iterat
     for r in ours:
         found = wide - state.far[r]
         node = state.reference.node(r)
-        if node is not None:
-            found |= evidence.of(node)
+        if node is not None and len(found) < len(wide):
+            evidence.add(node, found)
         if found:
             yield from ((r, c) for c in theirs if c in found)
 
@@ -35,7 +35,7 @@ class _Evidence:
         self.reading: dict[str, list[str]] = defaultdict(list)  # by the paired tensors that they are computed from
         self.reading_nothing: list[str] = []
         self.of_op: dict[str, list[str]] = defaultdict(list)
-        self.weighted: list[tuple[str, Node]] = []
+        self.weighted: list[tuple[str, Node, list[Node]]] = []
         for c in theirs:
             node = state.candidate.node(c)
             if node is None:
@@ -46,21 +46,27 @@ class _Evidence:
                 self.reading_nothing.append(c)
             for word in {node.tail, node.canonical}:
                 self.of_op[word].append(c)
-            self.weighted += (
-                (c, head) for head in state.chain(state.candidate, node) if state.weighs(state.candidate, head)
-            )
+            if heads := _weighted(state, state.candidate, node):
+                self.weighted.append((c, node, heads))
 
-    def of(self, node: Node) -> set[str]:
-        state, found = self.state, set[str]()
+    def add(self, node: Node, found: set[str]) -> None:
+        """Adds those for which something speaks as the counterpart of a reference's node."""
+        state = self.state
         for name in _held(state, state.reference, node):
             found.update(self.reading.get(name, ()))
         if not state.reference.data_inputs(node):
             found.update(self.reading_nothing)
         for word in {w for own in (node.tail, node.canonical) for w in written_with(own)}:
             found.update(self.of_op.get(word, ()))
-        for head in _weighted(state, state.reference, node):
-            found.update(c for c, other in self.weighted if state.same_weight(head, other))
-        return found
+        heads = _weighted(state, state.reference, node)
+        for c, other, more in self.weighted if heads else ():
+            # Asked last: this has both models' weights read.
+            if (
+                c not in found
+                and ops_agree(node, other) >= KINDRED
+                and any(state.same_weight(one, two) for one in heads for two in more)
+            ):
+                found.add(c)
 
 
 def _held(state: State, side: Side, node: Node) -> set[str]:
@@ -69,5 +75,5 @@ def _held(state: State, side: Side, node: Node) -> set[str]:
 
 
 def _weighted(state: State, side: Side, node: Node) -> list[Node]:
-    """Of a node and the op that it finishes, those whose weight is known."""
-    return [head for head in state.chain(side, node) if state.weighs(side, head)]
+    """Of a node and the op that it finishes, those that may hold a weight."""
+    return [head for head in state.chain(side, node) if not side.graph.constants.isdisjoint(head.inputs)]

@@ -342,6 +342,8 @@ class State:
         )
 
     def _weights_of(self, ours: Node, theirs: Node) -> float:
+        if self.weights is None:
+            return 0.0
         key = (id(ours), id(theirs))
         if key not in self._agreements:
             left, right = self._weight(self.reference, ours), self._weight(self.candidate, theirs)
@@ -351,10 +353,6 @@ class State:
     def same_weight(self, ours: Node, theirs: Node) -> bool:
         """Whether two nodes themselves hold the same weight, as `weights_agree` has it."""
         return self._weights_of(ours, theirs) > 0
-
-    def weighs(self, side: Side, node: Node) -> bool:
-        """Whether the weight that a node holds is known."""
-        return self.weights is not None and self._weight(side, node) is not None
 
     def _weight(self, side: Side, node: Node) -> WeightPrint | None:
         """The largest weight of a node; None where none is known."""

@@ -10,6 +10,7 @@ from aligndbg.match._side import PASSIVE_OPS
 __all__ = [
     "FAMILIES",
     "FINISHING",
+    "KINDRED",
     "RECURRENT_OPS",
     "WEIGHT_OPS",
     "kindred",
@@ -19,6 +20,7 @@ __all__ = [
     "written_with",
 ]
 
+KINDRED = 0.4  # `ops_agree` of ops that are something to each other
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # A converter that has no such op writes out its steps, weighted ops first.
 RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})

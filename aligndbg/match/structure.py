@@ -19,7 +19,7 @@ from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_fr
 from aligndbg.match._state import Link, State
 from aligndbg.match.layouts import Fit, Shape, clearly_apart, layouts
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import FAMILIES, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
+from aligndbg.match.ops import FAMILIES, KINDRED, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["ENCLOSED_ERROR", "match_structure", "reaches_pairs"]
@@ -222,7 +222,7 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
         return None
     ops = ops_agree(rn, cn)
     if (r, c) not in state.hopeless:  # whatever else is paired
-        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (_far(state, r, c) and ops < 0.4)
+        state.hopeless[(r, c)] = not state.ends_alike(r, c) or (_far(state, r, c) and ops < KINDRED)
     if state.hopeless[(r, c)]:
         return None
     if _far(state, r, c) and _nothing_agrees(state, rn, cn):
@@ -231,7 +231,7 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if not fits:
         return None
     error = fits[0].error
-    if ops < 0.4 and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
+    if ops < KINDRED and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
         return None
     inputs, weights = state.inputs_agree(rn, cn), state.weights_agree(rn, cn)
     if error > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
