@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -195,18 +195,39 @@ class Graph:
                     seen.setdefault(name)
         return tuple(seen)
 
-    def producers(self) -> dict[str, Node]:
+    def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
+        return self._producers
+
+    def consumers(self) -> Mapping[str, Sequence[Node]]:
+        """Tensor name -> the nodes that read it, in execution order."""
+        return self._consumers
+
+    def places(self) -> Mapping[str, int]:
+        """Node name -> its place in execution order."""
+        return self._places
+
+    # Looked up by the thousand, and made when they are first asked for.
+    @cached_property
+    def _producers(self) -> dict[str, Node]:
         return {name: node for node in self.nodes for name in node.outputs if name}
 
-    def consumers(self) -> dict[str, list[Node]]:
-        """Tensor name -> the nodes that read it, in execution order."""
+    @cached_property
+    def _consumers(self) -> dict[str, list[Node]]:
         readers: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
                 if name:
                     readers.setdefault(name, []).append(node)
         return readers
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {node.name: k for k, node in enumerate(self.nodes)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is made of them need not pass from process to process."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,13 +119,13 @@ def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sid
     """A fault at one side's unpaired op, with what its pairs have in common on the other side (an unrolled LSTM)."""
     graph, paired = sides[1 - side]
     names = [p.candidate if side == 0 else p.reference for p in below]
-    regions = [region(graph, n, set(paired)) for n in names]
+    regions = [region(graph, n, paired) for n in names]
     common = set(regions[0].nodes).intersection(*(r.nodes for r in regions[1:]))
     nodes = [n for n in graph.nodes if n.name in common]
     if not nodes:
         return fault
     last = nodes[-1].outputs[0]
-    found = Region(tuple(n.name for n in nodes), region(graph, last, set(paired)).inputs, (last,))
+    found = Region(tuple(n.name for n in nodes), region(graph, last, paired).inputs, (last,))
     if side == 0:
         return replace(fault, candidate=last, candidate_op=nodes[-1].op_type, region_candidate=found)
     return replace(fault, reference=last, reference_op=nodes[-1].op_type, region_reference=found)
@@ -151,8 +151,7 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     after the activation would be blamed.
     """
     regions = (fault.region_reference, fault.region_candidate)
-    by_node = [{n.name: n for n in graph.nodes} for graph, _ in sides]
-    nodes = [[by_node[k][name] for name in regions[k].nodes] for k in (0, 1)]
+    nodes = [[sides[k][0].nodes[sides[k][0].places()[name]] for name in regions[k].nodes] for k in (0, 1)]
     tails = [[n.tail for n in ns] for ns in nodes]
     lone = [
         (k, n.inputs[0], n.outputs[0], n)
@@ -176,7 +175,7 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     where = [before.reference, before.candidate]
     where[k] = made
     r, c = where
-    held = [region(graph, name, set(paired)) for (graph, paired), name in zip(sides, where, strict=True)]
+    held = [region(graph, name, paired) for (graph, paired), name in zip(sides, where, strict=True)]
     producers = [graph.producers() for graph, _ in sides]
     return replace(
         fault,
@@ -255,22 +254,22 @@ def _fault(
     metrics = [(own or isolation.own)[p.reference] for p in pairs]
     lsb = [m.lsb_max for m in metrics if m.lsb_max is not None]
     (left, paired_r), (right, paired_c) = sides
-    nodes_r, nodes_c = left.producers(), right.producers()
+    node_r, node_c = left.producers().get(r or ""), right.producers().get(c or "")
     return Fault(
         reference=r,
         candidate=c,
-        reference_op=nodes_r[r].op_type if r in nodes_r else "",
-        candidate_op=nodes_c[c].op_type if c in nodes_c else "",
+        reference_op=node_r.op_type if node_r else "",
+        candidate_op=node_c.op_type if node_c else "",
         isolated_error=max(lsb) if lsb else max(m.rel_l2 for m in metrics),
         isolated_unit="lsb" if lsb else "rel_l2",
-        region_reference=region(left, r, set(paired_r)) if r else Region(),
-        region_candidate=region(right, c, set(paired_c)) if c else Region(),
-        reference_scope=nodes_r[r].scope if r in nodes_r else "",
-        candidate_scope=nodes_c[c].scope if c in nodes_c else "",
+        region_reference=region(left, r, paired_r) if r else Region(),
+        region_candidate=region(right, c, paired_c) if c else Region(),
+        reference_scope=node_r.scope if node_r else "",
+        candidate_scope=node_c.scope if node_c else "",
     )
 
 
-def region(graph: Graph, output: str, paired: set[str]) -> Region:
+def region(graph: Graph, output: str, paired: Container[str]) -> Region:
     """The nodes between `output` and the nearest paired tensors (or inputs and constants) before it."""
     producers = graph.producers()
     nodes: dict[str, None] = {}
@@ -289,5 +288,4 @@ def region(graph: Graph, output: str, paired: set[str]) -> Region:
                 inputs.setdefault(i)
             else:
                 stack.append(i)
-    order = {n.name: k for k, n in enumerate(graph.nodes)}
-    return Region(tuple(sorted(nodes, key=lambda n: order[n])), tuple(inputs), (output,))
+    return Region(tuple(sorted(nodes, key=graph.places().__getitem__)), tuple(inputs), (output,))
