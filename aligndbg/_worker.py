@@ -36,6 +36,8 @@ ACK_COUNT, ACK_BYTES = 4, 1 << 20  # the parent acknowledges in batches, each we
 # PYTHONPATH (which puts it before the standard library) gives that.
 _BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from aligndbg._worker import main; main()"
 
+_LEAVING = threading.Lock()  # in the child
+
 
 # ---- the child
 
@@ -80,9 +82,13 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[Any]) -> None:
 
 
 def _leave(channel: Channel, status: int) -> NoReturn:
-    for folder in channel.folders:  # the parent does the same, if it still lives
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(status)
+    with _LEAVING:  # never given back: a thread that comes second must not cut the first one short
+        for folder in channel.folders:  # the parent does the same, if it still lives
+            for _ in range(100):  # another thread may be writing a file there
+                shutil.rmtree(folder, ignore_errors=True)
+                if not os.path.exists(folder):
+                    break
+        os._exit(status)
 
 
 def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: str, options: dict[str, str]) -> None:
