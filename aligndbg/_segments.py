@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Segment", "cut"]
+__all__ = ["Segment", "cut", "share"]
 
 Key = TypeVar("Key", bound=Hashable)  # what names a tensor
+LEAST_BYTES = 4 << 20  # of a segment: each costs a session
 UNKNOWN = 64  # values of unknown size that are taken for a whole segment
 
 
@@ -17,6 +18,11 @@ class Segment(NamedTuple, Generic[Key]):
     nodes: tuple[int, ...]
     takes: tuple[Key, ...] = ()
     leaves: tuple[Key, ...] = ()
+
+
+def share(most: int, bound: int | None) -> int:
+    """The bytes of a segment: `most`, or less where a backend is bound to less."""
+    return most if bound is None else min(most, max(bound, LEAST_BYTES))
 
 
 def cut(

@@ -280,7 +280,7 @@ def release(backend: Backend) -> None:
 
 
 def bound(backend: Backend, nbytes: int) -> None:
-    """How many bytes of overrides a backend may hold in memory; those that hold none of their own lack the method."""
+    """How many bytes a backend may hold of overrides, and of what it computes at a time; not all have the method."""
     limit = getattr(backend, "bound", None)
     if limit is not None:
         limit(nbytes)

@@ -25,7 +25,7 @@ from aligndbg._channel import Channel
 from aligndbg._errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
 from aligndbg._memory import give_back
 from aligndbg._registry import Entry
-from aligndbg._types import Array, Graph, ModelInfo, release
+from aligndbg._types import Array, Graph, ModelInfo, bound, release
 
 __all__ = ["WorkerBackend"]
 
@@ -113,7 +113,9 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             elif request[0] == "override":
                 given[request[1]] = request[2]
             elif request[0] == "run":
-                _, feeds, fetch, overridden = request
+                _, feeds, fetch, overridden, nbytes = request
+                if nbytes is not None:
+                    bound(backend, nbytes)
                 _stream(channel, inbox, backend.run(feeds, fetch, _taken(given) if overridden else None))
                 learnt = sent is not None and backend.graph() is not sent  # some do by running
                 channel.send("end", backend.info, learnt)
@@ -339,7 +341,7 @@ class WorkerBackend:
             self._send("override", name, array, to_disk=self._bound is not None and sent > self._bound)
             del array  # before the next is made
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
-        self._send("run", arrays, tuple(fetch), overrides is not None)
+        self._send("run", arrays, tuple(fetch), overrides is not None, self._bound)
         self._run = token = object()
         return self._values(token)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg._segments import share
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
 from aligndbg.backends._onnx_graph import NOT_TENSORS, build_graph
 from aligndbg.backends._onnx_model import OnnxModel
@@ -78,6 +79,7 @@ class OnnxBackend:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runs: OrderedDict[object, _Run] = OrderedDict()
         self._seen_bytes: dict[str, int] = {}
+        self._bound: int | None = None
         self._model = OnnxModel(target)
         if self._level != "disable":
             self._model = self._optimized()
@@ -115,6 +117,12 @@ class OnnxBackend:
         without_feeds = bool(graph.inputs) and not feeds and all(name in graph.constants for name in names)
         arrays = {} if without_feeds else self._checked_feeds(feeds)
         return self._values(names, arrays, overrides, without_feeds)
+
+    def bound(self, nbytes: int) -> None:
+        """As `aligndbg._types.bound`: segments are no larger. Sessions of others are dropped."""
+        if nbytes != self._bound:
+            self.release()
+        self._bound = nbytes
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""
@@ -191,7 +199,7 @@ class OnnxBackend:
         """The run that yields `heads` with these overrides in it. The last few are kept."""
         plain = not overrides and not without_feeds and set(heads) <= set(self.graph().outputs)
         sizes = self._sizes(feeds)
-        large = sum(sizes.get(name, 0) for name in heads) // SEGMENT_BYTES  # it was cut for as much
+        large = sum(sizes.get(name, 0) for name in heads) // self._segment_bytes()  # it was cut for as much
         key = (plain, tuple(heads), self._override_key(overrides), without_feeds, large)
         if key not in self._runs:
             while len(self._runs) >= self._room():  # the oldest goes before the new one takes memory
@@ -215,13 +223,18 @@ class OnnxBackend:
         texts = any(array.dtype.kind in "OUS" for array in feeds.values())
         if self._provider == CPU and not texts:
             sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
-            segments = cut_graph(edited.proto.graph, sizes, SEGMENT_BYTES, self.graph().constants, self._passable)
+            segments = cut_graph(
+                edited.proto.graph, sizes, self._segment_bytes(), self.graph().constants, self._passable
+            )
         make = partial(self._make, held=edited.held)
         return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._room() > 1), edited.stand_ins)
 
     def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each tensor as far as known; of a weight twice, as kernels pack it."""
         return sizes_on(self.graph(), feeds) | self._seen_bytes | self._model.packed_sizes()
+
+    def _segment_bytes(self) -> int:
+        return share(SEGMENT_BYTES, self._bound)
 
     def _passable(self, name: str) -> bool:
         info = self.graph().tensors.get(name)

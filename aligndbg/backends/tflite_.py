@@ -18,7 +18,7 @@ import numpy as np
 
 from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
 from aligndbg._memory import give_back
-from aligndbg._segments import Segment
+from aligndbg._segments import Segment, share
 from aligndbg._types import Array, Graph, ModelInfo, TensorInfo
 from aligndbg.backends._tflite_cut import Rewritten, alone, rewrite
 from aligndbg.backends._tflite_graph import Analysis
@@ -64,6 +64,7 @@ class TfliteBackend:
         self._model = TfliteModel(target, raw)
         self._sessions: dict[Any, dict[int, Session]] = {}
         self._seen_bytes: dict[int, int] = {}
+        self._bound: int | None = None
         self.info = ModelInfo(
             path=target,
             backend="tflite",
@@ -90,6 +91,12 @@ class TfliteBackend:
         taps = tuple(i for i in plan if self._is_computed(i))
         given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
         return self._run(plan, taps, given, values)
+
+    def bound(self, nbytes: int) -> None:
+        """As `aligndbg._types.bound`: segments are no larger. Sessions of others are dropped."""
+        if nbytes != self._bound:
+            self.release()
+        self._bound = nbytes
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights and the tensors of its last run."""
@@ -226,7 +233,7 @@ class TfliteBackend:
         if not overrides and set(taps) <= set(self._model.outputs):
             return [Segment(tuple(op.index for op in self._model.ops if op.index not in self._analysis.blocked))]
         sizes = sizes_on(self._analysis, feeds) | self._seen_bytes
-        return cut_model(self._analysis, sizes, _SEGMENT_BYTES, overrides)
+        return cut_model(self._analysis, sizes, share(_SEGMENT_BYTES, self._bound), overrides)
 
     def _known(self, wanted: Sequence[int], feeds: Mapping[int, Array]) -> Iterator[tuple[str, Array]]:
         """Inputs and constants: nothing runs but the few operators on constants that numpy does not stand in for."""

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aligndbg import _segments
 from aligndbg._types import Array
 from aligndbg.backends import onnx_
 from aligndbg.backends.onnx_ import OnnxBackend
@@ -156,3 +157,19 @@ def test_a_value_that_its_reader_overwrites_is_passed_on_as_it_was(fixtures: Pat
     for name, array in backend.run(feeds, graph.tappable()):
         np.testing.assert_array_equal(array, expected[name])
         array[...] = 0
+
+
+def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_segments, "LEAST_BYTES", 1000)
+    backend = OnnxBackend(str(fixtures / "cnn.onnx"), {})
+    graph = backend.graph()
+    feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}
+    expected = dict(backend.run(feeds, graph.tappable()))
+    counts = []
+    for nbytes in (1 << 30, 200_000, 20_000, 1, 1 << 30):
+        backend.bound(nbytes)
+        check_same(dict(backend.run(feeds, graph.tappable())), expected)
+        (kept,) = backend._runs.values()
+        counts.append(len(kept.run._segments))
+    assert counts[0] == counts[-1] == 1
+    assert 1 < counts[1] < counts[2] < counts[3] < len(graph.nodes)

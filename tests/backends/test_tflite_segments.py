@@ -10,6 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as S
 from tflite_builder import Builder
 
+from aligndbg import _segments
 from aligndbg._types import Array
 from aligndbg.backends import tflite_
 from aligndbg.backends.tflite_ import TfliteBackend
@@ -126,3 +127,19 @@ def test_sizes_of_dynamic_tensors_follow_the_feed(tmp_path: Path, monkeypatch: A
     feeds = {"x": RNG.standard_normal((1000, 16)).astype(np.float32)}
     assert segments(backend, feeds) == 4
     np.testing.assert_array_equal(run(backend, feeds, 3000, monkeypatch)["y3"], feeds["x"])
+
+
+def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_segments, "LEAST_BYTES", 1000)
+    backend = TfliteBackend(str(fixtures / "cnn.tflite"), {})
+    graph = backend.graph()
+    (name,) = graph.inputs
+    feeds = {name: RNG.standard_normal(graph.tensors[name].shape, np.float32)}
+    expected = dict(backend.run(feeds, graph.tappable()))
+    counts = []
+    for nbytes in (1 << 30, 200_000, 20_000, 1, 1 << 30):
+        backend.bound(nbytes)
+        check_same(dict(backend.run(feeds, graph.tappable())), expected)
+        counts.append(segments(backend, feeds))
+    assert counts[0] == counts[-1] == 1
+    assert 1 < counts[1] < counts[2] <= counts[3]
