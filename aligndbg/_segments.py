@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 __all__ = ["Segment", "cut", "share"]
 
 Key = TypeVar("Key", bound=Hashable)  # what names a tensor
+SEGMENT_BYTES = 64 << 20  # of values and packed weights that a run with taps holds at a time
 LEAST_BYTES = 4 << 20  # of a segment: each costs a session
 UNKNOWN = 64  # values of unknown size that are taken for a whole segment
 
@@ -20,9 +21,9 @@ class Segment(NamedTuple, Generic[Key]):
     leaves: tuple[Key, ...] = ()
 
 
-def share(most: int, bound: int | None) -> int:
-    """The bytes of a segment: `most`, or less where a backend is bound to less."""
-    return most if bound is None else min(most, max(bound, LEAST_BYTES))
+def share(bound: int | None) -> int:
+    """The bytes of a segment, fewer where a backend is bound to less."""
+    return SEGMENT_BYTES if bound is None else min(SEGMENT_BYTES, max(bound, LEAST_BYTES))
 
 
 def cut(

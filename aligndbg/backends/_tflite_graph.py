@@ -59,6 +59,16 @@ class Analysis:
         return reasons
 
     @cached_property
+    def runnable(self) -> tuple[int, ...]:
+        """The operators that are not blocked."""
+        return tuple(op.index for op in self.model.ops if op.index not in self.blocked)
+
+    @cached_property
+    def shown(self) -> tuple[int, ...]:
+        """The model outputs whose value can be had."""
+        return tuple(i for i in self.model.outputs if i not in self.untapped)
+
+    @cached_property
     def stored(self) -> frozenset[int]:
         """Tensors with a value in the file, zero-element ones included: those need none."""
         model = self.model

@@ -26,11 +26,10 @@ def cut_model(
     Nor is a square cut from its reduction: XNNPACK computes the two in one.
     """
     model = analysis.model
-    ops = [op for op in model.ops if op.index not in analysis.blocked]
-    everything = Segment[int](tuple(op.index for op in ops))
+    ops = [model.ops[k] for k in analysis.runnable]
     states = any(table.isVariable for table in model.main.tensors)
     if analysis.stateful or states or any(info.dtype in ("resource", "variant") for info in model.infos):
-        return [everything]
+        return [Segment(analysis.runnable)]
     squares = {i for op in ops if op.word in _SQUARES for i in op.outputs}
     reduced = {i for op in ops if op.word in _REDUCTIONS for i in op.reads}
 
@@ -89,12 +88,11 @@ class Step(NamedTuple):
 def steps(analysis: Analysis, segments: Sequence[Segment[int]], taps: Collection[int]) -> list[Step]:
     """The segments in order; those that nothing is wanted of are left out. A single one shows all model outputs."""
     model, out, later = analysis.model, list[Step](), frozenset[int]()
-    shown = [i for i in model.outputs if i not in analysis.untapped]
     for segment in reversed(segments):
         ops = [model.ops[k] for k in segment.nodes]
         made = {i for op in ops for i in op.outputs}
         wanted = tuple(i for i in taps if i in made)
-        own = [i for i in shown if i in made or len(segments) == 1]
+        own = [i for i in analysis.shown if i in made or len(segments) == 1]
         reads = frozenset(i for op in ops for i in op.reads)
         if own or wanted or segment.leaves:
             out.append(Step(segment, wanted, tuple(dict.fromkeys((*own, *wanted, *segment.leaves))), reads, later))

@@ -39,7 +39,6 @@ __all__ = ["OnnxBackend"]
 
 RUNS_KEPT = 2
 LARGE_FILE = 64 << 20  # bytes of weights from which only the last run is kept: each packs its own copy
-SEGMENT_BYTES = 64 << 20  # of values and packed weights that a run with taps holds at a time
 WIDENED = ("float16", "bfloat16")  # on a CPU ORT keeps these as float32 between nodes: a cut would round them
 
 
@@ -120,7 +119,7 @@ class OnnxBackend:
 
     def bound(self, nbytes: int) -> None:
         """As `aligndbg._types.bound`: segments are no larger. Sessions of others are dropped."""
-        if nbytes != self._bound:
+        if share(nbytes) != share(self._bound):
             self.release()
         self._bound = nbytes
 
@@ -199,7 +198,7 @@ class OnnxBackend:
         """The run that yields `heads` with these overrides in it. The last few are kept."""
         plain = not overrides and not without_feeds and set(heads) <= set(self.graph().outputs)
         sizes = self._sizes(feeds)
-        large = sum(sizes.get(name, 0) for name in heads) // self._segment_bytes()  # it was cut for as much
+        large = sum(sizes.get(name, 0) for name in heads) // share(self._bound)  # it was cut for as much
         key = (plain, tuple(heads), self._override_key(overrides), without_feeds, large)
         if key not in self._runs:
             while len(self._runs) >= self._room():  # the oldest goes before the new one takes memory
@@ -223,18 +222,13 @@ class OnnxBackend:
         texts = any(array.dtype.kind in "OUS" for array in feeds.values())
         if self._provider == CPU and not texts:
             sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
-            segments = cut_graph(
-                edited.proto.graph, sizes, self._segment_bytes(), self.graph().constants, self._passable
-            )
+            segments = cut_graph(edited.proto.graph, sizes, share(self._bound), self.graph().constants, self._passable)
         make = partial(self._make, held=edited.held)
         return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._room() > 1), edited.stand_ins)
 
     def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each tensor as far as known; of a weight twice, as kernels pack it."""
         return sizes_on(self.graph(), feeds) | self._seen_bytes | self._model.packed_sizes()
-
-    def _segment_bytes(self) -> int:
-        return share(SEGMENT_BYTES, self._bound)
 
     def _passable(self, name: str) -> bool:
         info = self.graph().tensors.get(name)

@@ -29,7 +29,6 @@ from aligndbg.backends._tflite_segments import Step, cut_model, sizes_on, steps
 __all__ = ["TfliteBackend"]
 
 _KEPT_SESSIONS = 2  # a plain and a tapped one, or two cut ones
-_SEGMENT_BYTES = 64 << 20  # of values and packed weights that a run with taps holds at a time
 _LARGE_FILE = 64 << 20  # bytes from which only the last session is kept: each packs its own copy of the weights
 
 
@@ -94,7 +93,7 @@ class TfliteBackend:
 
     def bound(self, nbytes: int) -> None:
         """As `aligndbg._types.bound`: segments are no larger. Sessions of others are dropped."""
-        if nbytes != self._bound:
+        if share(nbytes) != share(self._bound):
             self.release()
         self._bound = nbytes
 
@@ -131,9 +130,7 @@ class TfliteBackend:
 
     def _runnable(self, analysis: Analysis) -> bytes:
         """The model without the operators that cannot run."""
-        kept = [op.index for op in self._model.ops if op.index not in analysis.blocked]
-        shown = [i for i in self._model.outputs if i not in analysis.untapped]
-        return self._rewritten(analysis, kept, shown, {}).content
+        return self._rewritten(analysis, analysis.runnable, analysis.shown, {}).content
 
     def _missing_custom(self) -> Iterator[tuple[str, int | None]]:
         """Custom operators are looked up when they are prepared, which in the whole model may be in mid-run."""
@@ -231,9 +228,9 @@ class TfliteBackend:
         self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
     ) -> list[Segment[int]]:
         if not overrides and set(taps) <= set(self._model.outputs):
-            return [Segment(tuple(op.index for op in self._model.ops if op.index not in self._analysis.blocked))]
+            return [Segment(self._analysis.runnable)]
         sizes = sizes_on(self._analysis, feeds) | self._seen_bytes
-        return cut_model(self._analysis, sizes, share(_SEGMENT_BYTES, self._bound), overrides)
+        return cut_model(self._analysis, sizes, share(self._bound), overrides)
 
     def _known(self, wanted: Sequence[int], feeds: Mapping[int, Array]) -> Iterator[tuple[str, Array]]:
         """Inputs and constants: nothing runs but the few operators on constants that numpy does not stand in for."""

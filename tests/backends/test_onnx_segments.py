@@ -33,7 +33,7 @@ def save(path: Path, nodes: Any, inputs: Any, outputs: Any, initializers: Any = 
 
 def run(path: str, feeds: Any, limit: int, monkeypatch: Any, overrides: Any = None) -> tuple[dict[str, Array], int]:
     """All values, and in how many segments they were computed."""
-    monkeypatch.setattr(onnx_, "SEGMENT_BYTES", limit)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", limit)
     backend = OnnxBackend(path, {})
     found = dict(backend.run(feeds, backend.graph().tappable(), overrides))
     (kept,) = backend._runs.values()
@@ -127,7 +127,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
         stored.append(numpy_helper.from_array(RNG.standard_normal((128, 128)).astype(np.float32), f"w{k}"))
         nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [last := f"m{k}"]))
     path = save(tmp_path, nodes, [value("x", shape=[4, 128])], [value(last)], stored)
-    monkeypatch.setattr(onnx_, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
     monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
     backend = OnnxBackend(path, {})
     alive: list[Any] = []
@@ -149,7 +149,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
 
 def test_a_value_that_its_reader_overwrites_is_passed_on_as_it_was(fixtures: Path, monkeypatch: Any) -> None:
     path = str(fixtures / "cnn.onnx")
-    monkeypatch.setattr(onnx_, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 1)
     backend = OnnxBackend(path, {})
     graph = backend.graph()
     feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}
@@ -173,3 +173,17 @@ def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, m
         counts.append(len(kept.run._segments))
     assert counts[0] == counts[-1] == 1
     assert 1 < counts[1] < counts[2] < counts[3] < len(graph.nodes)
+
+
+def test_sessions_stay_where_another_bound_changes_no_segment(fixtures: Path) -> None:
+    """Each sample has a budget of its own: a share of what is free at the time."""
+    backend = OnnxBackend(str(fixtures / "cnn.onnx"), {})
+    graph = backend.graph()
+    feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}
+    kept = []
+    for nbytes in (1 << 30, (1 << 30) + 1):
+        backend.bound(nbytes)
+        dict(backend.run(feeds, graph.tappable()))
+        kept += backend._runs.values()
+    assert len(kept) == 2
+    assert kept[0] is kept[1]

@@ -12,7 +12,6 @@ from tflite_builder import Builder
 
 from aligndbg import _segments
 from aligndbg._types import Array
-from aligndbg.backends import tflite_
 from aligndbg.backends.tflite_ import TfliteBackend
 
 RNG = np.random.default_rng(0)
@@ -23,7 +22,7 @@ def opened(builder: Builder, folder: Path) -> TfliteBackend:
 
 
 def run(backend: TfliteBackend, feeds: Any, limit: int, monkeypatch: Any, overrides: Any = None) -> dict[str, Array]:
-    monkeypatch.setattr(tflite_, "_SEGMENT_BYTES", limit)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", limit)
     return dict(backend.run(feeds, backend.graph().tappable(), overrides))
 
 
@@ -93,7 +92,7 @@ def test_a_model_that_keeps_state_is_not_cut(tmp_path: Path, monkeypatch: Any) -
     graph.op("RANDOM_UNIFORM", [graph.constant("shape", np.int32([1, 4]))], [z], S.RandomOptionsT())
     graph.io([x], [y, z])
     backend = opened(builder, tmp_path)
-    monkeypatch.setattr(tflite_, "_SEGMENT_BYTES", 1)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 1)
     assert segments(backend, {"x": np.ones((1, 4), np.float32)}) == 1
 
 
@@ -122,7 +121,7 @@ def test_sizes_of_dynamic_tensors_follow_the_feed(tmp_path: Path, monkeypatch: A
         graph.op("NEG", [last], [last := graph.tensor(f"y{k}", (1, 16), signature=(-1, 16))])
     graph.io([x], [last])
     backend = opened(builder, tmp_path)
-    monkeypatch.setattr(tflite_, "_SEGMENT_BYTES", 3000)
+    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 3000)
     assert segments(backend, {"x": np.ones((1, 16), np.float32)}) == 1
     feeds = {"x": RNG.standard_normal((1000, 16)).astype(np.float32)}
     assert segments(backend, feeds) == 4
