@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -33,14 +34,14 @@ def threads(room: int | None = None) -> Iterator[Submit]:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    gate = _Gate(room)
+    gate = _Gate(math.inf if room is None else room)
 
     def admitted(work: Callable[[], Result], size: int) -> Result:
         with gate.held(size):
             return work()
 
     def submit(work: Callable[[], Result], size: int = 0) -> Future[Result]:
-        return pool.submit(work) if room is None else pool.submit(admitted, work, size)
+        return pool.submit(admitted, work, size)
 
     with ThreadPoolExecutor(min(MAX_THREADS, _cores())) as pool:
         try:
@@ -63,14 +64,14 @@ def in_threads(
 
 
 class _Gate:
-    def __init__(self, room: int | None) -> None:
+    def __init__(self, room: float) -> None:
         self._room, self._held = room, 0
         self._changed = threading.Condition()
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + size <= (self._room or 0))
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._room)
             self._held += size
         try:
             yield

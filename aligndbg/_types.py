@@ -203,6 +203,10 @@ class Graph:
         """Tensor name -> the nodes that read it, in execution order."""
         return self._consumers
 
+    def node(self, name: str) -> Node:
+        """The node of a name. Raises KeyError."""
+        return self.nodes[self._places[name]]
+
     def places(self) -> Mapping[str, int]:
         """Node name -> its place in execution order."""
         return self._places

@@ -151,7 +151,7 @@ def _one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     after the activation would be blamed.
     """
     regions = (fault.region_reference, fault.region_candidate)
-    nodes = [[sides[k][0].nodes[sides[k][0].places()[name]] for name in regions[k].nodes] for k in (0, 1)]
+    nodes = [[graph.node(name) for name in found.nodes] for (graph, _), found in zip(sides, regions, strict=True)]
     tails = [[n.tail for n in ns] for ns in nodes]
     lone = [
         (k, n.inputs[0], n.outputs[0], n)

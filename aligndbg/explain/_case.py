@@ -251,9 +251,8 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     source = context.forward == (name == "reference")
     mine = {getattr(p, name): p for p in context.pairs if p.reference not in context.open}
     output = getattr(pair, name)
-    found = region(own.graph, output, set(mine))
-    by_name = {n.name: n for n in own.graph.nodes}
-    nodes = tuple(by_name[n] for n in found.nodes)
+    found = region(own.graph, output, mine)
+    nodes = tuple(own.graph.node(n) for n in found.nodes)
     feeds: dict[str, Array] = {}
     for i in found.inputs:
         value = own.value(i) if source or i not in mine or i in own.graph.inputs else None

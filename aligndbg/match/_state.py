@@ -86,7 +86,6 @@ class State:
     _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     _usual_of: Orders | None = None
     _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
-    _heads: dict[tuple[bool, int, str], Node] = field(default_factory=dict)
     _chains: dict[tuple[bool, int], list[Node]] = field(default_factory=dict)
     _held: dict[tuple[bool, int, bool], tuple[int, list[Link]]] = field(default_factory=dict)
     _above: dict[tuple[bool, str], tuple[list[str], list[str]]] = field(default_factory=dict)
@@ -149,7 +148,7 @@ class State:
         return self._ways[key].open_from(name)
 
     def _count_layout(self, link: Link, by: int) -> None:
-        for cache in (self._sources, self._heads, self._chains, self._held, self._above):
+        for cache in (self._sources, self._chains, self._held, self._above):
             cache.clear()
         if not link.layout.alternatives:
             self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
@@ -342,8 +341,6 @@ class State:
         )
 
     def _weights_of(self, ours: Node, theirs: Node) -> float:
-        if self.weights is None:
-            return 0.0
         key = (id(ours), id(theirs))
         if key not in self._agreements:
             left, right = self._weight(self.reference, ours), self._weight(self.candidate, theirs)
@@ -430,12 +427,6 @@ class State:
 
     def _head(self, side: Side, node: Node, canonical: str) -> Node:
         """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
-        key = (side is self.reference, id(node), canonical)
-        if key not in self._heads:
-            self._heads[key] = self._look_for_head(side, node, canonical)
-        return self._heads[key]
-
-    def _look_for_head(self, side: Side, node: Node, canonical: str) -> Node:
         for at in self.chain(side, node):
             if at.canonical == canonical or {at.canonical, canonical} <= WEIGHT_OPS:
                 return at
