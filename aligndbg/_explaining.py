@@ -9,11 +9,12 @@ from pathlib import Path
 from aligndbg._capturing import Captured, Clock
 from aligndbg._feeding import Feeding
 from aligndbg._isolating import Sides
+from aligndbg._lockstep import Replay
 from aligndbg._repro import write_repro
-from aligndbg._types import Array, Backend, Cause, Fault, Measurement, Status
+from aligndbg._types import Array, Backend, Cause, Fault, Measurement, Pair, Status
 from aligndbg.explain import Context, Side, explain_faults
 from aligndbg.explain.overall import another_network, input_causes, shared_grids, swapped_axes
-from aligndbg.locate import Isolation
+from aligndbg.locate import Isolation, moved_past
 
 __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
@@ -29,10 +30,10 @@ def causes_of_faults(
         return faults
     seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
     with clock.stage("explain"):
-        context = _context(sides, isolation, time.perf_counter() + seconds)
-        found = explain_faults(faults, context)
+        contexts = _contexts(faults, sides, isolation)
+        found = explain_faults(faults, contexts, time.perf_counter() + seconds)
     if repro is not None:
-        write_repro(repro, found, context, {"reference": sides.reference, "candidate": sides.candidate})
+        write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found
 
 
@@ -57,23 +58,32 @@ def causes_of_the_pair(
     return faults, tuple(causes)
 
 
-def _context(sides: Sides, isolation: Isolation, deadline: float) -> Context:
-    replay = sides.replay
+def _contexts(faults: Sequence[Fault], sides: Sides, isolation: Isolation) -> list[Context]:
+    """For each fault what is known where it was measured: in the isolated run, or past a one-sided activation."""
+    trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    assert isolation.replay is not None
+    usual = _context(sides, isolation, isolation.replay, trusted)
+    if isolation.past is None:
+        return [usual] * len(faults)
+    past = _context(sides, isolation, isolation.past, moved_past(trusted, isolation.activations.values()))
+    beyond = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.beyond}
+    return [past if (f.reference, f.candidate) in beyond else usual for f in faults]
+
+
+def _context(sides: Sides, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
+    forward = isolation.standing is None or isolation.standing.forward
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
-    reference = _side(sides.reference, sides.left, sides.feeds, sides, not replay.forward)
-    candidate = _side(sides.candidate, sides.right, fed_apart, sides, replay.forward)
-    trusted = tuple(p for p in isolation.matching.pairs if p.reference not in isolation.doubtful)
-    return Context(
-        reference, candidate, trusted, isolation.over, replay.forward, replay.values, isolation.open, deadline
-    )
+    reference = _side(sides.reference, sides.left, sides.feeds, None if forward else replay)
+    candidate = _side(sides.candidate, sides.right, fed_apart, replay if forward else None)
+    return Context(reference, candidate, tuple(pairs), isolation.over, forward, replay.trace.values, isolation.open)
 
 
-def _side(
-    backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, sides: Sides, run_again: bool
-) -> Side:
+def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, replay: Replay | None) -> Side:
+    """`replay` where this side was run again."""
+
     def read(names: Sequence[str]) -> Mapping[str, Array]:
         return dict(backend.run({}, names)) if "run" in backend.capabilities else {}
 
-    fed = (sides.replay.feeds if run_again else feeds) or {}
-    fixed = sides.replay.weights if run_again else {}
+    fed = (replay.feeds if replay else feeds) or {}
+    fixed = replay.weights if replay else {}
     return Side(captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from aligndbg._arrays import Lazy
 from aligndbg._capturing import Captured, Clock, capture
@@ -18,17 +19,13 @@ from aligndbg.metrics import Fingerprint
 from aligndbg.store import Store
 from aligndbg.verdict import Judge
 
-__all__ = ["LastReplay", "Sides", "isolate_sides"]
+__all__ = ["NewStore", "Sides", "isolate_sides"]
 
 
-@dataclass
-class LastReplay:
-    """The last isolated run: whether the candidate was run again, on what, and what it computed."""
+class NewStore(Protocol):
+    """A store that lives as long as the diff, with its share of the memory budget, or `nbytes`."""
 
-    forward: bool = True
-    feeds: Mapping[str, Array] = field(default_factory=dict)
-    weights: Mapping[str, Array] = field(default_factory=dict)
-    values: Mapping[str, Array] = field(default_factory=dict)
+    def __call__(self, nbytes: int | None = None) -> Store: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,6 @@ class Sides:
     user: Mapping[str, str] | None
     translated: Mapping[str, Array] | None
     weights: Weights
-    replay: LastReplay = field(default_factory=LastReplay)  # filled by isolate_sides
 
     @property
     def links(self) -> list[tuple[str, str, Layout]]:
@@ -61,7 +57,7 @@ def is_quantized(trace: Trace) -> bool:
 
 
 def isolate_sides(
-    sides: Sides, matching: Matching, judge: Judge, new_store: Callable[[], Store], clock: Clock
+    sides: Sides, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
 ) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
     fed, same = sides.plan.feeds or {}, sides.translated or {}
@@ -88,7 +84,7 @@ def _isolate(
     forward: bool,
     matching: Matching,
     judge: Judge,
-    new_store: Callable[[], Store],
+    new_store: NewStore,
     clock: Clock,
 ) -> Isolation:
     # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
@@ -102,31 +98,24 @@ def _isolate(
         judge.weights_unknown = "run" not in sides.reference.capabilities
         with clock.stage("isolate"):
             weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
-    last: list[Store] = []  # a round is read before the next one is run
     refused: dict[str, str] = {}
 
     made_before = (sides.right if forward else sides.left).trace
 
-    def rerun(overrides: Lazy, begin: Begin) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
         while True:
-            while last:
-                last.pop().close()
-            last.append(new_store())
+            store = new_store(0) if aside else new_store()
             asked = overrides.but(refused)
-            arrived = begin(replace(made_before, values=last[0]), refused)
+            arrived = begin(replace(made_before, values=store), refused)
             try:
-                made = capture(
-                    backend, feeds, last[0], clock, "isolate", overrides=asked.over(weights), arrived=arrived
-                )
+                made = capture(backend, feeds, store, clock, "isolate", overrides=asked.over(weights), arrived=arrived)
             except UnsupportedError as error:
                 if error.context not in asked:
                     raise
                 refused[error.context] = error.fact
+                store.close()
             else:
-                last_run = sides.replay
-                last_run.forward, last_run.feeds, last_run.weights = forward, feeds, weights
-                last_run.values = made.trace.values
-                return Replay(made.trace, made.prints, dict(refused))
+                return Replay(made.trace, made.prints, dict(refused), feeds, weights, store.close)
 
     def rematch(
         trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aligndbg._arrays import Lazy
 from aligndbg._parallel import Submit, threads
-from aligndbg._types import Pair, Trace
+from aligndbg._types import Array, Pair, Trace
 from aligndbg.grid import inner_roundings
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge, read_bytes
@@ -21,17 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["Begin", "Comparing", "Replay", "Rerun", "Run", "rerun_name"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replay:
-    """One side run again. `refused` says why a tensor could not be overridden, by its name on that side."""
+    """One side run again: the values of that run, and of no later one.
+
+    `refused` says why a tensor could not be overridden, by its name on that side; `feeds` are what the run was fed and
+    `weights` the constants replaced in it. `close` gives its memory back.
+    """
 
     trace: Trace
     prints: dict[str, Fingerprint]
     refused: Mapping[str, str] = field(default_factory=dict)
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
 
 
 Begin = Callable[[Trace, Mapping[str, str]], Callable[[str], None]]
-Rerun = Callable[[Lazy, Begin], Replay]
+
+
+class Rerun(Protocol):
+    """`aside`: another run's values are still to be read, so this one's are kept on disk."""
+
+    def __call__(self, overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay: ...
+
+
 Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
 
 
@@ -52,11 +66,11 @@ class Run:
         self._large: list[Callable[[], None]] = []
 
     def compared(
-        self, rerun: Rerun, overrides: Lazy, comparing: Comparing
+        self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, aside: bool = False
     ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
         """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
         with threads(self._judge.room) as submit:
-            replay = rerun(overrides, partial(self._begin, submit))
+            replay = rerun(overrides, partial(self._begin, submit), aside=aside)
             for begin in self._large:
                 begin()
             known = [p for p in self._pairs if p.reference in self._own]

@@ -79,10 +79,12 @@ print("relative L2:", np.linalg.norm(apart) / np.linalg.norm(reference))
 '''
 
 
-def write_repro(folder: Path, faults: Sequence[Fault], context: Context, sides: Mapping[str, Backend]) -> list[Path]:
+def write_repro(
+    folder: Path, faults: Sequence[Fault], contexts: Sequence[Context], sides: Mapping[str, Backend]
+) -> list[Path]:
     """One folder for each of the first faults; those that cannot be cut out are left out. Raises UsageError."""
     made = []
-    for k, fault in enumerate(faults[:MOST], start=1):
+    for k, (fault, context) in enumerate(zip(faults[:MOST], contexts, strict=False), start=1):
         case = make_case(fault, context)
         if isinstance(case, str):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from aligndbg._diff import Diff
 from aligndbg._errors import ModelError
 from aligndbg._explaining import causes_of_faults, causes_of_the_pair
 from aligndbg._feeding import Feeding, InputOptions, plan_feeds
-from aligndbg._isolating import Sides, isolate_sides
+from aligndbg._isolating import NewStore, Sides, isolate_sides
 from aligndbg._types import Backend, Matching, Measurement, Pair, Trace, bound, release
 from aligndbg.faults import make_faults
 from aligndbg.feeds import FeedPlan
@@ -74,8 +74,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         for side in (ref, cand):
             bound(side, budget // STORES)
 
-        def new_store() -> Store:
-            return stack.enter_context(_closing(Store(budget // STORES)))
+        def new_store(nbytes: int | None = None) -> Store:
+            return stack.enter_context(_closing(Store(budget // STORES if nbytes is None else nbytes)))
 
         def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
             if not settings.repeated:
@@ -170,7 +170,7 @@ def _capture_and_match(
     backend: Backend,
     feeding: Feeding,
     left: Captured,
-    new_store: Callable[[], Store],
+    new_store: NewStore,
     clock: Clock,
     user: Mapping[str, str] | None,
     weights: Weights,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg._arrays import Lazy
-from aligndbg._lockstep import Comparing, Rerun, Run, rerun_name
+from aligndbg._lockstep import Comparing, Replay, Rerun, Run, rerun_name
 from aligndbg._types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.faults import next_pairs, one_sided_activations
 from aligndbg.grid import as_read, inner_roundings, read_through
@@ -26,7 +26,7 @@ from aligndbg.match.values import STRICT
 from aligndbg.metrics import Fingerprint, Metrics
 from aligndbg.verdict import Judge
 
-__all__ = ["Isolation", "Standing", "isolate", "stand"]
+__all__ = ["Isolation", "Standing", "isolate", "moved_past", "stand"]
 
 MAX_ROUNDS = 8
 NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
@@ -52,6 +52,12 @@ class Isolation:
     beyond: Mapping[str, Metrics] = field(default_factory=dict)
     runs: int = 0
     standing: Standing | None = None
+    # The run that `own` was measured in; None of a saved result.
+    replay: Replay | None = None
+    # Pairs over tolerance (by reference name) with the tensors right after an activation that one side has more, and
+    # the run in which `beyond` was measured, where those were overridden in place of those before it.
+    activations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    past: Replay | None = None
 
     def judged(self, graph: Graph, over: frozenset[str]) -> Isolation:
         """The same run where other pairs (`over`) are over tolerance on their own; `graph` is the side re-run."""
@@ -111,8 +117,11 @@ def isolate(
     aside = _crossed(judge, matching.pairs)
     rounds: list[Isolation] = []
     seen = [_state(matching, aside)]
+    replay: Replay | None = None
     while len(rounds) < MAX_ROUNDS:
         usable = [p for p in matching.pairs if p.reference not in aside and _safe(p)]
+        if replay is not None:
+            replay.close()
         run = Run(judge, matching.pairs, matching.pairs, forward)
         replay, own, over = run.compared(rerun, _overrides(reference, candidate, usable, forward), comparing)
         refused = {
@@ -134,7 +143,9 @@ def isolate(
         state = _state(again, aside)
         # The same pairs, some of them proved by value now.
         known = again if state[0] == seen[-1][0] else matching
-        rounds.append(Isolation(known, own, shadowed | unconfirmed, over, frozenset(refused), standing=standing))
+        rounds.append(
+            Isolation(known, own, shadowed | unconfirmed, over, frozenset(refused), standing=standing, replay=replay)
+        )
         if state in seen:
             rounds = rounds[seen.index(state) :]
             break
@@ -143,21 +154,32 @@ def isolate(
     # Where it went in circles: the least in doubt, the fewest faults, the most pairs.
     best = min(reversed(rounds), key=lambda i: (len(i.doubtful), len(i.over), -len(i.matching.pairs)))
     runs = len(seen)
+    usable = [p for p in best.matching.pairs if p.reference not in _set_aside(best) | best.open and _safe(p)]
+    if best is not rounds[-1] and replay is not None:  # its values made room for a later round's
+        replay.close()
+        run = Run(judge, best.matching.pairs, (), forward)
+        replay, *_ = run.compared(rerun, _overrides(reference, candidate, usable, forward), comparing)
+        best, runs = replace(best, replay=replay), runs + 1
     activations = one_sided_activations(reference, candidate, best)
     if activations:
-        usable = [p for p in best.matching.pairs if p.reference not in aside | best.open and _safe(p)]
         after = [p for p in best.matching.pairs if p.reference in activations]
         run = Run(judge, best.matching.pairs, after, forward)
-        passing = _passing(usable, activations.values())
-        _, own, over = run.compared(rerun, _overrides(reference, candidate, passing, forward), comparing)
-        best, runs = replace(best, beyond={r: own[r] for r in over}), runs + 1
+        passing = moved_past(usable, activations.values())
+        overrides = _overrides(reference, candidate, passing, forward)
+        past, own, over = run.compared(rerun, overrides, comparing, aside=True)
+        best = replace(best, beyond={r: own[r] for r in over}, activations=activations, past=past)
+        runs += 1
     judge.inner = inner_roundings(
         reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
     )
     return replace(best, runs=runs)
 
 
-def _passing(pairs: Iterable[Pair], places: Collection[tuple[str, str]]) -> list[Pair]:
+def _set_aside(isolation: Isolation) -> frozenset[str]:
+    return isolation.standing.aside if isolation.standing else frozenset()
+
+
+def moved_past(pairs: Iterable[Pair], places: Collection[tuple[str, str]]) -> list[Pair]:
     """The pairs, those right before a one-sided activation moved to `places`, right after it."""
     ours, theirs = dict(places), {c: r for r, c in places}
     out = []

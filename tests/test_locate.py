@@ -125,7 +125,7 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
         made[2] = replace(made[2], layout=replace(layout, kind=kind))
         return Matching(tuple(made))
 
-    def rerun(overrides: Mapping[str, Array], begin: Begin) -> Replay:
+    def rerun(overrides: Mapping[str, Array], begin: Begin, *, aside: bool = False) -> Replay:
         overridden.append(set(overrides))
         trace = replace(traces[1], values={})
         arrived = begin(trace, {})
@@ -392,3 +392,40 @@ def test_an_activation_too_many_before_one_of_its_kind_is_one_fault(x: Array) ->
 
     (fault,) = aligndbg.diff(model(True, ""), model(False, "c_"), {"x": x}).faults
     assert fault.reference == "t"
+
+
+def test_a_result_holds_the_values_of_its_own_run_whichever_round_is_chosen(x: Array) -> None:
+    """Pairing goes in circles here; the round that is chosen is not the one that was run last."""
+    left, right = chain(), chain((1,))
+    traces = [aligndbg.capture(model, {"x": x}) for model in (left, right)]
+    layout = Layout(LayoutKind.IDENTITY, (4, 50), (0, 1), (4, 50), (4, 50))
+    every = [Pair(f"t{k}", f"t{k}", layout, "value", 1.0) for k in range(len(OPS))]
+    circle = [Matching(tuple(every)), Matching(tuple(every[2:]))]
+    turns = iter([circle[1], circle[0]])
+    closed: list[Replay] = []
+    made: list[tuple[set[str], Replay]] = []
+
+    def rerun(overrides: Mapping[str, Array], begin: Begin, *, aside: bool = False) -> Replay:
+        values: dict[str, Array] = {}
+        arrived = begin(replace(traces[1], values=values), {})
+        for name, value in right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides):
+            values[name] = value
+            arrived(name)
+        replay = Replay(replace(traces[1], values=values), {}, close=lambda: closed.append(replay))
+        made.append((set(overrides), replay))
+        return replay
+
+    found = isolate(
+        *traces,
+        circle[0],
+        Judge(traces[0], traces[1], ToleranceRules()),
+        rerun,
+        lambda *_: next(turns),
+        Clock(None).comparing,
+        forward=True,
+    )
+    overridden = {p.candidate for p in found.matching.pairs} - {f"t{len(OPS) - 1}"}
+    own = next(replay for names, replay in reversed(made) if names == overridden)
+    assert found.replay is own
+    assert found.replay not in closed
+    assert found.runs == len(made)

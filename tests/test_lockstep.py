@@ -57,7 +57,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
     judge.done = {name: threading.Event() for name in NAMES}
     waited: list[bool] = []
 
-    def rerun(overrides: Lazy, begin: Begin) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
         made: dict[str, Array] = {}
         again = trace(made)
         arrived = begin(again, {})
@@ -76,7 +76,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
 def test_after_a_refusal_only_the_last_attempt_counts(values: dict[str, Array], pairs: list[Pair]) -> None:
     judge = Judge(trace(values), trace(dict(values)), ToleranceRules())
 
-    def rerun(overrides: Lazy, begin: Begin) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
         attempts: list[tuple[Mapping[str, str], float]] = [({}, 2.0), ({"t4": "refused"}, 1.0)]
         for refused, factor in attempts:
             made: dict[str, Array] = {}

@@ -50,8 +50,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 )
 
 
-def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ...]:
-    """Every fault with its cause, within the context's deadline; each gets its share of the time left.
+def explain_faults(faults: Sequence[Fault], contexts: Sequence[Context], deadline: float) -> tuple[Fault, ...]:
+    """Every fault with its cause, by `deadline` (of time.perf_counter); each gets its share of the time left.
 
     Those that their share was too short for are tried again on what the others left.
     """
@@ -60,10 +60,10 @@ def explain_faults(faults: Sequence[Fault], context: Context) -> tuple[Fault, ..
     for _ in range(2):
         for place, k in enumerate(waiting):
             now = time.perf_counter()
-            share = now + (context.deadline - now) / (len(waiting) - place)
-            out[k] = replace(faults[k], cause=explain_fault(faults[k], replace(context, deadline=share)))
+            share = now + (deadline - now) / (len(waiting) - place)
+            out[k] = replace(faults[k], cause=explain_fault(faults[k], replace(contexts[k], deadline=share)))
         waiting = [k for k in waiting if _cut_short(out[k].cause)]
-        if time.perf_counter() > context.deadline:
+        if time.perf_counter() > deadline:
             break
     return tuple(out)
 

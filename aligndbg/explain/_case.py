@@ -63,7 +63,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Context:
-    """Both sides, the pairs that isolation trusted, and what the last isolated run computed on the side it re-ran.
+    """Both sides, the pairs that isolation trusted, and what the isolated run computed on the side it re-ran.
 
     `forward`: the candidate was re-run on the reference's values; else the mirror. `over` names the pairs over
     tolerance, `open` those that were not overridden and so are no border of a region, by reference name.

@@ -396,3 +396,43 @@ def test_a_scale_of_int8_weights_that_does_not_fit(tmp_path: Path, fixtures: Pat
     assert fault.cause.kind == "quantization_scale", fault.cause.summary
     told = fault.cause.details.get("factor", fault.cause.details.get("ratio"))  # of the values, or of the weights
     assert told == pytest.approx(factor, rel=0.03)
+
+
+# --- an activation that one side has more, right after a paired tensor ----------------------------------------------
+
+
+def relu_before(extra: bool, scale: float = 1.0) -> Middle:
+    def build(net: Net, x: str) -> str:
+        y = net.op("Relu", [x], "extra") if extra else x
+        y = net.conv(y, "mid", C, C)
+        net.weights["mid.w"] *= np.float32(scale)
+        return net.conv(net.op("Tanh", [y], "tanh"), "tail", C, C)
+
+    return build
+
+
+@pytest.mark.parametrize("on_reference", [False, True])
+def test_an_activation_too_many_before_a_convolution_is_explained_by_the_run_it_was_measured_in(
+    tmp_path: Path, on_reference: bool
+) -> None:
+    paths = [chain(relu_before(extra), tmp_path / f"{extra}.onnx") for extra in (on_reference, not on_reference)]
+    found = compared(*paths)
+    assert [{f.reference, f.candidate} for f in found.faults] == [{"stem", "extra"}]
+    (fault,) = found.faults
+    assert fault.cause is not None
+    assert fault.cause.kind == ("missing_activation" if on_reference else "extra_activation")
+    assert fault.cause.before == pytest.approx(fault.isolated_error, rel=1e-3)
+    assert fault.cause.after == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_fault_behind_an_activation_too_many_is_explained_by_the_run_past_it(tmp_path: Path) -> None:
+    paths = [chain(relu_before(False), tmp_path / "a.onnx"), chain(relu_before(True, 1.3), tmp_path / "b.onnx")]
+    activation, scaled = compared(*paths).faults
+    assert (activation.reference, activation.candidate) == ("stem", "extra")
+    assert activation.cause is not None
+    assert activation.cause.before == pytest.approx(activation.isolated_error, rel=1e-3)
+    assert activation.cause.kind != "scale", "that is of the convolution behind it"
+    assert (scaled.reference, scaled.candidate) == ("mid", "mid")
+    assert scaled.cause is not None
+    assert scaled.cause.kind == "scale"
+    assert scaled.cause.before == pytest.approx(scaled.isolated_error, rel=1e-3)
