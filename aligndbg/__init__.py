@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._version import __version__
+from aligndbg.core.version import __version__
 
 if TYPE_CHECKING:
-    from aligndbg._api import capture, diff, doctor, layers, open_model, print_layers
-    from aligndbg._assert import assert_aligned
-    from aligndbg._diff import Diff, DivergedError
-    from aligndbg._errors import AligndbgError
-    from aligndbg._rejudge import judge
-    from aligndbg._types import Status, Verdict
+    from aligndbg.api import capture, diff, doctor, layers, print_layers
+    from aligndbg.assertion.assert_aligned import assert_aligned
     from aligndbg.backends.memory import MemoryBackend, MemoryNode
-    from aligndbg.feeds import ImageOptions
+    from aligndbg.backends.open import open_model
+    from aligndbg.core.errors import AligndbgError
+    from aligndbg.core.types import Status, Verdict
+    from aligndbg.diff_result import Diff, DivergedError
+    from aligndbg.feeds.images import ImageOptions
+    from aligndbg.pipeline.rejudge import judge
     from aligndbg.report.table import TableView
 
 __all__ = [
@@ -42,23 +43,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "assert_aligned": "aligndbg._assert",
-    "capture": "aligndbg._api",
-    "diff": "aligndbg._api",
-    "doctor": "aligndbg._api",
-    "judge": "aligndbg._rejudge",
-    "layers": "aligndbg._api",
-    "print_layers": "aligndbg._api",
-    "open_model": "aligndbg._api",
-    "Diff": "aligndbg._diff",
-    "DivergedError": "aligndbg._diff",
-    "AligndbgError": "aligndbg._errors",
-    "ImageOptions": "aligndbg.feeds",
+    "assert_aligned": "aligndbg.assertion.assert_aligned",
+    "capture": "aligndbg.api",
+    "diff": "aligndbg.api",
+    "doctor": "aligndbg.api",
+    "judge": "aligndbg.pipeline.rejudge",
+    "layers": "aligndbg.api",
+    "print_layers": "aligndbg.api",
+    "open_model": "aligndbg.api",
+    "Diff": "aligndbg.diff_result",
+    "DivergedError": "aligndbg.diff_result",
+    "AligndbgError": "aligndbg.core.errors",
+    "ImageOptions": "aligndbg.feeds.images",
     "MemoryBackend": "aligndbg.backends.memory",
     "MemoryNode": "aligndbg.backends.memory",
-    "Status": "aligndbg._types",
+    "Status": "aligndbg.core.types",
     "TableView": "aligndbg.report.table",
-    "Verdict": "aligndbg._types",
+    "Verdict": "aligndbg.core.types",
 }
 
 

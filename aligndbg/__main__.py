@@ -1,7 +1,9 @@
 """`python -m aligndbg`."""
 
+from __future__ import annotations
+
 import sys
 
-from aligndbg.cli import main
+from aligndbg.cli.main import main
 
 sys.exit(main())

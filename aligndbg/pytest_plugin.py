@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from aligndbg._diff import Diff
+    from aligndbg.diff_result import Diff
 
 __all__ = ["AssertAligned", "assert_aligned"]
+
 
 MARKER = "aligndbg"
 BASELINES = "aligndbg_baselines"

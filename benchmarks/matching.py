@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg._types import Graph, Layout, LayoutKind, ModelInfo, Node, TensorInfo, Trace
-from aligndbg.match import match
+from aligndbg.core.types import Graph, Layout, LayoutKind, ModelInfo, Node, TensorInfo, Trace
+from aligndbg.match.pairing import match
 from aligndbg.match.weights import weight_print
-from aligndbg.metrics import fingerprint
+from aligndbg.measure.fingerprint import fingerprint
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHANNELS, SIDE = 12, 4

@@ -121,7 +121,6 @@ def bare(models: list[str], feeds: dict[str, Any]) -> Result:
 
 def aligndbg_diff(models: list[str], feeds: dict[str, Any], **settings: Any) -> Result:
     import aligndbg
-    from aligndbg._session import diff_once  # noqa: F401 - what a diff imports is not part of its work
 
     def opened(paths: list[str]) -> tuple[float, list[Any]]:
         start = time.perf_counter()

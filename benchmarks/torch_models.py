@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import aligndbg
-from aligndbg.backends.torch_ import TorchBackend
+from aligndbg.backends.torch.backend import TorchBackend
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 COVERED = 0.99

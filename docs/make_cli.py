@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from aligndbg.cli import parser
+from aligndbg.cli.arguments import parser
 
 HEAD = """# The command line
 

@@ -12,9 +12,9 @@ import pytest
 
 import aligndbg
 from aligndbg import DivergedError, MemoryBackend, MemoryNode, Status, Verdict
-from aligndbg._diff import Diff
-from aligndbg._errors import AligndbgError, FeedError, ModelError, RuntimeCrashError, UsageError
-from aligndbg._types import Array, Graph, TensorInfo
+from aligndbg.core.errors import AligndbgError, FeedError, ModelError, RuntimeCrashError, UsageError
+from aligndbg.core.types import Array, Graph, TensorInfo
+from aligndbg.diff_result import Diff
 from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS
 
 SHAPE = (1, 3, 32, 40)
@@ -155,7 +155,7 @@ def test_open_backends_stay_open_and_are_reused(fixtures: Path) -> None:
 
 
 def test_models_are_closed_also_after_an_error(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligndbg import _worker
+    from aligndbg.backends.worker import client as _worker
 
     closed: list[str] = []
     real = _worker.WorkerBackend.close
@@ -603,8 +603,8 @@ def test_a_small_budget_changes_no_value(fixtures: Path, diverged: Diff, max_mem
 
 
 def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligndbg.backends.onnx_ import OnnxBackend
-    from aligndbg.backends.tflite_ import TfliteBackend
+    from aligndbg.backends.onnx.backend import OnnxBackend
+    from aligndbg.backends.tflite.backend import TfliteBackend
     from aligndbg.match import structure
 
     quick = structure._best_in_region
@@ -625,10 +625,10 @@ def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.Monk
 def test_comparing_has_the_time_limit_too(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch, slow: str, isolate: bool
 ) -> None:
-    from aligndbg import _parallel
-    from aligndbg.backends.onnx_ import OnnxBackend
-    from aligndbg.backends.tflite_ import TfliteBackend
-    from aligndbg.verdict import Judge
+    from aligndbg.backends.onnx.backend import OnnxBackend
+    from aligndbg.backends.tflite.backend import TfliteBackend
+    from aligndbg.core import threads as _parallel
+    from aligndbg.measure.judge import Judge
 
     quick, begun = getattr(Judge, slow), []
 
@@ -650,7 +650,7 @@ def test_a_runtime_that_dies_when_it_is_run_whole_takes_only_that_check_along(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for want of memory, which a run in segments needs less of."""
-    from aligndbg.backends.onnx_ import OnnxBackend
+    from aligndbg.backends.onnx.backend import OnnxBackend
 
     reference = OnnxBackend(str(fixtures / "cnn.onnx"), {})
     run = reference.run
@@ -670,7 +670,8 @@ def test_a_runtime_that_dies_when_it_is_run_whole_takes_only_that_check_along(
 def test_models_too_large_for_two_sessions_are_not_held_at_once(
     fixtures: Path, aligned: Diff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aligndbg.backends import onnx_, tflite_
+    from aligndbg.backends.onnx import backend as onnx_
+    from aligndbg.backends.tflite import backend as tflite_
 
     monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
     monkeypatch.setattr(tflite_, "_LARGE_FILE", 0)

@@ -20,8 +20,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg._types import FLOAT_DTYPES
-from aligndbg.cli import main
+from aligndbg.cli.main import main
+from aligndbg.core.types import FLOAT_DTYPES
 
 Document = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -12,13 +12,13 @@ import pytest
 from fake_tensorrt import install_fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg._open import open_model
-from aligndbg._registry import REGISTRY
-from aligndbg._types import Backend
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
-from aligndbg.store import write_trace
-from aligndbg.testing import BackendConformance
-from aligndbg.tracing import capture
+from aligndbg.backends.open import open_model
+from aligndbg.backends.registry import REGISTRY
+from aligndbg.core.types import Backend
+from aligndbg.testing.conformance import BackendConformance
+from aligndbg.trace.capture import capture
+from aligndbg.trace.writer import write_trace
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg import _details
-from aligndbg._details import BINS, LISTED, MAP_CELLS, POINTS, PROFILE_CELLS, Detail, detail, element_limit
-from aligndbg._types import Quant
-from aligndbg.metrics import Tolerance, compare
+from aligndbg.core.types import Quant
+from aligndbg.measure import detail as _details
+from aligndbg.measure.detail import BINS, LISTED, MAP_CELLS, POINTS, PROFILE_CELLS, detail, element_limit
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.results import Detail
+from aligndbg.measure.tolerance import Tolerance
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

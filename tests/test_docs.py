@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from aligndbg._registry import REGISTRY
-from aligndbg._worker import load_class
-from aligndbg.cli import main, parser
-from aligndbg.metrics import Metrics
-from aligndbg.tolerance import LIMITS, default_tolerance
+from aligndbg.backends.registry import REGISTRY, load_class
+from aligndbg.cli.arguments import parser
+from aligndbg.cli.main import main
+from aligndbg.measure.results import Metrics
+from aligndbg.measure.tolerance import LIMITS, default_tolerance
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -162,7 +162,7 @@ def test_the_default_tolerances_are_those_of_the_code(start: str, dtype: str) ->
 
 
 def test_the_hybrid_defaults_are_those_of_the_code() -> None:
-    from aligndbg.verdict import HYBRID_OWN
+    from aligndbg.measure.judge import HYBRID_OWN
 
     row = next(row for row in default_rows() if "dynamic" in row[0])
     assert float(row[1].split()[-1]) == HYBRID_OWN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import aligndbg
-from aligndbg import _explaining
+from aligndbg.explain import run as _explaining
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02, 0.05, 0.1])

@@ -13,20 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aligndbg._errors import FeedError, UsageError
-from aligndbg._types import Graph, Quant, TensorInfo
-from aligndbg.feeds import (
-    FeedPlan,
-    ImageOptions,
-    check_feed,
-    load_inputs,
-    logical_difference,
-    parse_ranges,
-    parse_shapes,
-    random_inputs,
-    resolve_shapes,
-    translate,
-)
+from aligndbg.core.errors import FeedError, UsageError
+from aligndbg.core.types import Graph, Quant, TensorInfo
+from aligndbg.feeds.check import check_feed
+from aligndbg.feeds.difference import logical_difference
+from aligndbg.feeds.files import load_inputs
+from aligndbg.feeds.images import ImageOptions
+from aligndbg.feeds.random_inputs import parse_ranges, parse_shapes, random_inputs, resolve_shapes
+from aligndbg.feeds.translate import FeedPlan, translate
 
 RNG = np.random.default_rng(3)
 X = TensorInfo("x", (1, 3, 4, 5), "float32")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import aligndbg
-from aligndbg._registry import REGISTRY
+from aligndbg.backends.registry import REGISTRY
 
 PACKAGE = Path(aligndbg.__file__).parent
 MODULES = {

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg._joint import MAX_CORNERS, JointBuilder, JointErrors
-from aligndbg.metrics import Tolerance, compare
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.tolerance import Tolerance
+from aligndbg.measure.violations import MAX_CORNERS, JointBuilder, JointErrors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LIMITS = [0.0, 1e-12, 1e-7, 1e-3, 0.03, 0.5, 1.0, 3.0, 1e9]

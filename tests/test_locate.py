@@ -13,14 +13,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import aligndbg
-from aligndbg._capturing import Clock
-from aligndbg._errors import ModelError, UnsupportedError
-from aligndbg._lockstep import Begin, Replay
-from aligndbg._types import Array, Layout, LayoutKind, Matching, Pair, Status
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
-from aligndbg.locate import isolate
-from aligndbg.metrics import ToleranceRules
-from aligndbg.verdict import Judge
+from aligndbg.core.clock import Clock
+from aligndbg.core.errors import ModelError, UnsupportedError
+from aligndbg.core.types import Array, Layout, LayoutKind, Matching, Pair, Status
+from aligndbg.locate.isolate import isolate
+from aligndbg.locate.replay import Begin, Replay
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.tolerance import ToleranceRules
 
 OPS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
     ("Tanh", np.tanh),

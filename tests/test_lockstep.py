@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from aligndbg._arrays import Lazy
-from aligndbg._capturing import Clock
-from aligndbg._lockstep import Begin, Replay, Run
-from aligndbg._types import Array, Graph, Layout, LayoutKind, ModelInfo, Node, Pair, TensorInfo, Trace
-from aligndbg.metrics import Metrics, ToleranceRules
-from aligndbg.verdict import Judge
+from aligndbg.core.arrays import Lazy
+from aligndbg.core.clock import Clock
+from aligndbg.core.types import Array, Graph, Layout, LayoutKind, ModelInfo, Node, Pair, TensorInfo, Trace
+from aligndbg.locate.replay import Begin, Replay, Run
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.results import Metrics
+from aligndbg.measure.tolerance import ToleranceRules
 
 NAMES = [f"t{k}" for k in range(6)]
 WRONG = "t3"

@@ -14,19 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aligndbg import _blocks, metrics
-from aligndbg._errors import UsageError
-from aligndbg._types import Layout, LayoutKind, Quant
-from aligndbg.metrics import (
-    DISTINCT_CAP,
-    Tolerance,
-    ToleranceRules,
-    compare,
-    default_tolerance,
-    degenerate,
-    fingerprint,
-    judge,
-)
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Layout, LayoutKind, Quant
+from aligndbg.measure import blocks as _blocks
+from aligndbg.measure import metrics
+from aligndbg.measure.blocks import DISTINCT_CAP
+from aligndbg.measure.fingerprint import fingerprint
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.tolerance import Tolerance, ToleranceRules, default_tolerance, degenerate, judge
 
 RNG = np.random.default_rng(7)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)

@@ -12,15 +12,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from aligndbg import _open
-from aligndbg._errors import AligndbgError, MissingDependencyError, ModelError, UsageError
-from aligndbg._open import open_model
-from aligndbg._registry import REGISTRY, Entry
-from aligndbg._types import Backend
-from aligndbg._worker import WorkerBackend
+from aligndbg.backends import open as _open
 from aligndbg.backends.memory import MemoryBackend
-from aligndbg.backends.onnx_ import OnnxBackend
+from aligndbg.backends.onnx.backend import OnnxBackend
+from aligndbg.backends.open import open_model
 from aligndbg.backends.recorded import RecordedBackend
+from aligndbg.backends.registry import REGISTRY, Entry
+from aligndbg.backends.worker.client import WorkerBackend
+from aligndbg.core.errors import AligndbgError, MissingDependencyError, ModelError, UsageError
+from aligndbg.core.types import Backend
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from aligndbg._parallel import in_threads
+from aligndbg.core.threads import in_threads
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

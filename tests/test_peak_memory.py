@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from aligndbg._capturing import Clock
-from aligndbg._memory import forget_peaks, peak_bytes
+from aligndbg.core.clock import Clock
+from aligndbg.core.process_memory import forget_peaks, peak_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 

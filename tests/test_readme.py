@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aligndbg.cli import main
+from aligndbg.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 TEST_LINE = '.venv/bin/pip install -q -e ".[test]" && .venv/bin/python -m pytest -n auto'

@@ -13,9 +13,9 @@ import pytest
 
 import aligndbg
 from aligndbg import Diff, MemoryBackend, MemoryNode
-from aligndbg._errors import ModelError, UsageError
-from aligndbg._types import Cause
-from aligndbg.cli import main
+from aligndbg.cli.main import main
+from aligndbg.core.errors import ModelError, UsageError
+from aligndbg.core.types import Cause
 
 Options = dict[str, Any]
 

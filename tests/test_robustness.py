@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 import aligndbg
-from aligndbg._errors import UsageError
-from aligndbg._files import replacing
+from aligndbg.core.errors import UsageError
+from aligndbg.core.files import replacing
 
 PACKAGE = Path(aligndbg.__file__).parent
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 24, 1, 2, 3  # of linux/prctl.h, capability.h

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 import aligndbg
-from aligndbg._dataset import list_samples
-from aligndbg._errors import ModelError, UsageError
-from aligndbg._open import absolute
-from aligndbg._samples import Partial, merge, result_of
+from aligndbg.backends.open import absolute
+from aligndbg.core.errors import ModelError, UsageError
+from aligndbg.feeds.samples import list_samples
+from aligndbg.pipeline.merge import Partial, merge, result_of
 
 SHAPE = (1, 3, 32, 40)
 
@@ -220,7 +220,7 @@ def test_a_dask_cluster_gives_what_one_process_gives(
 
 def test_a_scheduler_that_is_not_there(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("aligndbg._sampling.CONNECT", 1)
+    monkeypatch.setattr("aligndbg.pipeline.many.CONNECT", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(UsageError, match="cannot be reached"):
             aligndbg.diff(*pair, samples=2, scheduler=address)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg._segments import cut
+from aligndbg.backends.segments import cut
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from aligndbg._errors import ModelError, UnsupportedError, UsageError
-from aligndbg._types import Graph, ModelInfo, Node, Quant, TensorInfo, Trace
-from aligndbg.store import Store, read_trace, write_trace
+from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
+from aligndbg.core.types import Graph, ModelInfo, Node, Quant, TensorInfo, Trace
+from aligndbg.trace.reader import read_trace
+from aligndbg.trace.store import Store
+from aligndbg.trace.writer import write_trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SUFFIXES = pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

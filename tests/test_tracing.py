@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._errors import FeedError, UnsupportedError, UsageError
-from aligndbg._open import open_model
-from aligndbg._types import Backend
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
-from aligndbg.store import Store, write_trace
-from aligndbg.tracing import capture
+from aligndbg.backends.open import open_model
+from aligndbg.core.errors import FeedError, UnsupportedError, UsageError
+from aligndbg.core.types import Backend
+from aligndbg.trace.capture import capture
+from aligndbg.trace.store import Store
+from aligndbg.trace.writer import write_trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

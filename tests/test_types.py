@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 
-from aligndbg._types import Graph, Node, TensorInfo
+from aligndbg.core.types import Graph, Node, TensorInfo
 
 
 def test_what_a_graph_looks_up_is_its_own_and_stays_at_home() -> None:

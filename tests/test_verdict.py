@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._types import (
+from aligndbg.core.types import (
     Coverage,
     Fault,
     Graph,
     Layout,
     LayoutKind,
     Matching,
-    Measurement,
     ModelInfo,
     Node,
     Pair,
@@ -28,8 +27,11 @@ from aligndbg._types import (
     UnmatchedClass,
     Verdict,
 )
-from aligndbg.metrics import Metrics, Tolerance, ToleranceRules, compare
-from aligndbg.verdict import Judge, decide
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.results import Measurement, Metrics
+from aligndbg.measure.tolerance import Tolerance, ToleranceRules
+from aligndbg.verdict.decide import decide
 
 Array = np.ndarray[Any, np.dtype[Any]]
 VALUES = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)

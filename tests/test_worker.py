@@ -19,11 +19,12 @@ import numpy as np
 import psutil
 import pytest
 
-from aligndbg import _channel
-from aligndbg._arrays import Lazy
-from aligndbg._errors import FeedError, ModelError, RuntimeCrashError, UsageError
-from aligndbg._registry import Entry
-from aligndbg._worker import WINDOW_COUNT, WorkerBackend
+from aligndbg.backends.registry import Entry
+from aligndbg.backends.worker import channel as _channel
+from aligndbg.backends.worker.child import WINDOW_COUNT
+from aligndbg.backends.worker.client import WorkerBackend
+from aligndbg.core.arrays import Lazy
+from aligndbg.core.errors import FeedError, ModelError, RuntimeCrashError, UsageError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and unlinked files as POSIX has them")
 
@@ -31,8 +32,8 @@ MODULE = """
 import ctypes, os, subprocess, sys, time
 from types import MappingProxyType
 import numpy as np
-from aligndbg._errors import FeedError
-from aligndbg._types import Graph, ModelInfo, Node
+from aligndbg.core.errors import FeedError
+from aligndbg.core.types import Graph, ModelInfo, Node
 
 class Odd:
     '''Gives back what it is fed; behaves as the options and the fetched names say.'''
@@ -445,8 +446,8 @@ def test_close_and_collection_leave_nothing(make: Callable[..., WorkerBackend], 
 
 SCRIPT = """
 import os, sys, signal
-from aligndbg._registry import Entry
-from aligndbg._worker import WorkerBackend
+from aligndbg.backends.registry import Entry
+from aligndbg.backends.worker.client import WorkerBackend
 worker = WorkerBackend(Entry("odd", "odd_backend:Odd"), "some.model", {})
 values = worker.run({}, [f"big{i}" for i in range(50)] + ["hang"])
 next(values)
@@ -534,7 +535,7 @@ def test_temporary_files_of_the_runtime_go_with_it(make: Callable[..., WorkerBac
     (tmp_path / "littering.py").write_text(
         textwrap.dedent("""
         import tempfile
-        from aligndbg._types import ModelInfo
+        from aligndbg.core.types import ModelInfo
         class Litter:
             capabilities = frozenset()
             def __init__(self, target, options):

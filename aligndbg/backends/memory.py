@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
-from aligndbg._types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
+from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg.core.types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
 
 __all__ = ["MemoryBackend", "MemoryNode"]
+
 
 Shape = tuple[int | str | None, ...]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from aligndbg._errors import UnsupportedError
-from aligndbg._types import Array, Graph, ModelInfo, Trace
-from aligndbg.store import read_trace
+from aligndbg.core.errors import UnsupportedError
+from aligndbg.core.types import Array, Graph, ModelInfo, Trace
+from aligndbg.trace.reader import read_trace
 
 __all__ = ["RecordedBackend"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aligndbg._types import Coverage, Unmatched, UnmatchedClass
-from aligndbg.match._side import PASSIVE_OPS, Side
-from aligndbg.match._state import State
+from aligndbg.core.ops import PASSIVE_OPS
+from aligndbg.core.types import Coverage, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
+from aligndbg.match.side import Side
+from aligndbg.match.state import State
 from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.values import STRICT
-from aligndbg.metrics import Fingerprint, fingerprint
+from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
 __all__ = ["classify", "coverage"]
 

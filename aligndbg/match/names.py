@@ -7,6 +7,7 @@ from functools import lru_cache
 
 __all__ = ["similarity", "tokens"]
 
+
 _NOISE = frozenset(
     {"output", "0", "statefulpartitionedcall", "partitionedcall", "model", "graph", "main", "onnx", "aten"}
 )

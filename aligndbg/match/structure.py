@@ -13,16 +13,18 @@ from itertools import islice
 
 import numpy as np
 
-from aligndbg._types import Node
-from aligndbg.match._possible import possible
-from aligndbg.match._side import PASSIVE_OPS, Side, is_cell, is_hidden, moved_from
-from aligndbg.match._state import Link, State
-from aligndbg.match.layouts import Fit, Shape, clearly_apart, layouts
+from aligndbg.core.layouts import Shape, layouts
+from aligndbg.core.ops import FAMILIES, KINDRED, PASSIVE_OPS, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
+from aligndbg.core.types import Node
+from aligndbg.match.candidates import possible
+from aligndbg.match.layouts import Fit, clearly_apart
 from aligndbg.match.names import similarity
-from aligndbg.match.ops import FAMILIES, KINDRED, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
+from aligndbg.match.side import Side, is_cell, is_hidden, moved_from
+from aligndbg.match.state import Link, State
 from aligndbg.match.values import NOISE, STRICT, settle_layout
 
 __all__ = ["ENCLOSED_ERROR", "match_structure", "reaches_pairs"]
+
 
 # Inside a region whose borders agree, a pair must be of one op and lie this near, or the two tensors are different
 # steps of the same computation (a fused or decomposed op), not counterparts.

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from aligndbg._types import Node
-from aligndbg.match._near import near_pairs
-from aligndbg.match._side import Side, moved_from
-from aligndbg.match._state import Link, Orders, State
-from aligndbg.match.layouts import Fit, exchanged_orders, order_of, with_alternatives
+from aligndbg.core.layouts import exchanged_orders, order_of
+from aligndbg.core.types import Node
+from aligndbg.match.layouts import Fit, with_alternatives
+from aligndbg.match.shortlist import near_pairs
+from aligndbg.match.side import Side, moved_from
+from aligndbg.match.state import Link, Orders, State
 
-__all__ = ["match_values", "settle_layout"]
+__all__ = ["NOISE", "STRICT", "match_values", "settle_layout", "strict_error"]
+
 
 # Sampled error under which two tensors of two fp32 runtimes are taken for the same value: ten times the largest
 # accumulated noise measured between runtimes (1.5e-4), and far under the effect of an op.

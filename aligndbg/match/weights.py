@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from aligndbg._types import Array
+from aligndbg.core.types import FLOAT_DTYPES, Array, Backend
 
-__all__ = ["WeightIndex", "WeightPrint", "weight_print"]
+__all__ = ["WeightIndex", "WeightPrint", "Weights", "weight_print", "weight_reader"]
+
 
 EXACT, GRID, UNLIKE = (
     2e-3,
@@ -88,3 +90,39 @@ def _statistics(w: Array, axis: int) -> tuple[float, float, float]:
     scaled = w / np.where(rms > 0, rms, 1.0)
     cube = float(np.cbrt(np.mean(scaled * scaled * scaled, dtype=np.float64)))
     return float(scaled.mean(dtype=np.float64)), cube, float(scaled.max(initial=0.0))
+
+
+# The prints of both sides' weights by constant name, read when they are first asked for.
+Weights = Callable[[], tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]]]
+
+
+SMALLEST_WEIGHT = 16  # elements; fewer have no fingerprint worth the name
+
+
+def weight_reader(reference: Backend, candidate: Backend) -> Weights:
+    """Prints of both sides' weights, read only if structure has to pair something."""
+
+    @lru_cache(maxsize=1)
+    def read() -> tuple[dict[str, WeightPrint], dict[str, WeightPrint]]:
+        return _weight_prints(reference), _weight_prints(candidate)
+
+    return read
+
+
+def _weight_prints(backend: Backend) -> dict[str, WeightPrint]:
+    if "run" not in backend.capabilities:
+        return {}  # a trace keeps no weights
+    tensors = backend.graph().tensors
+    wanted = []
+    for name in sorted({i for node in backend.graph().nodes for i in node.inputs} & backend.graph().constants):
+        info = tensors.get(name)
+        shape = info.static_shape if info else None
+        if info is None or shape is None or len(shape) < 2 or math.prod(shape) < SMALLEST_WEIGHT:
+            continue
+        if info.dtype in FLOAT_DTYPES or info.quant is not None:
+            wanted.append(name)
+    out = {}
+    for name, value in backend.run({}, wanted) if wanted else ():
+        quant = tensors[name].quant
+        out[name] = weight_print(quant.dequantize(value) if quant else value, quant is not None)
+    return out

@@ -7,17 +7,18 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._errors import MissingDependencyError
-from aligndbg._types import Cause
-from aligndbg.report._causes import causes_of_tensors
-from aligndbg.report.json_ import metrics_dict, write_bytes
+from aligndbg.core.errors import MissingDependencyError
+from aligndbg.core.files import write_bytes
+from aligndbg.core.types import Cause
+from aligndbg.report.causes import causes_of_tensors
+from aligndbg.report.json import metrics_dict
+from aligndbg.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from aligndbg._diff import Diff
+__all__ = ["COLUMNS", "METRIC_COLUMNS", "SAMPLE_COLUMNS", "to_frame", "to_parquet"]
 
-__all__ = ["COLUMNS", "METRIC_COLUMNS", "to_frame", "to_parquet"]
 
 # Columns that say which pair it is: pandas' string dtype, but for confidence (float64) and output (bool).
 COLUMNS = (
@@ -72,7 +73,7 @@ METRIC_COLUMNS = (
 SAMPLE_COLUMNS = ("worst_sample", "rel_l2_median", "rel_l2_p90", "rel_l2_p99", "rel_l2_worst")
 
 
-def to_frame(diff: Diff) -> pd.DataFrame:
+def to_frame(diff: Result) -> pd.DataFrame:
     """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS, in that order; one row a pair, execution order.
     Of several samples SAMPLE_COLUMNS follow.
 
@@ -113,7 +114,7 @@ def to_frame(diff: Diff) -> pd.DataFrame:
     return frame.astype(dtypes | {"confidence": "float64", "output": "bool"})
 
 
-def to_parquet(diff: Diff, path: Path) -> None:
+def to_parquet(diff: Result, path: Path) -> None:
     """`to_frame` as a Parquet file, by pyarrow."""
     if importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError(

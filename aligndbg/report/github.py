@@ -6,17 +6,16 @@ import html
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from aligndbg._errors import UsageError
-from aligndbg._types import Cause, Coverage, Fault, Measurement, ModelInfo, Verdict
-from aligndbg.report._causes import told
-from aligndbg.report._words import clean, number
-
-if TYPE_CHECKING:
-    from aligndbg._diff import Diff
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Cause, Coverage, Fault, ModelInfo, Verdict
+from aligndbg.measure.results import Measurement
+from aligndbg.report.causes import told
+from aligndbg.report.words import clean, number
+from aligndbg.result import Result
 
 __all__ = ["append_summary", "to_markdown"]
+
 
 MARK = {Verdict.ALIGNED: "✅", Verdict.DIVERGED: "❌", Verdict.INCONCLUSIVE: "⚠️"}
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -38,7 +37,7 @@ def append_summary(text: str) -> None:
         ) from None
 
 
-def to_markdown(diff: Diff) -> str:
+def to_markdown(diff: Result) -> str:
     """The verdict, the models with their coverage, the faults, the outputs and the worst pairs."""
     lines = [f"### {MARK[diff.verdict]} {diff.verdict.upper()}: {_plain(diff.verdict_reason)}", ""]
     lines += [

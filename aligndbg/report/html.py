@@ -9,18 +9,18 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._version import __version__
-from aligndbg.report._causes import told
-from aligndbg.report._chart import charts
-from aligndbg.report._payload import payload, script_json
-from aligndbg.report._words import bar, clean, cosine, number
+from aligndbg.core.version import __version__
+from aligndbg.report.causes import told
+from aligndbg.report.chart import charts
+from aligndbg.report.page_data import payload, script_json
+from aligndbg.report.words import bar, clean, cosine, number
+from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from aligndbg._diff import Diff
-
 __all__ = ["fragment", "to_html"]
+
 
 NOTEBOOK_ROWS = 60
 COVERAGE = ("compared", "unobservable", "one_sided", "unmatched")
@@ -76,7 +76,7 @@ def _facts(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def fragment(diff: Diff, rows: int = NOTEBOOK_ROWS) -> str:
+def fragment(diff: Result, rows: int = NOTEBOOK_ROWS) -> str:
     """The summary, the error against depth and the first rows, worst first where there are more than `rows`."""
     numbered = list(enumerate(diff.pairs))
     if len(numbered) > rows:
@@ -85,7 +85,7 @@ def fragment(diff: Diff, rows: int = NOTEBOOK_ROWS) -> str:
     return _render("fragment.html.j2", diff, numbered, css=_file("fragment.css"))
 
 
-def to_html(diff: Diff) -> str:
+def to_html(diff: Result) -> str:
     """The whole report as one page without any outside reference.
 
     Its policy lets no script run but its own, and nothing be loaded. Without scripts (some CI viewers refuse them) all
@@ -108,7 +108,7 @@ def to_html(diff: Diff) -> str:
     )
 
 
-def _render(template: str, diff: Diff, rows: list[Any], **more: Any) -> str:
+def _render(template: str, diff: Result, rows: list[Any], **more: Any) -> str:
     from markupsafe import Markup
 
     safe = {key: Markup(more.pop(key)) for key in ("css", "script", "data") if key in more}  # ours, or made safe

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aligndbg._types import Graph, TensorInfo
-from aligndbg.report._words import clean
+from aligndbg.core.types import Graph, TensorInfo
+from aligndbg.report.words import clean
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,17 +10,18 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aligndbg._types import Cause, Graph, Measurement, Node, Status
-from aligndbg.report._causes import causes_of_tensors
-from aligndbg.report._words import clean, number
-from aligndbg.report.json_ import plain_value, write_text
-
-if TYPE_CHECKING:
-    from aligndbg._diff import Diff
+from aligndbg.core.files import write_text
+from aligndbg.core.jsonable import plain_value
+from aligndbg.core.types import Cause, Graph, Node, Status
+from aligndbg.measure.results import Measurement
+from aligndbg.report.causes import causes_of_tensors
+from aligndbg.report.words import clean, number
+from aligndbg.result import Result
 
 __all__ = ["write_model_explorer"]
+
 
 INPUTS = "inputs"
 COLOR = {Status.PASS: "#b7e1c0", Status.DRIFT: "#ffe08a", Status.FAULT: "#f28b82", Status.UNKNOWN: "#d7aefb"}
@@ -28,7 +29,7 @@ UNMATCHED = "#dadce0"
 LONGEST = 200  # characters of an attribute
 
 
-def write_model_explorer(diff: Diff, folder: Path) -> list[Path]:
+def write_model_explorer(diff: Result, folder: Path) -> list[Path]:
     """Write graphs.json, status.json, error.json and own_error.json in `folder`; the last in steps where quantized."""
     folder.mkdir(parents=True, exist_ok=True)
     documents: dict[str, Any] = {
@@ -50,7 +51,9 @@ def _own(m: Measurement) -> float | None:
     return float(m.isolated.rel_l2 if steps is None else steps)
 
 
-def _overlay(diff: Diff, value: Callable[[Measurement], float | str | None], unmatched: bool = False) -> dict[str, Any]:
+def _overlay(
+    diff: Result, value: Callable[[Measurement], float | str | None], unmatched: bool = False
+) -> dict[str, Any]:
     """Node data by graph id, coloured by status. A value that is undefined is shown as that word."""
     out: dict[str, Any] = {}
     sides = (("reference", diff.matching.unmatched_reference), ("candidate", diff.matching.unmatched_candidate))
@@ -74,7 +77,7 @@ def _shown(value: float | str) -> float | str:
     return float(f"{value:.3g}") if math.isfinite(value) else "undefined"
 
 
-def _graph(diff: Diff, side: int) -> dict[str, Any]:
+def _graph(diff: Result, side: int) -> dict[str, Any]:
     graph, name = diff.graphs[side], ("reference", "candidate")[side]
     pairs = {getattr(m.pair, name): m for m in diff.pairs}
     causes = causes_of_tensors(diff)

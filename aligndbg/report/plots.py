@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aligndbg._details import Detail
-from aligndbg._errors import UsageError, nearest
-from aligndbg._types import Measurement, Status
-from aligndbg.report._words import clean, number
+from aligndbg.core.errors import UsageError, nearest
+from aligndbg.core.types import Status
+from aligndbg.measure.results import Detail, Measurement
+from aligndbg.report.words import clean, number
+from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from aligndbg._diff import Diff
-
 __all__ = ["KINDS", "plot"]
+
 
 REFERENCE, CANDIDATE, FAULT = "tab:blue", "tab:orange", "tab:red"
 KINDS = ("error", "histogram", "scatter", "heatmap", "profile")
 
 
-def plot(diff: Diff, pair: str | None = None, kind: str | None = None, ax: Axes | None = None) -> Any:
+def plot(diff: Result, pair: str | None = None, kind: str | None = None, ax: Axes | None = None) -> Any:
     """Draw with pyplot; see `Diff.plot`."""
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no plot {kind!r}", hint=nearest(kind, KINDS))
@@ -49,7 +49,7 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.subplots(figsize=(8, 4.2), layout="constrained")[1] if ax is None else ax
 
 
-def _pair(diff: Diff, name: str | None) -> Measurement:
+def _pair(diff: Result, name: str | None) -> Measurement:
     """The pair of that tensor, of either side; without a name the first fault, else the worst pair."""
     if not diff.pairs:
         raise UsageError("no tensors were paired", hint="look at .matching for the reasons")
@@ -62,7 +62,7 @@ def _pair(diff: Diff, name: str | None) -> Measurement:
     return next((m for m in found if m.pair.reference == name), found[0])
 
 
-def _error(diff: Diff, ax: Axes) -> Axes:
+def _error(diff: Result, ax: Axes) -> Axes:
     """Relative L2 of each pair in execution order; a zero lies on the lowest line, undefined values are left out."""
     from matplotlib.ticker import MaxNLocator
 

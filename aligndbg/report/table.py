@@ -8,18 +8,19 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from aligndbg._errors import UsageError, nearest
-from aligndbg._types import Cause, Measurement, Status
-from aligndbg.report._causes import causes_of_tensors
-from aligndbg.report._words import bar, clean, cosine, number
+from aligndbg.core.errors import UsageError, nearest
+from aligndbg.core.types import Cause, Status
+from aligndbg.measure.results import Measurement
+from aligndbg.report.causes import causes_of_tensors
 from aligndbg.report.frame import METRIC_COLUMNS, SAMPLE_COLUMNS
+from aligndbg.report.words import bar, clean, cosine, number
+from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aligndbg._diff import Diff
-
 __all__ = ["TableView", "chosen_rows", "pairs_table"]
+
 
 STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
 COLOURS = {"bar": "cyan"}
@@ -73,7 +74,7 @@ class TableView:
         return bool(self.sort or self.only or self.columns)
 
 
-def chosen_rows(diff: Diff, view: TableView) -> list[Row]:
+def chosen_rows(diff: Result, view: TableView) -> list[Row]:
     """The numbered pairs that `view` keeps, in its order."""
     rows = [(k, m) for k, m in enumerate(diff.pairs) if not view.only or _wanted(m, diff, view.only)]
     if view.sort:
@@ -82,7 +83,7 @@ def chosen_rows(diff: Diff, view: TableView) -> list[Row]:
     return rows
 
 
-def _wanted(m: Measurement, diff: Diff, words: Iterable[str]) -> bool:
+def _wanted(m: Measurement, diff: Result, words: Iterable[str]) -> bool:
     names = (m.pair.reference, m.pair.candidate, m.reference_op, m.candidate_op)
     return any(
         word == m.status

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aligndbg._types import Cause, Coverage, Measurement, ModelInfo, Status, Verdict
-from aligndbg.report._causes import causes_of_tensors, told
-from aligndbg.report._words import clean, number
+from aligndbg.core.types import Cause, Coverage, ModelInfo, Status, Verdict
+from aligndbg.measure.results import Measurement
+from aligndbg.report.causes import causes_of_tensors, told
 from aligndbg.report.table import TableView, chosen_rows, pairs_table
+from aligndbg.report.words import clean, number
+from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aligndbg._diff import Diff
-
 __all__ = ["render", "render_text", "stdout_console"]
+
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 WORST = 5
@@ -47,7 +48,7 @@ def stdout_console() -> Iterator[Console]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100, view: TableView | None = None) -> str:
+def render_text(diff: Result, *, all_rows: bool = False, width: int = 100, view: TableView | None = None) -> str:
     from rich.console import Console
 
     out = io.StringIO()
@@ -56,7 +57,7 @@ def render_text(diff: Diff, *, all_rows: bool = False, width: int = 100, view: T
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableView | None = None) -> None:
+def render(diff: Result, console: Console, *, all_rows: bool = False, view: TableView | None = None) -> None:
     """Print the report on a rich console, to its width: what is wrong and why, then the pairs, then what was run.
 
     A `view` that chooses anything shows every pair it keeps.
@@ -89,7 +90,7 @@ def render(diff: Diff, console: Console, *, all_rows: bool = False, view: TableV
         _render_unmatched(diff, console)
 
 
-def _costs(diff: Diff) -> Iterator[str]:
+def _costs(diff: Result) -> Iterator[str]:
     """What each stage took; the memory is that of all processes."""
     if diff.timing:
         yield "seconds    " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in diff.timing.items())
@@ -128,7 +129,7 @@ def _coverage(c: Coverage) -> str:
     )
 
 
-def _checks(diff: Diff) -> list[str]:
+def _checks(diff: Result) -> list[str]:
     """One line where all is well; else one for each finding."""
     said: dict[str, list[str]] = {}
     for key, good, bad in (
@@ -147,7 +148,7 @@ def _where(m: Measurement) -> str:
     return f"{ours} against {clean(m.pair.candidate, 60)} ({clean(m.candidate_op)})"
 
 
-def _render_faults(diff: Diff, console: Console) -> None:
+def _render_faults(diff: Result, console: Console) -> None:
     line = _printer(console)
     room = console.width - 13
     for i, fault in enumerate(diff.faults, 1):
@@ -181,7 +182,7 @@ def _render_cause(cause: Cause, console: Console, head: tuple[str, str] = ("  ",
         line((f"  {name}: {ours} against {theirs}", "dim"))
 
 
-def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView) -> None:
+def _render_pairs(diff: Result, console: Console, all_rows: bool, view: TableView) -> None:
     line = _printer(console)
     rows = chosen_rows(diff, view)
     if all_rows or view.is_set:
@@ -206,7 +207,7 @@ def _render_pairs(diff: Diff, console: Console, all_rows: bool, view: TableView)
     line()
 
 
-def _render_unmatched(diff: Diff, console: Console) -> None:
+def _render_unmatched(diff: Result, console: Console) -> None:
     from rich.text import Text
 
     for side, items in (
@@ -220,7 +221,7 @@ def _render_unmatched(diff: Diff, console: Console) -> None:
             console.print(Text(f"  and {len(lost) - 3} more (--all lists them)"))
 
 
-def _render_rest(diff: Diff, console: Console) -> None:
+def _render_rest(diff: Result, console: Console) -> None:
     from rich.text import Text
 
     for side, items, skipped in (

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._errors import FeedError, UnsupportedError, UsageError
-from aligndbg._types import FLOAT_DTYPES, Array, Backend, Graph, ModelInfo
+from aligndbg.core.errors import FeedError, UnsupportedError, UsageError
+from aligndbg.core.types import FLOAT_DTYPES, Array, Backend, Graph, ModelInfo
 
 __all__ = ["BackendConformance"]
+
 
 Feeds = Mapping[str, Array]
 SHAPE_READERS = {"Shape", "Size"}  # what they give does not depend on values

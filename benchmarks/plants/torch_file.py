@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from aligndbg.backends._torch_ops import canonical
-from aligndbg.backends.torch_ import TorchBackend
+from aligndbg.backends.torch.backend import TorchBackend
+from aligndbg.backends.torch.ops import canonical
 from plants import Array, NotHere, Plantable, Site
 
 __all__ = ["TorchFile", "edits"]

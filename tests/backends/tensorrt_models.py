@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg._open import open_model
-from aligndbg._types import Backend
+from aligndbg.backends.open import open_model
+from aligndbg.core.types import Backend
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 

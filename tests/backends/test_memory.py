@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._errors import FeedError, ModelError, UsageError
-from aligndbg._types import Quant, TensorInfo
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
+from aligndbg.core.errors import FeedError, ModelError, UsageError
+from aligndbg.core.types import Quant, TensorInfo
 
 X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
 

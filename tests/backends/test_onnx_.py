@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError
-from aligndbg._types import Backend
-from aligndbg.backends.onnx_ import RUNS_KEPT, OnnxBackend
+from aligndbg.backends.onnx.backend import RUNS_KEPT, OnnxBackend
+from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
+from aligndbg.core.types import Backend
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -506,7 +506,7 @@ def test_loop(tmp_path: Path, size: int) -> None:
 
 
 def test_override_leaves_an_inner_value_of_the_same_name_alone(tmp_path: Path) -> None:
-    from aligndbg.backends._onnx_rewrite import tapped
+    from aligndbg.backends.onnx.edit import tapped
 
     inner = [helper.make_node("Neg", ["x"], ["h"]), helper.make_node("Abs", ["h"], ["t"])]
     branch = helper.make_graph(inner, "b", [], [value("t")])

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg import _segments
-from aligndbg._types import Array
-from aligndbg.backends import onnx_
-from aligndbg.backends.onnx_ import OnnxBackend
+from aligndbg.backends import segments as _segments
+from aligndbg.backends.onnx import backend as onnx_
+from aligndbg.backends.onnx.backend import OnnxBackend
+from aligndbg.core.types import Array
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)

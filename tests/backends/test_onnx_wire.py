@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg._errors import ModelError
-from aligndbg.backends._onnx_model import LARGE, OnnxModel
-from aligndbg.backends._onnx_wire import split
+from aligndbg.backends.onnx.file import LARGE, OnnxModel
+from aligndbg.backends.onnx.wire import split
+from aligndbg.core.errors import ModelError
 
 
 def mapped(path: Path) -> mmap.mmap:

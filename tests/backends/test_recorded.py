@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aligndbg._errors import ModelError, UnsupportedError
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.backends.recorded import RecordedBackend
-from aligndbg.store import write_trace
-from aligndbg.tracing import capture
+from aligndbg.core.errors import ModelError, UnsupportedError
+from aligndbg.trace.capture import capture
+from aligndbg.trace.writer import write_trace
 
 
 @pytest.fixture(params=[".npz", ".safetensors"])

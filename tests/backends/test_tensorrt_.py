@@ -19,13 +19,13 @@ from onnx import TensorProto, helper
 from tensorrt_models import chain, dynamic, loop, opened, quantized, rows, save, value
 
 import aligndbg
-from aligndbg._errors import FeedError, MissingDependencyError, ModelError, UnsupportedError, UsageError
-from aligndbg._open import open_model
-from aligndbg.backends import _tensorrt_device
-from aligndbg.backends._tensorrt_library import find_library, make_log
-from aligndbg.backends._tensorrt_network import Settings, build, onnx_names
-from aligndbg.backends._tensorrt_onnx import OnnxSource
-from aligndbg.cli import main
+from aligndbg.backends.open import open_model
+from aligndbg.backends.tensorrt import session as _tensorrt_device
+from aligndbg.backends.tensorrt.build import Settings, build, onnx_names
+from aligndbg.backends.tensorrt.from_onnx import OnnxSource
+from aligndbg.backends.tensorrt.library import find_library, make_log
+from aligndbg.cli.main import main
+from aligndbg.core.errors import FeedError, MissingDependencyError, ModelError, UnsupportedError, UsageError
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import fake_tensorrt
 import pytest
 from fake_tensorrt import FakeTensorrt
 
-from aligndbg.backends import _tensorrt_library, _tensorrt_network
+from aligndbg.backends.tensorrt import build as _tensorrt_network
+from aligndbg.backends.tensorrt import library as _tensorrt_library
 
 ROOT = Path(__file__).parent.parent.parent
 API: dict[str, dict[str, list[str]]] = json.loads((ROOT / "fixtures" / "tensorrt_api.json").read_text())

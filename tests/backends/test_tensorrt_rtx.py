@@ -13,13 +13,13 @@ from onnx import helper
 from tensorrt_models import Feeds, chain, dynamic, halves, loop, opened, quantized, rows, save, value
 
 import aligndbg
-from aligndbg._errors import MissingDependencyError, ModelError, UsageError
-from aligndbg._open import open_model
-from aligndbg.backends._tensorrt_device import device_trouble
-from aligndbg.backends._tensorrt_library import Library, find_library, make_log
-from aligndbg.backends._tensorrt_network import STRATEGIES, Network, Settings, build, onnx_names
-from aligndbg.backends._tensorrt_onnx import OnnxSource
-from aligndbg.backends.tensorrt_ import TensorrtBackend
+from aligndbg.backends.open import open_model
+from aligndbg.backends.tensorrt.backend import TensorrtBackend
+from aligndbg.backends.tensorrt.build import STRATEGIES, Network, Settings, build, onnx_names
+from aligndbg.backends.tensorrt.from_onnx import OnnxSource
+from aligndbg.backends.tensorrt.library import Library, find_library, make_log
+from aligndbg.backends.tensorrt.session import device_trouble
+from aligndbg.core.errors import MissingDependencyError, ModelError, UsageError
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from tflite_builder import Builder, quantization, schema
 
-from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError
-from aligndbg._types import Backend
-from aligndbg.backends._tflite_ops import module_path
-from aligndbg.backends.tflite_ import TfliteBackend
+from aligndbg.backends.tflite.backend import TfliteBackend
+from aligndbg.backends.tflite.ops import module_path
+from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
+from aligndbg.core.types import Backend
 
 S = schema
 X = np.array([[-1.5, 0.25, 2.0, 9.0]], np.float32)

@@ -10,9 +10,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as S
 from tflite_builder import Builder
 
-from aligndbg import _segments
-from aligndbg._types import Array
-from aligndbg.backends.tflite_ import TfliteBackend
+from aligndbg.backends import segments as _segments
+from aligndbg.backends.tflite.backend import TfliteBackend
+from aligndbg.core.types import Array
 
 RNG = np.random.default_rng(0)
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from aligndbg import diff
-from aligndbg._errors import FeedError, ModelError, UnsupportedError, UsageError
-from aligndbg._open import open_model
+from aligndbg.backends.open import open_model
+from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from aligndbg.backends.torch_ import TorchBackend  # noqa: E402
+from aligndbg.backends.torch.backend import TorchBackend  # noqa: E402
 from torch_networks import Small, Tricky, small  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aligndbg import diff
-from aligndbg.backends.torch_ import TorchBackend
+from aligndbg.backends.torch.backend import TorchBackend
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import aligndbg
-from aligndbg._evaluate import CannotEvaluateError, Step, evaluate
-from aligndbg._types import Graph, Node, Trace
-from aligndbg.explain._canonical import canonical_program
-from aligndbg.explain._plain import plain_form
-from aligndbg.explain._slots import slots
-from aligndbg.explain._tflite_forms import same_pads
+from aligndbg.backends.tflite.to_onnx import same_pads
+from aligndbg.canonical.evaluate import CannotEvaluateError, Step, evaluate
+from aligndbg.core.types import Graph, Node, Trace
+from aligndbg.explain.constant_roles import slots
+from aligndbg.explain.folding import plain_form
+from aligndbg.explain.to_program import canonical_program
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODELS = ["cnn.onnx", "cnn_opset_b.onnx", "attention.onnx", "cnn.tflite", "cnn_int8.tflite", "cnn_fp16.tflite"]

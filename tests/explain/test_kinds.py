@@ -12,9 +12,9 @@ from nets import CHANNELS, SIZE, Middle, Net, chain
 
 import aligndbg
 from aligndbg import Verdict
-from aligndbg._diff import Diff
-from aligndbg._types import Cause
-from aligndbg.backends.onnx_ import OnnxBackend
+from aligndbg.backends.onnx.backend import OnnxBackend
+from aligndbg.core.types import Cause
+from aligndbg.diff_result import Diff
 
 C = CHANNELS
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,12 +11,12 @@ from nets import CHANNELS, SIZE, Net, chain
 
 import aligndbg
 from aligndbg import Verdict
-from aligndbg._diff import Diff
-from aligndbg._feed_check import logical_difference
-from aligndbg.backends.onnx_ import OnnxBackend
-from aligndbg.explain.overall import input_causes
-from aligndbg.feeds import FeedLink
-from aligndbg.match.layouts import layouts
+from aligndbg.backends.onnx.backend import OnnxBackend
+from aligndbg.core.layouts import layouts
+from aligndbg.diff_result import Diff
+from aligndbg.explain.whole_pair import input_causes
+from aligndbg.feeds.difference import logical_difference
+from aligndbg.feeds.translate import FeedLink
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import aligndbg
-from aligndbg._errors import UsageError
+from aligndbg.core.errors import UsageError
 
 
 def test_the_script_shows_the_faults_own_error(demo: Path, tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 import aligndbg
-from aligndbg._evaluate import CannotEvaluateError
-from aligndbg._types import Trace
-from aligndbg.explain._canonical import canonical_program
+from aligndbg.canonical.evaluate import CannotEvaluateError
+from aligndbg.core.types import Trace
+from aligndbg.explain.to_program import canonical_program
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from aligndbg.backends.torch_ import TorchBackend  # noqa: E402
+from aligndbg.backends.torch.backend import TorchBackend  # noqa: E402
 from torch_networks import small  # noqa: E402
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from seeds import make_seeds
 
 import aligndbg
-from aligndbg._errors import FeedError, ModelError
-from aligndbg._types import Quant, TensorInfo
-from aligndbg.feeds import load_inputs
-from aligndbg.store import read_trace
+from aligndbg.core.errors import FeedError, ModelError
+from aligndbg.core.types import Quant, TensorInfo
+from aligndbg.feeds.files import load_inputs
+from aligndbg.trace.reader import read_trace
 
 PARTS, EACH = 3, 40
 

@@ -11,7 +11,7 @@ import traceback
 
 
 def main() -> None:
-    from aligndbg.cli import main as aligndbg
+    from aligndbg.cli.main import main as aligndbg
 
     answers = sys.stdout
     for line in sys.stdin:

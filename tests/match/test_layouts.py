@@ -10,10 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aligndbg._types import Graph, Layout, LayoutKind, ModelInfo, Node, TensorInfo, Trace
-from aligndbg.match._side import Side
-from aligndbg.match.layouts import MAX_LAYOUTS, best_layouts, clearly_apart, layouts, sampled_error, with_alternatives
-from aligndbg.metrics import fingerprint
+from aligndbg.core.layouts import MAX_LAYOUTS, layouts, sampled_error
+from aligndbg.core.types import Graph, Layout, LayoutKind, ModelInfo, Node, TensorInfo, Trace
+from aligndbg.match.layouts import best_layouts, clearly_apart, with_alternatives
+from aligndbg.match.side import Side
+from aligndbg.measure.fingerprint import fingerprint
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]

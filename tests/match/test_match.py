@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._errors import UsageError
-from aligndbg._types import Layout, LayoutKind, Matching, Node, Pair, TensorInfo, Trace
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
-from aligndbg.match import match
-from aligndbg.metrics import Fingerprint, fingerprint
-from aligndbg.tracing import capture
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Layout, LayoutKind, Matching, Node, Pair, TensorInfo, Trace
+from aligndbg.match.pairing import match
+from aligndbg.measure.fingerprint import Fingerprint, fingerprint
+from aligndbg.trace.capture import capture
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FIRST, LAST = (1, 3, 6, 5), (1, 6, 5, 3)  # channels first, channels last
@@ -481,7 +481,7 @@ def test_without_a_graph_names_propose_and_values_must_agree() -> None:
     others = {"conv_1_Conv": x[0] + noise[0], "conv_2_Conv": x[1] + noise[1], "gap_Mean": -x[2]}
 
     def bare(arrays: Mapping[str, Array]) -> tuple[Trace, dict[str, Fingerprint]]:
-        from aligndbg._types import Graph, ModelInfo
+        from aligndbg.core.types import Graph, ModelInfo
 
         tensors = {n: TensorInfo(n, a.shape, str(a.dtype)) for n, a in arrays.items()}
         made = Trace(ModelInfo("t.npz", "recorded"), Graph(tensors=tensors), dict(arrays), None, tuple(arrays))

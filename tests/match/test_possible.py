@@ -8,11 +8,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from aligndbg._types import Array, Graph, Layout, LayoutKind, Matching, ModelInfo, Node, TensorInfo, Trace
-from aligndbg.match import match, structure
-from aligndbg.match._state import State
+from aligndbg.core.types import Array, Graph, Layout, LayoutKind, Matching, ModelInfo, Node, TensorInfo, Trace
+from aligndbg.match import structure
+from aligndbg.match.pairing import match
+from aligndbg.match.state import State
 from aligndbg.match.weights import weight_print
-from aligndbg.metrics import fingerprint
+from aligndbg.measure.fingerprint import fingerprint
 
 SIZE = 24
 OPS = ("Gemm", "Relu", "Add", "Tanh", "Mul", "Sigmoid", "HardSwish", "Sub")

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg._types import Graph, ModelInfo, Node, TensorInfo, Trace
-from aligndbg.match._side import Side
-from aligndbg.match._ways import Ways
-from aligndbg.metrics import fingerprint
+from aligndbg.core.types import Graph, ModelInfo, Node, TensorInfo, Trace
+from aligndbg.match.neighbours import Ways
+from aligndbg.match.side import Side
+from aligndbg.measure.fingerprint import fingerprint
 
 
 @st.composite

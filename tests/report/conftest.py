@@ -10,7 +10,7 @@ import pytest
 
 import aligndbg
 from aligndbg import MemoryBackend, MemoryNode
-from aligndbg._diff import Diff
+from aligndbg.diff_result import Diff
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from aligndbg._registry import REGISTRY, Entry
-from aligndbg.report import doctor
-from aligndbg.report.doctor import check_backends, render_doctor
+from aligndbg.backends import doctor
+from aligndbg.backends.doctor import check_backends, render_doctor
+from aligndbg.backends.registry import REGISTRY, Entry
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> None:

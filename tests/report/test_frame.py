@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aligndbg._diff import Diff
-from aligndbg._errors import MissingDependencyError
-from aligndbg.metrics import Metrics
+from aligndbg.core.errors import MissingDependencyError
+from aligndbg.diff_result import Diff
+from aligndbg.measure.results import Metrics
 from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
-from aligndbg._types import Cause
-from aligndbg.cli import main
+from aligndbg.cli.main import main
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Cause
+from aligndbg.diff_result import Diff
 
 
 def test_it_says_what_is_wrong_and_where(diverged: Diff) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg.report._graph_rows import rows
+from aligndbg.report.graph_rows import rows
 
 CHAIN = [[], [0], [1], [2]]
 

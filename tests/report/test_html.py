@@ -12,14 +12,14 @@ import pytest
 
 import aligndbg
 from aligndbg import MemoryBackend, MemoryNode
-from aligndbg._details import detail
-from aligndbg._diff import Diff
-from aligndbg._types import Cause, Graph, Layout, LayoutKind, Node, Unmatched, UnmatchedClass
-from aligndbg.metrics import compare
-from aligndbg.report._chart import charts
-from aligndbg.report._payload import payload
-from aligndbg.report._words import bar
+from aligndbg.core.types import Cause, Graph, Layout, LayoutKind, Node, Unmatched, UnmatchedClass
+from aligndbg.diff_result import Diff
+from aligndbg.measure.detail import detail
+from aligndbg.measure.metrics import compare
+from aligndbg.report.chart import charts
 from aligndbg.report.html import fragment, to_html
+from aligndbg.report.page_data import payload
+from aligndbg.report.words import bar
 
 VOID = ("meta", "br", "input")
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
-from aligndbg._types import Cause
-from aligndbg.report.json_ import SCHEMA, as_dict, plain_value, to_json, write_text
+from aligndbg.core.errors import UsageError
+from aligndbg.core.files import write_text
+from aligndbg.core.jsonable import plain_value
+from aligndbg.core.types import Cause
+from aligndbg.diff_result import Diff
+from aligndbg.report.json import SCHEMA, as_dict, to_json
 
 
 def refuse(constant: str) -> None:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from aligndbg._types import Graph, Node, Quant, TensorInfo
+from aligndbg.core.types import Graph, Node, Quant, TensorInfo
 from aligndbg.report.layers import render_layers
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aligndbg
-from aligndbg._diff import Diff
+from aligndbg.diff_result import Diff
 
 OVERLAYS = ("status", "error", "own_error")
 

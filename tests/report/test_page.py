@@ -15,7 +15,7 @@ import pytest
 
 import aligndbg
 from aligndbg import MemoryBackend, MemoryNode
-from aligndbg._diff import Diff
+from aligndbg.diff_result import Diff
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -11,8 +11,8 @@ import pytest
 
 import aligndbg
 from aligndbg import MemoryBackend
-from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
+from aligndbg.core.errors import UsageError
+from aligndbg.diff_result import Diff
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aligndbg import TableView
-from aligndbg._diff import Diff
-from aligndbg._errors import UsageError
+from aligndbg.core.errors import UsageError
+from aligndbg.diff_result import Diff
 from aligndbg.report.frame import METRIC_COLUMNS, to_frame
 from aligndbg.report.table import chosen_rows
 from aligndbg.report.terminal import render_text

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligndbg._diff import Diff
-from aligndbg._types import Cause, Unmatched, UnmatchedClass
-from aligndbg.report._words import clean, number
+from aligndbg.core.types import Cause, Unmatched, UnmatchedClass
+from aligndbg.diff_result import Diff
 from aligndbg.report.terminal import render_text
+from aligndbg.report.words import clean, number
 
 
 def harmless(text: str) -> bool:

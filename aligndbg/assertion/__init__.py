@@ -1,0 +1,1 @@
+"""A diff as an assertion."""

@@ -1,0 +1,1 @@
+"""PyTorch modules, torch.export programs and TorchScript."""

@@ -1,0 +1,1 @@
+"""The nouns and what every stage needs: knows numpy only."""

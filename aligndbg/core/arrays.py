@@ -1,0 +1,89 @@
+"""Arrays of any dtype as bytes: what the worker, the spill file and trace files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Array
+
+__all__ = ["Lazy", "bytes_of", "dtype_of", "is_float_dtype", "numpy_dtype", "plain_dtype", "write_all"]
+
+
+def plain_dtype(dtype: np.dtype[Any]) -> bool:
+    """True for numbers, bools and ml_dtypes' types: bits of a fixed size, without references."""
+    return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
+
+
+def bytes_of(array: Array) -> Array:
+    """The bytes of `array` in C order, uint8 (n,): a view where it is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def write_all(file: Any, data: Array) -> None:
+    """Writes every byte of `data` (uint8) to an unbuffered file, which may take less than it is given at a time."""
+    view = memoryview(data.data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """numpy's or ml_dtypes' dtype. Raises AttributeError for a name that neither knows."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
+
+
+class Lazy(Mapping[str, Array]):
+    """Arrays made anew whenever they are read."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Array]]) -> None:
+        self._makers = dict(makers)
+
+    def but(self, names: Container[str]) -> Lazy:
+        """Without those of `names`."""
+        return Lazy({name: make for name, make in self._makers.items() if name not in names})
+
+    def over(self, others: Mapping[str, Array]) -> Lazy:
+        """With the others too, where they are not here."""
+        return Lazy({name: partial(others.__getitem__, name) for name in others} | self._makers)
+
+    def __getitem__(self, name: str) -> Array:
+        made: Array = self._makers[name]()
+        return made
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would make the array
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def is_float_dtype(dtype: Any) -> bool:
+    """True for numpy's and ml_dtypes' floating-point dtypes."""
+    dtype = np.dtype(dtype)
+    return bool(dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
+
+
+def numpy_dtype(name: str, tensor: str = "") -> np.dtype[Any]:
+    """numpy's dtype of that name, or ml_dtypes'. Raises UsageError for a kind that is no number ("string", ...)."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        if not hasattr(ml_dtypes, name):
+            raise UsageError(f"the input {tensor!r} is of the kind {name!r}, which cannot be fed") from None
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found

@@ -1,0 +1,143 @@
+"""The vocabulary of operators, in ONNX words: which move values, which hold weights, which are akin."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from aligndbg.core.types import Node
+
+__all__ = [
+    "FAMILIES",
+    "FINISHING",
+    "KINDRED",
+    "LAYOUT_OPS",
+    "MOVING",
+    "PASSIVE_OPS",
+    "RECURRENT_OPS",
+    "WEIGHT_OPS",
+    "kindred",
+    "ops_agree",
+    "output_index",
+    "step_of",
+    "written_out",
+    "written_with",
+]
+
+
+# Ops that move values without computing: what a converter adds or drops at will (canonical names).
+LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+# Ops whose output holds their input's values, at most rounded to another type.
+PASSIVE_OPS = LAYOUT_OPS | {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Dropout"}
+
+
+KINDRED = 0.4  # `ops_agree` of ops that are something to each other
+WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# A converter that has no such op writes out its steps, weighted ops first.
+RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})
+
+# Ops that converters fuse into the op before them.
+FINISHING = frozenset(
+    {"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSwish", "HardSigmoid", "Elu", "Gelu"}
+    | {"Add", "Mul", "BatchNormalization"}
+)
+# Ops that take each other's place by a mistake: a pair of them is a fault rather than no pair.
+FAMILIES = (
+    frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"}),
+    frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Gelu"}),
+    frozenset({"Add", "Sub", "Mul", "Div"}),
+)
+
+
+def ops_agree(rn: Node, cn: Node) -> float:
+    """1 where both outputs hold the result of the same op, less where only a kindred or the main op agrees."""
+    return 1.0 if rn.tail == cn.tail else _unlike_agree((rn.tail, rn.canonical), (cn.tail, cn.canonical))
+
+
+@lru_cache(maxsize=4096)
+def _unlike_agree(one: tuple[str, str], other: tuple[str, str]) -> float:
+    tails = frozenset((one[0], other[0]))
+    if tails in _KIN or tails in _WRITTEN_OUT:
+        return 0.9
+    if one[1] in PASSIVE_OPS and other[1] in PASSIVE_OPS:
+        return 0.9
+    if frozenset((one[1], other[1])) in _WRITTEN_OUT or any(tails <= family for family in FAMILIES):
+        return 0.6
+    main = frozenset((one[1], other[1]))
+    return 0.4 if len(main) == 1 or main in _KIN else 0.0
+
+
+# The same result under two names; which one a converter writes says nothing.
+_KIN = frozenset(
+    frozenset(p)
+    for p in (
+        ("Gemm", "MatMul"),
+        ("Add", "Gemm"),
+        ("Add", "MatMul"),
+        ("Relu", "Clip"),
+        ("GlobalAveragePool", "ReduceMean"),
+        ("AveragePool", "ReduceMean"),
+        ("GlobalAveragePool", "AveragePool"),
+        ("Upsample", "Resize"),
+        ("Slice", "Split"),
+        ("Gather", "Slice"),
+        ("Gather", "Split"),
+        ("BatchNormalization", "Conv"),
+        ("BatchNormalization", "Gemm"),
+        ("Add", "Conv"),
+        ("HardSigmoid", "Clip"),
+    )
+)
+
+
+def kindred(one: str, other: str) -> bool:
+    """Whether two ops are the same, the same under two names, or mistaken for one another."""
+    return one == other or frozenset((one, other)) in _KIN or any({one, other} <= family for family in FAMILIES)
+
+
+# One op against the last of those it is written out as.
+_WRITTEN_OUT = frozenset(
+    frozenset(p)
+    for p in (
+        ("HardSwish", "Mul"),
+        ("Swish", "Mul"),
+        ("Gelu", "Mul"),
+        ("LayerNormalization", "Add"),
+        ("InstanceNormalization", "Add"),
+        ("InstanceNormalization", "Mul"),
+        ("GroupNormalization", "Add"),
+        ("Softmax", "Div"),
+        ("Attention", "MatMul"),
+        ("LSTM", "Mul"),  # the hidden state
+        ("LSTM", "Add"),  # the cell state
+        ("GRU", "Add"),
+        ("RNN", "Tanh"),
+    )
+)
+
+
+# Ops that a converter may write out: their counterpart is the last of the steps, or one of their own kind.
+_COMPOUND = {op for pair in _WRITTEN_OUT for op in pair} - {"Add", "Mul", "Div", "Tanh"}
+
+
+def step_of(rn: Node, cn: Node) -> bool:
+    """Whether one of two unlike ops can only be a step of the other."""
+    return (rn.tail in _COMPOUND) != (cn.tail in _COMPOUND) and not written_out(rn, cn)
+
+
+def written_out(rn: Node, cn: Node) -> bool:
+    """Whether one side may have as a single op what the other ends there after several, an activation aside."""
+    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT or frozenset((rn.canonical, cn.canonical)) in _WRITTEN_OUT
+
+
+@lru_cache(maxsize=4096)
+def written_with(op: str) -> frozenset[str]:
+    """The ops with which `op` is `written_out`."""
+    return frozenset(other for pair in _WRITTEN_OUT if op in pair for other in pair if other != op)
+
+
+def output_index(node: Node, name: str) -> int:
+    return node.outputs.index(name)
+
+
+# Ops that round nothing by themselves.
+MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}

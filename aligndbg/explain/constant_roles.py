@@ -1,0 +1,202 @@
+"""The constants of a plain program by their role, so that those of two programs can be told to be the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aligndbg.canonical.program import Program
+from aligndbg.core.layouts import layouts, sampled_error
+from aligndbg.core.types import Array
+from aligndbg.explain.folding import LINEAR
+
+__all__ = ["Slot", "SlotPair", "pair_slots", "slots"]
+
+
+SMALLEST_EPSILON, LARGEST_EPSILON = 0.0, 0.05
+# ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
+GATES = {"LSTM": (0, 2, 3, 1), "RNN": (0,)}
+NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One constant that a step reads. `value` is as the role has it: weights (out, in, ...), terms, factors.
+
+    `put` gives the program with another value there; `absent` marks a bias that is not written.
+    """
+
+    role: str  # weight | term | factor | mean | variance | exponent | slope
+    step: int
+    op: str
+    value: Array
+    put: Callable[[Array], Program]
+    absent: bool = False
+    node: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SlotPair:
+    """The same constant on both sides. `theirs` is the candidate's value in the reference's shape."""
+
+    reference: Slot
+    candidate: Slot
+    theirs: Array
+    ours: Array  # the reference's value in the candidate's shape
+
+    @property
+    def apart(self) -> float:
+        """Relative L2 of the difference."""
+        a, b = self.reference.value.astype(np.float64), self.theirs.astype(np.float64)
+        scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
+        return float(np.linalg.norm(a - b)) / scale if scale else 0.0
+
+
+def slots(program: Program) -> list[Slot]:
+    """Every float constant with a role; epsilons and shapes left out."""
+    found: list[Slot] = []
+    for k, step in enumerate(program.steps):
+        if not step.node:
+            continue
+        if step.op in LINEAR:
+            found += _linear(program, k)
+        elif step.op.endswith("Normalization"):
+            for at, role in NORM_ROLES.items():
+                value = program.constant(step, at)
+                if value is not None:
+                    found.append(_plain(program, k, at, role, value))
+        elif step.op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu") and len(step.inputs) == 2:
+            for at in (0, 1):
+                value = program.constant(step, at)
+                if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and _is_epsilon(value)):
+                    found += _arithmetic(program, k, at, value)
+        elif step.op in GATES:
+            found += _recurrent(program, k)
+    return found
+
+
+def _is_epsilon(value: Array) -> bool:
+    return bool(value.size) and not np.ptp(value) and SMALLEST_EPSILON < float(value.reshape(-1)[0]) <= LARGEST_EPSILON
+
+
+def _plain(program: Program, k: int, at: int, role: str, value: Array) -> Slot:
+    def put(new: Array) -> Program:
+        return program.with_constant(k, at, np.ascontiguousarray(new.reshape(value.shape)).astype(value.dtype))
+
+    return Slot(role, k, program.steps[k].op, value, put, node=program.steps[k].node)
+
+
+def _linear(program: Program, k: int) -> list[Slot]:
+    step = program.steps[k]
+    weight = program.constant(step, 1)
+    if weight is None:
+        return []
+    axis = _output_axis(step.op, weight.ndim, bool(step.attributes.get("transB")))
+
+    def put_weight(new: Array) -> Program:
+        moved = np.moveaxis(new, 0, axis) if axis else new
+        return program.with_constant(k, 1, np.ascontiguousarray(moved).astype(weight.dtype))
+
+    canonical = np.moveaxis(weight, axis, 0)
+    found = [Slot("weight", k, step.op, canonical, put_weight, node=step.node)]
+    if step.op == "MatMul":
+        return found
+    bias = program.constant(step, 2)
+    absent = bias is None and (len(step.inputs) < 3 or not step.inputs[2])
+    if bias is None and not absent:
+        return found
+    channels = canonical.shape[0] * (int(step.attributes.get("group", 1)) if step.op == "ConvTranspose" else 1)
+    value = np.zeros(channels, weight.dtype) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,))
+
+    def put_bias(new: Array) -> Program:
+        return program.with_constant(k, 2, np.ascontiguousarray(new.reshape(channels)).astype(weight.dtype))
+
+    found.append(Slot("term", k, step.op, value, put_bias, absent, step.node))
+    return found
+
+
+def _recurrent(program: Program, k: int) -> list[Slot]:
+    """One direction's weights as (gates * hidden, in), gates in Keras' and PyTorch's order; both biases as a sum."""
+    step = program.steps[k]
+    order = GATES[step.op]
+    found = []
+    for at, role in ((1, "weight"), (2, "weight"), (3, "term")):
+        stored = program.constant(step, at)
+        if stored is None or stored.shape[0] != 1:
+            continue
+        whole = stored[0] if at < 3 else stored[0].reshape(2, -1).sum(axis=0)
+        gates = whole.reshape(len(order), -1, *whole.shape[1:])
+
+        def put(new: Array, at: int = at, stored: Array = stored, shape: tuple[int, ...] = gates.shape) -> Program:
+            back = new.reshape(shape)[np.argsort(order)].reshape(-1, *shape[2:])
+            value = back if at < 3 else np.concatenate([back, np.zeros_like(back)])
+            return program.with_constant(k, at, value[None].astype(stored.dtype))
+
+        found.append(Slot(role, k, step.op, gates[list(order)].reshape(whole.shape), put, node=step.node))
+    return found
+
+
+def _output_axis(op: str, rank: int, transposed: bool) -> int:
+    if op == "Conv" or (op == "Gemm" and transposed):
+        return 0
+    return 1 if op in ("ConvTranspose", "Gemm") else rank - 1
+
+
+def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[Slot]:
+    op = program.steps[k].op
+    if op == "PRelu":
+        return [_plain(program, k, at, "slope", value)] if at else []
+    if op == "Pow":
+        return [_plain(program, k, at, "exponent", value)] if at else []
+    role = "term" if op in ("Add", "Sub") else "factor"
+    if at == 1 and op in ("Sub", "Div") and (op == "Sub" or np.all(value != 0)):
+        turn: Callable[[Array], Array] = np.negative if op == "Sub" else np.reciprocal
+
+        def put(new: Array) -> Program:
+            return program.with_constant(k, at, turn(new.reshape(value.shape)).astype(value.dtype))
+
+        return [Slot(role, k, op, turn(value), put, node=program.steps[k].node)]
+    return [_plain(program, k, at, role, value)]
+
+
+def pair_slots(reference: Sequence[Slot], candidate: Sequence[Slot]) -> tuple[list[SlotPair], list[Slot], list[Slot]]:
+    """Slots of one role and size, the nearest values first, each once; then what is left on either side."""
+    proposals: list[tuple[float, int, int, SlotPair]] = []
+    for i, r in enumerate(reference):
+        for j, c in enumerate(candidate):
+            if r.role == c.role and r.value.size == c.value.size:
+                made = _pair(r, c)
+                if made is not None:
+                    proposals.append((made.apart, i, j, made))
+    taken_r: set[int] = set()
+    taken_c: set[int] = set()
+    pairs = []
+    for _, i, j, made in sorted(proposals, key=lambda p: (p[0], abs(p[1] - p[2]))):
+        if i not in taken_r and j not in taken_c:
+            taken_r.add(i)
+            taken_c.add(j)
+            pairs.append(made)
+    return (
+        pairs,
+        [s for i, s in enumerate(reference) if i not in taken_r],
+        [s for j, s in enumerate(candidate) if j not in taken_c],
+    )
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(d for d in shape if d != 1)
+
+
+def _pair(r: Slot, c: Slot) -> SlotPair | None:
+    if _squeezed(r.value.shape) == _squeezed(c.value.shape):
+        return SlotPair(r, c, c.value.reshape(r.value.shape), r.value.reshape(c.value.shape))
+    best: tuple[float, SlotPair] | None = None
+    flat = r.value.reshape(-1).astype(np.float64)
+    for layout in layouts(r.value.shape, c.value.shape):
+        there = np.ascontiguousarray(layout.to_reference(c.value))
+        error = sampled_error(flat, there.reshape(-1).astype(np.float64))
+        if best is None or error < best[0]:
+            best = error, SlotPair(r, c, there, np.ascontiguousarray(layout.to_candidate(r.value)))
+    return best[1] if best is not None else None

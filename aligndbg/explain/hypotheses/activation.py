@@ -1,0 +1,161 @@
+"""An activation that is missing, one too many, or another: ReLU for ReLU6, the tanh GELU for the erf one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from aligndbg.canonical.evaluate import CannotEvaluateError, Step
+from aligndbg.canonical.program import Program
+from aligndbg.core.types import Array
+from aligndbg.explain.activations import ACTIVATIONS, describe_step, written
+from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.hypothesis import Hypothesis, other_side
+
+__all__ = ["Activation"]
+
+
+# Steps after which an activation may have been added or lost.
+BEFORE = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Sub", "BatchNormalization", "Concat", "Transpose"}
+    | {"MaxPool", "AveragePool", "Resize", "Reshape"}
+)
+# What activations are written out with, besides those that are one by themselves.
+CURVES = frozenset({"Max", "Min", "Exp", "Softmax", "Abs", "Where"})
+MAX_PLACES = 3
+APPROXIMATIONS = ({"GELU (erf)", "GELU (tanh)"}, {"Erf", "Erf by tanh"})
+
+
+class Activation(Hypothesis):
+    """Each activation taken away, then replaced, by what the other side has and by every known one; then one added."""
+
+    name = "activation"
+
+    def applies(self, case: Case) -> bool:
+        names = [
+            sorted(_name(p, s) for s in p.steps if s.node and (s.op in ACTIVATIONS or s.op in CURVES))
+            for _, p in case.programs()
+        ]
+        return bool(names) and not (len(names) == 2 and names[0] == names[1])
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        both = dict(case.programs())
+        for side in ("candidate", "reference"):
+            if side not in both:
+                continue
+            program, theirs = both[side], both.get(other_side(side))
+            places = [k for k, s in enumerate(program.steps) if s.op in ACTIVATIONS and s.node]
+            for at in places:
+                yield _removed(program, side, at)
+                for name, changed, cost in _replacements(case, side, program, at, theirs):
+                    yield _replaced(program, side, at, name, changed, cost)
+            for name in _insertions(program):
+                yield from _added(case, side, program, name)
+
+
+def _removed(program: Program, side: str, at: int) -> Trial:
+    kind = "missing_activation" if side == "reference" else "extra_activation"
+    what = _name(program, program.steps[at])
+    return Trial(
+        kind,
+        side,
+        program.bypassed(at),
+        f"the {side} applies {what}, the {other_side(side)} does not",
+        f"without it in the {side}",
+        0.5,
+        {"activation": what, "on": side},
+    )
+
+
+def _added(case: Case, side: str, program: Program, name: str) -> Iterator[Trial]:
+    kind = "missing_activation" if side == "candidate" else "extra_activation"
+    for each in written(f"{name}:before", name, _dtype(case, side)):
+        yield Trial(
+            kind,
+            side,
+            program.followed(name, each.steps, each.constants),
+            f"the {other_side(side)} applies {each.name}, the {side} does not",
+            f"with {each.name} in the {side}",
+            0.8,
+            {"activation": each.name, "on": other_side(side)},
+            guess=True,
+        )
+
+
+def _insertions(program: Program) -> list[str]:
+    """Outputs of the last steps that no activation follows."""
+    found = []
+    for step in reversed(program.steps):
+        readers = program.readers(step.outputs[0])
+        bare = not any(program.steps[r].op in ACTIVATIONS and program.steps[r].node for r in readers)
+        if step.op in BEFORE and bare and step.node:
+            found.append(step.outputs[0])
+    return found[:MAX_PLACES]
+
+
+def _replaced(program: Program, side: str, at: int, name: str, changed: Program, cost: float) -> Trial:
+    own = _name(program, program.steps[at])
+    words = {side: own, other_side(side): name}
+    close = {own, name} in APPROXIMATIONS
+    return Trial(
+        "approximation" if close else "activation",
+        side,
+        changed,
+        f"the candidate applies {words['candidate']}, the reference {words['reference']}",
+        f"with {name} in the {side}",
+        cost,
+        {k: {"activation": v} for k, v in words.items()},
+        guess=cost >= 1.0,
+    )
+
+
+def _replacements(
+    case: Case, side: str, program: Program, at: int, theirs: Program | None
+) -> Iterator[tuple[str, Program, float]]:
+    step = program.steps[at]
+    x, y, own = step.inputs[0], step.outputs[0], _name(program, step)
+    theirs = theirs or program
+    for other in theirs.steps:
+        if not other.node or other.op not in ACTIVATIONS or other.op == "PRelu" or _name(theirs, other) == own:
+            continue
+        rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}
+        if len(rest) == len([i for i in other.inputs[1:] if i]):
+            made = replace(other, inputs=(x, *rest), outputs=(y,), node=step.node)
+            yield _name(theirs, other), program.with_steps(at, made, constants=rest), 0.4
+    for each in written(x, y, _dtype(case, side)):
+        if each.name != own:
+            yield each.name, program.with_steps(at, *each.steps, constants=each.constants), 1.0
+    slope = _negative_slope(case, side, program, at)
+    if slope is not None:
+        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), 1.5
+
+
+def _leaky(program: Program, at: int, alpha: float) -> Program:
+    step = program.steps[at]
+    return program.with_steps(at, Step("LeakyRelu", step.inputs[:1], step.outputs, {"alpha": alpha}, step.node))
+
+
+def _negative_slope(case: Case, side: str, program: Program, at: int) -> float | None:
+    """The slope below zero that fits best: what follows is taken as linear in it, and the test tells."""
+    half, other = case.half(side), case.other(side)
+    try:
+        flat, straight = (case.aligned(side, _leaky(program, at, alpha).run(half.feeds)[0]) for alpha in (0.0, 1.0))
+    except (CannotEvaluateError, ValueError):
+        return None
+    target, step = case.aligned(other.side, other.value), straight - flat
+    if step.shape != target.shape or not np.isfinite(target).all():
+        return None
+    square = float(np.sum(step * step))
+    slope = float(np.sum((target - flat) * step)) / square if square else 0.0
+    return slope if 1e-4 < slope < 0.99 else None
+
+
+def _name(program: Program, step: Step) -> str:
+    constants: list[Array | None] = [program.constant(step, k) for k in (1, 2)]
+    return describe_step(step, constants)
+
+
+def _dtype(case: Case, side: str) -> np.dtype:
+    return next((v.dtype for v in case.half(side).feeds.values() if v.dtype.kind == "f"), np.dtype("float32"))

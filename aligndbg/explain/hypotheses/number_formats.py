@@ -1,0 +1,106 @@
+"""What a number format does: rounding to fp16 or bf16, overflow past its range, and where NaN and Inf begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from aligndbg.core.types import Array
+from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.constant_roles import slots
+from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.rounding import GRIDS, round_to
+
+__all__ = ["Nonfinite", "Precision"]
+
+
+LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
+ROUNDED = {"float16": 4e-3, "bfloat16": 3e-2}  # relative: what computing in it may leave after one rounding
+
+
+class Precision(Hypothesis):
+    """The result, the inputs, or the weights of one side, rounded as the other's seem to be."""
+
+    name = "precision"
+
+    def applies(self, case: Case) -> bool:
+        return case.grid is None and bool(np.isfinite(case.before))
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        for side in ("reference", "candidate"):
+            other, half = other_side(side), case.half(side)
+            for grid in ("float16", "bfloat16"):
+                words = f"the {other}'s result is the {side}'s rounded to {grid}"
+                made = round_to(half.value, grid)
+                yield Trial("precision", side, made, words, f"with the {side}'s rounded so", 0.3, {"to": grid})
+        for side, program in case.programs(plain=False):
+            half = case.half(side)
+            for grid in ("float16", "bfloat16"):
+                feeds = {k: round_to(v, grid) if v.dtype.kind == "f" else v for k, v in half.feeds.items()}
+                words = f"the {other_side(side)} computes from inputs rounded to {grid}"
+                change = f"with the {side}'s rounded so"
+                yield Trial("precision", side, program, words, change, 0.6, {"to": grid}, feeds=feeds)
+        for side, program in case.programs() if len(list(case.programs())) == 1 else ():
+            for slot in slots(program):
+                for grid in GRIDS if slot.role == "weight" else ():
+                    words = f"the {other_side(side)}'s weights of {slot.op} are rounded to {grid}"
+                    change = f"with the {side}'s rounded so"
+                    made_p = slot.put(round_to(slot.value, grid))
+                    yield Trial("precision", side, made_p, words, change, 0.8, {"to": grid})
+
+
+class Nonfinite(Hypothesis):
+    """NaN or Inf on one side only: overflow where the other's value is past a format's range, else where it begins."""
+
+    name = "nonfinite"
+
+    def applies(self, case: Case) -> bool:
+        r, c = (np.isfinite(case.aligned(s, case.half(s).value)) for s in ("reference", "candidate"))
+        return not np.array_equal(r, c)
+
+    def trials(self, case: Case) -> Iterator[Trial]:
+        for side in ("reference", "candidate"):
+            other = other_side(side)
+            theirs = case.aligned(other, case.half(other).value)
+            ours = case.aligned(side, case.half(side).value)
+            lost = np.isfinite(ours) & ~np.isfinite(theirs)
+            if not lost.any():
+                continue
+            details = _counts(theirs, lost) | {"on": other, "largest_there": float(np.max(np.abs(ours[lost])))}
+            yield from _overflow(case, side, ours, lost, details)
+            yield _origin(case, side, ours, theirs, lost, details)
+
+
+def _counts(value: Array, lost: Array) -> dict[str, float]:
+    return {"nan": int(np.isnan(value[lost]).sum()), "inf": int(np.isinf(value[lost]).sum()), "of": int(value.size)}
+
+
+def _overflow(case: Case, side: str, ours: Array, lost: Array, details: dict[str, object]) -> Iterator[Trial]:
+    other = other_side(side)
+    for grid, largest in LARGEST.items():
+        past = np.abs(ours) > largest
+        if not past.any() or not np.array_equal(past, lost):
+            continue
+        made = round_to(case.half(side).value.astype(np.float32), grid)
+        words = (
+            f"the {other} overflows {grid}: {int(past.sum())} values are over {largest:g}, "
+            f"the largest {float(np.max(np.abs(ours[past]))):.4g}"
+        )
+        change = f"with the {side}'s result cast to {grid}"
+        yield Trial("overflow", side, made, words, change, 0.3, {**details, "limit": largest}, floor=ROUNDED[grid])
+
+
+def _origin(case: Case, side: str, ours: Array, theirs: Array, lost: Array, details: dict[str, object]) -> Trial:
+    """The other side's own values where they are finite: whether NaN and Inf are all that is wrong."""
+    other = other_side(side)
+    fed = [v for v in case.half(other).feeds.values() if v.dtype.kind == "f"]
+    clean = all(bool(np.isfinite(v).all()) for v in fed)
+    first = "they begin here: every input of it is finite" if clean else "its inputs have some already"
+    words = f"{int(lost.sum())} of {theirs.size} values are NaN or Inf on the {other} only; {first}"
+    patched = np.where(np.isfinite(ours), ours, 0.0)
+    patched[lost] = theirs[lost]
+    layout = case.pair.layout
+    made = layout.to_candidate(patched) if side == "candidate" else patched
+    change = "with those left out"
+    return Trial("nonfinite", side, made, words, change, 0.6, {**details, "inputs_finite": clean})

@@ -1,0 +1,94 @@
+"""Causes: what explaining needs of one diff, how long it may take, and what it leaves of the faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aligndbg.core.clock import Clock
+from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, Status
+from aligndbg.explain.case import Context, Side
+from aligndbg.explain.repro import write_repro
+from aligndbg.explain.search import explain_faults
+from aligndbg.explain.whole_pair import another_network, input_causes, shared_grids, swapped_axes
+from aligndbg.feeds.plan import Feeding
+from aligndbg.locate.isolate import moved_past
+from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.replay import Replay
+from aligndbg.locate.rerun import Sides
+from aligndbg.measure.results import Measurement
+from aligndbg.trace.capture import Captured
+
+__all__ = ["causes_of_faults", "causes_of_the_pair"]
+
+
+SHARE, SECONDS = 0.18, 1.8  # of the whole diff, or seconds where that is more; the last trial ends a little later
+MANY_FAULTS = 3  # from here on it may be another network
+
+
+def causes_of_faults(
+    faults: tuple[Fault, ...], sides: Sides, isolation: Isolation, clock: Clock, repro: Path | None
+) -> tuple[Fault, ...]:
+    """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder."""
+    if not faults:
+        return faults
+    seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
+    with clock.stage("explain"):
+        contexts = _contexts(faults, sides, isolation)
+        found = explain_faults(faults, contexts, time.perf_counter() + seconds)
+    if repro is not None:
+        write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
+    return found
+
+
+def causes_of_the_pair(
+    faults: tuple[Fault, ...],
+    sides: Sides,
+    feeding: Feeding,
+    measured: Sequence[Measurement],
+    outputs: frozenset[str],
+    clock: Clock,
+) -> tuple[tuple[Fault, ...], tuple[Cause, ...]]:
+    """Causes that are of no single operator, and the faults that they leave."""
+    passed = {m.pair.reference for m in measured if m.pair.reference in outputs and m.status is Status.PASS}
+    suspect = not passed.issuperset(sides.left.trace.graph.outputs) or not passed
+    causes = input_causes(feeding.findings)
+    with clock.stage("explain"):
+        causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
+        causes += shared_grids(measured, outputs, sides.left.trace, sides.right.trace)
+        if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):
+            faults, found = another_network(faults, sides.weights(), suspect)
+            causes += found
+    return faults, tuple(causes)
+
+
+def _contexts(faults: Sequence[Fault], sides: Sides, isolation: Isolation) -> list[Context]:
+    """For each fault what is known where it was measured: in the isolated run, or past a one-sided activation."""
+    trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    assert isolation.replay is not None
+    usual = _context(sides, isolation, isolation.replay, trusted)
+    if isolation.past is None:
+        return [usual] * len(faults)
+    past = _context(sides, isolation, isolation.past, moved_past(trusted, isolation.activations.values()))
+    beyond = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.beyond}
+    return [past if (f.reference, f.candidate) in beyond else usual for f in faults]
+
+
+def _context(sides: Sides, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
+    forward = isolation.standing is None or isolation.standing.forward
+    fed_apart = sides.plan.feeds or sides.right.trace.feeds
+    reference = _side(sides.reference, sides.left, sides.feeds, None if forward else replay)
+    candidate = _side(sides.candidate, sides.right, fed_apart, replay if forward else None)
+    return Context(reference, candidate, tuple(pairs), isolation.over, forward, replay.trace.values, isolation.open)
+
+
+def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, replay: Replay | None) -> Side:
+    """`replay` where this side was run again."""
+
+    def read(names: Sequence[str]) -> Mapping[str, Array]:
+        return dict(backend.run({}, names)) if "run" in backend.capabilities else {}
+
+    fed = (replay.feeds if replay else feeds) or {}
+    fixed = replay.weights if replay else {}
+    return Side(captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path)

@@ -1,0 +1,117 @@
+"""Why a fault is one: hypotheses tried on the fault's own tensors, and the one that makes the error vanish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from aligndbg.canonical.evaluate import CannotEvaluateError
+from aligndbg.core.types import Cause, Fault
+from aligndbg.explain.advice import ADVICE
+from aligndbg.explain.case import Case, Context, Half, make_case
+from aligndbg.explain.hypotheses.activation import Activation
+from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
+from aligndbg.explain.hypotheses.axis import Axis
+from aligndbg.explain.hypotheses.constants import Constants
+from aligndbg.explain.hypotheses.epsilon import Epsilon
+from aligndbg.explain.hypotheses.fitted_constants import Fit
+from aligndbg.explain.hypotheses.input_preparation import Inputs
+from aligndbg.explain.hypotheses.number_formats import Nonfinite, Precision
+from aligndbg.explain.hypotheses.order import Arrangement, Operands
+from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
+from aligndbg.explain.hypotheses.pooling import Pooling
+from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
+from aligndbg.explain.hypotheses.resize import Resize
+from aligndbg.explain.hypothesis import Hypothesis
+
+__all__ = ["HYPOTHESES", "explain_fault", "explain_faults"]
+
+
+MOST_OPERATORS = 20
+HYPOTHESES: tuple[Hypothesis, ...] = (
+    Nonfinite(),
+    Padding(),
+    StrideOffset(),
+    Attribute(),
+    Pooling(),
+    Axis(),
+    Constants(),
+    Fit(),
+    Operands(),
+    Arrangement(),
+    Inputs(),
+    Activation(),
+    Resize(),
+    Epsilon(),
+    Precision(),
+    QuantizationScale(),
+    QuantizerConstants(),
+)
+
+
+def explain_faults(faults: Sequence[Fault], contexts: Sequence[Context], deadline: float) -> tuple[Fault, ...]:
+    """Every fault with its cause, by `deadline` (of time.perf_counter); each gets its share of the time left.
+
+    Those that their share was too short for are tried again on what the others left.
+    """
+    out = list(faults)
+    waiting = list(range(len(faults)))
+    for _ in range(2):
+        for place, k in enumerate(waiting):
+            now = time.perf_counter()
+            share = now + (deadline - now) / (len(waiting) - place)
+            out[k] = replace(faults[k], cause=explain_fault(faults[k], replace(contexts[k], deadline=share)))
+        waiting = [k for k in waiting if _cut_short(out[k].cause)]
+        if time.perf_counter() > deadline:
+            break
+    return tuple(out)
+
+
+def _cut_short(cause: Cause | None) -> bool:
+    return cause is not None and cause.kind == "unexplained" and bool(cause.details.get("out_of_time"))
+
+
+def explain_fault(fault: Fault, context: Context) -> Cause:
+    """The cause of one fault: the simplest tested one, or `unexplained` with what was tried."""
+    if time.perf_counter() > context.deadline:
+        return Cause("unexplained", "there was no time left to explain it", details={"out_of_time": True})
+    try:
+        case = make_case(fault, context)
+    except CannotEvaluateError as error:
+        case = str(error)
+    if isinstance(case, str):
+        return Cause("unexplained", f"it could not be experimented on: {case}", details={"why": case})
+    for hypothesis in HYPOTHESES:
+        if not case.out_of_time and hypothesis.applies(case):
+            hypothesis.test(case)
+    details = _details(case)
+    if case.found is None:
+        return Cause("unexplained", _unexplained(case), case.before, None, details)
+    return replace(case.found, details={**details, "change": ADVICE[case.found.kind], **case.found.details})
+
+
+def _details(case: Case) -> dict[str, Any]:
+    """What is told with every cause: where in each model, the attributes, what was tried and what could not be."""
+    tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
+    return {
+        "where": {side: _where(half) for side, half in case.halves.items()},
+        "attributes": compared_attributes(case),
+        "unit": case.unit,
+        "tried": tried,
+        "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
+        "out_of_time": case.out_of_time,
+    }
+
+
+def _where(half: Half) -> dict[str, Any]:
+    """The file, the tensor, and the operators with the module or source line that the file knows."""
+    operators = [{"name": n.name, "op": n.op_type, "scope": n.scope} for n in half.nodes[:MOST_OPERATORS]]
+    return {"file": half.own.path, "tensor": half.output, "operators": operators, "count": len(half.nodes)}
+
+
+def _unexplained(case: Case) -> str:
+    tried = ", ".join(case.tried) or "nothing"
+    when = ", and there was no time left for others" if case.out_of_time else ""
+    return f"no hypothesis makes the error vanish (tried: {tried}){when}"

@@ -1,0 +1,196 @@
+"""What is wrong with the pair as a whole: fed apart, axes swapped, one grid for unlike values, another network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aligndbg.core.types import Array, Cause, Fault, LayoutKind, Node, Quant, Trace
+from aligndbg.explain.advice import ADVICE
+from aligndbg.feeds.difference import FeedFinding
+from aligndbg.match.weights import WeightIndex, WeightPrint
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.results import Measurement
+
+__all__ = ["another_network", "input_causes", "shared_grids", "swapped_axes"]
+
+
+FEWEST_WEIGHTS = 3  # of two weights that differ nothing general can be said
+FOUND_SHARE = 0.3  # of the weights that another network may share by chance (norms of ones, biases of zeros)
+WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
+CLIPPED_SHARE = 1e-3  # of an input's values; a grid made from typical data cuts off a few
+LOST = 0.5  # relative error of a part that its grid cannot hold
+COARSE = 4.0  # steps: a part whose values span fewer has collapsed
+MAX_PARTS = 512
+MAX_ELEMENTS = 1 << 22
+CLIPPED_INPUT = "feed values in the range that the input was calibrated for, or calibrate again with such values"
+
+
+def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
+    """What the check of both sides' feeds found; each correction was proved there to leave rounding only."""
+    return [
+        Cause(
+            f.kind,
+            f"the candidate's input {f.candidate!r} is not what the reference is fed at {f.reference!r}: {f.what}",
+            f.max_abs,
+            None if f.kind in ("shape", "unexplained") else 0.0,
+            {
+                **f.details,
+                "change": CLIPPED_INPUT if f.kind == "saturation" else ADVICE.get(f.kind, ""),
+                "reference": f.reference,
+                "candidate": f.candidate,
+                "unit": "max_abs",
+            },
+        )
+        for f in findings
+        if f.details.get("share", 1.0) >= CLIPPED_SHARE
+    ]
+
+
+def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
+    """Height and width exchanged from end to end: an output of one shape, equal only once its axes are moved."""
+    for m in measured:
+        layout = m.pair.layout
+        kept = [a for a in layout.permutation if layout.from_shape[a] != 1]
+        same = layout.reference_shape == layout.candidate_shape and layout.kind is LayoutKind.PERMUTE
+        if m.pair.reference not in outputs or not same or kept == sorted(kept) or not m.metrics.rel_l2 < 0.05:
+            continue
+        straight = compare(left.values[m.pair.reference], right.values[m.pair.candidate])
+        moved = sum(o.pair.layout.permutation == layout.permutation for o in measured)
+        order = list(layout.permutation)
+        words = (
+            f"the candidate has its axes in the order {order} throughout ({moved} tensors): its output "
+            f"{m.pair.candidate!r} equals the reference's once they are moved; the error falls from "
+            f"{straight.rel_l2:.2g} to {m.metrics.rel_l2:.2g}"
+        )
+        return [
+            Cause(
+                "layout",
+                words,
+                straight.rel_l2,
+                m.metrics.rel_l2,
+                {"change": ADVICE["layout"], "permutation": order, "tensors": moved},
+            )
+        ]
+    return []
+
+
+def another_network(
+    faults: tuple[Fault, ...], weights: tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]], suspect: bool
+) -> tuple[tuple[Fault, ...], list[Cause]]:
+    """One cause instead of a fault for each layer, where hardly a weight of the reference is in the candidate.
+
+    `suspect`: an output is over tolerance or was not compared.
+    """
+    ours, theirs = weights
+    if not suspect or min(len(ours), len(theirs)) < FEWEST_WEIGHTS:
+        return faults, []
+    known = [f.cause for f in faults if f.cause is not None]
+    if known and sum(c.kind in WHOLE for c in known) < 0.8 * len(known):
+        return faults, []
+    counts = {w.count for w in theirs.values()}
+    shaped = sum(w.count in counts for w in ours.values()) / len(ours)
+    index = WeightIndex(theirs.values())
+    found = sum(index.has(w) for w in ours.values()) / len(ours)
+    if found > FOUND_SHARE:
+        return faults, []
+    what = "other weights throughout"
+    if shaped <= 0.9:
+        what = "other shapes" if len(ours) == len(theirs) else "other layers"
+    words = (
+        f"this is another network ({what}): of the reference's {len(ours)} weights {found:.0%} are in the candidate, "
+        f"{shaped:.0%} have a counterpart of their size; the candidate has {len(theirs)}"
+    )
+    details = {
+        "change": ADVICE["different_network"],
+        "weights_found": found,
+        "sizes_found": shaped,
+        "faults": len(faults),
+    }
+    details |= {"reference_weights": len(ours), "candidate_weights": len(theirs)}
+    cause = Cause("different_network", words, 1.0 - found, None, details)
+    return tuple(replace(f, cause=cause) for f in faults[:1]), [cause]
+
+
+def shared_grids(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
+    """A quantized tensor whose parts need unlike scales: boxes of 0..640 and scores of 0..1 in one, the scores lost.
+
+    Proved by putting the reference's values on the shared grid, and then each lost part on one of its own.
+    """
+    joined = right.graph.producers()
+    for m in measured:
+        stored = _stored(m.pair.candidate, right, joined)
+        quant = right.quant(stored)
+        if quant is None or quant.scale.size > 1 or m.pair.reference not in left.values:
+            continue
+        node = joined.get(m.pair.candidate)
+        if m.pair.reference not in outputs and (node is None or node.canonical != "Concat"):
+            continue
+        reference = left.values[m.pair.reference]
+        if reference.dtype.kind != "f" or reference.size > MAX_ELEMENTS:
+            continue
+        dtype = right.values[stored].dtype
+        for axis in range(1, reference.ndim):
+            found = _lost_parts(reference, axis, quant, dtype)
+            if found is not None:
+                return [_shared(m, reference, axis, found, quant, dtype)]
+    return []
+
+
+def _stored(name: str, trace: Trace, producers: Mapping[str, Node]) -> str:
+    """The quantized tensor whose values these are: itself, or what a DequantizeLinear reads."""
+    node = producers.get(name)
+    read = node.inputs[0] if node is not None and node.canonical == "DequantizeLinear" else name
+    return read if read in trace.values else name
+
+
+def _lost_parts(reference: Array, axis: int, quant: Quant, dtype: np.dtype[Any]) -> list[int] | None:
+    """Channels that move, by less than the grid can show, beside others that it shows well."""
+    if not 1 < reference.shape[axis] <= MAX_PARTS:
+        return None
+    rows = np.moveaxis(reference, axis, 0).reshape(reference.shape[axis], -1).astype(np.float64)
+    if rows.shape[1] < 8:
+        return None
+    on_grid = quant.dequantize(quant.quantize(rows, dtype)).astype(np.float64)
+    norm = np.linalg.norm(rows, axis=1)
+    lost = np.linalg.norm(on_grid - rows, axis=1) > LOST * norm
+    coarse = np.ptp(rows, axis=1) < COARSE * float(quant.scale.reshape(-1)[0])
+    fine = np.ptp(rows, axis=1) > 16 * COARSE * float(quant.scale.reshape(-1)[0])
+    parts = np.flatnonzero(lost & coarse & (norm > 0))
+    return [int(k) for k in parts] if parts.size and fine.any() else None
+
+
+def _shared(m: Measurement, reference: Array, axis: int, parts: list[int], quant: Quant, dtype: np.dtype[Any]) -> Cause:
+    part = np.take(reference, parts, axis).astype(np.float64)
+    rest = np.delete(reference, parts, axis)
+    stored = quant.quantize(part, dtype)
+    before = _relative(part, quant.dequantize(stored))
+    limits = np.iinfo(dtype)
+    low, high = min(0.0, float(part.min())), max(0.0, float(part.max()))
+    scale = (high - low) / (limits.max - limits.min)
+    own = Quant(np.array([scale], np.float32), np.array([round(limits.min - low / scale)]))
+    after = _relative(part, own.dequantize(own.quantize(part, dtype)))
+    distinct = int(np.unique(stored).size)
+    shared = float(quant.scale.reshape(-1)[0])
+    words = (
+        f"{m.pair.candidate!r} ({m.candidate_op}) holds values of unlike size on one grid of steps of {shared:.3g}: "
+        f"{len(parts)} of {reference.shape[axis]} channels (axis {axis}) span {part.min():.3g} to {part.max():.3g} and "
+        f"collapse to {distinct} distinct values, while the others span {rest.min():.3g} to {rest.max():.3g}; with a "
+        f"scale of their own ({scale:.2g}) their error falls from {before:.2g} to {after:.2g}"
+    )
+    details = {"reference": m.pair.reference, "candidate": m.pair.candidate, "axis": axis, "channels": parts[:100]}
+    details |= {
+        "change": ADVICE["saturation"],
+        "scale": shared,
+        "own_scale": scale,
+        "distinct": distinct,
+        "unit": "rel_l2",
+    }
+    return Cause("saturation" if distinct == 1 else "quantization_scale", words, before, after, details)
+
+
+def _relative(r: Array, c: Array) -> float:
+    return float(np.linalg.norm(r - c) / np.linalg.norm(r))

@@ -1,0 +1,110 @@
+"""A run with overrides whose values are compared while it goes on: by then it is known what is paired with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from aligndbg.core.arrays import Lazy
+from aligndbg.core.threads import Submit, threads
+from aligndbg.core.types import Array, Pair, Trace
+from aligndbg.measure.fingerprint import Fingerprint
+from aligndbg.measure.judge import Judge, read_bytes
+from aligndbg.measure.results import Metrics
+from aligndbg.measure.rounding import inner_roundings
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["Begin", "Comparing", "Replay", "Rerun", "Run", "rerun_name"]
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """One side run again: the values of that run, and of no later one.
+
+    `refused` says why a tensor could not be overridden, by its name on that side; `feeds` are what the run was fed and
+    `weights` the constants replaced in it. `close` gives its memory back.
+    """
+
+    trace: Trace
+    prints: dict[str, Fingerprint]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+
+Begin = Callable[[Trace, Mapping[str, str]], Callable[[str], None]]
+
+
+class Rerun(Protocol):
+    """`aside`: another run's values are still to be read, so this one's are kept on disk."""
+
+    def __call__(self, overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay: ...
+
+
+Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
+
+
+def rerun_name(pair: Pair, forward: bool) -> str:
+    """The pair's tensor on the side that is run again."""
+    return pair.candidate if forward else pair.reference
+
+
+class Run:
+    """One run with overrides, in lock-step: each pair is compared as soon as the run has given what that reads.
+
+    A pair that is too large for the judge's room is compared when the run is over, and its memory free.
+    """
+
+    def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], forward: bool) -> None:
+        self._judge, self._borders, self._pairs, self._forward = judge, list(borders), list(pairs), forward
+        self._own: dict[str, Future[Metrics]] = {}
+        self._large: list[Callable[[], None]] = []
+
+    def compared(
+        self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, aside: bool = False
+    ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
+        """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
+        with threads(self._judge.room) as submit:
+            replay = rerun(overrides, partial(self._begin, submit), aside=aside)
+            for begin in self._large:
+                begin()
+            known = [p for p in self._pairs if p.reference in self._own]
+            own: dict[str, Metrics] = {}
+            with comparing(len(known)) as (before, after):
+                for pair in known:
+                    before()
+                    own[pair.reference] = self._own[pair.reference].result()
+                    after()
+        return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
+
+    def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
+        judge, forward = self._judge, self._forward
+        for one in self._own.values():  # of a run that ended in a refusal
+            one.cancel()
+        self._own, self._large = {}, []
+        overridden = [p for p in self._borders if rerun_name(p, forward) not in refused]
+        judge.inner = inner_roundings(judge.reference.graph, judge.candidate.graph, overridden)
+        waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
+        for pair in self._pairs:
+            needed = judge.needed(pair, forward)
+            for name in needed:
+                waiting.setdefault(name, []).append((pair, needed))
+
+        def compare(pair: Pair) -> None:
+            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, forward), read_bytes(pair))
+
+        def arrived(name: str) -> None:
+            for pair, needed in waiting.pop(name, ()):
+                needed.discard(name)
+                if not needed and judge.room is not None and read_bytes(pair) > judge.room:
+                    self._large.append(partial(compare, pair))
+                elif not needed:
+                    compare(pair)
+
+        return arrived

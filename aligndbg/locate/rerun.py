@@ -1,0 +1,176 @@
+"""Which side is run again to isolate errors, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from aligndbg.core.arrays import Lazy
+from aligndbg.core.clock import Clock
+from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
+from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, Trace
+from aligndbg.feeds.translate import FeedPlan
+from aligndbg.locate.fake_quantize import grid_feeds, grid_weights
+from aligndbg.locate.isolate import isolate
+from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.replay import Begin, Replay
+from aligndbg.match.pairing import match
+from aligndbg.match.weights import Weights
+from aligndbg.measure.fingerprint import Fingerprint
+from aligndbg.measure.judge import Judge
+from aligndbg.trace.capture import Captured, capture_with_prints
+from aligndbg.trace.store import Store
+
+__all__ = ["NewStore", "Sides", "isolate_sides"]
+
+
+class NewStore(Protocol):
+    """A store that lives as long as the diff, with its share of the memory budget, or `nbytes`."""
+
+    def __call__(self, nbytes: int | None = None) -> Store: ...
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both sides as they were run and captured, for the stages that run one of them again."""
+
+    reference: Backend
+    candidate: Backend
+    feeds: Mapping[str, Array] | None
+    plan: FeedPlan
+    left: Captured
+    right: Captured
+    user: Mapping[str, str] | None
+    translated: Mapping[str, Array] | None
+    weights: Weights
+
+    @property
+    def links(self) -> list[tuple[str, str, Layout]]:
+        return [(link.reference, link.candidate, link.layout) for link in self.plan.links]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the candidate has tensors on a grid."""
+        return is_quantized(self.right.trace)
+
+
+def is_quantized(trace: Trace) -> bool:
+    return any(trace.quant(name) is not None for name in trace.values)
+
+
+def isolate_sides(
+    sides: Sides, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
+) -> tuple[Isolation | None, str]:
+    """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
+    fed, same = sides.plan.feeds or {}, sides.translated or {}
+    if any(fed[name].shape != same[name].shape for name in fed.keys() & same.keys()):
+        return None, "the candidate was fed other sizes than the reference"
+    # An override of a quantized candidate would be rounded to its grid: then it is the reference that is run again.
+    wanted = [(sides.candidate, True)] if not sides.quantized else []
+    wanted.append((sides.reference, False))
+    able = [(b, forward) for b, forward in wanted if "override" in b.capabilities and (forward or sides.feeds)]
+    why = "neither side can be run with overrides"
+    if "override" in sides.reference.capabilities and not able:
+        why = "the reference has no feeds to be run with"
+    for backend, forward in able:
+        try:
+            return _isolate(sides, backend, forward, matching, judge, new_store, clock), "it could not be isolated"
+        except (UnsupportedError, ModelError, RuntimeCrashError) as error:
+            why = f"{backend.info.path} cannot be run with overrides: {error.fact}"
+    return None, why
+
+
+def _isolate(
+    sides: Sides,
+    backend: Backend,
+    forward: bool,
+    matching: Matching,
+    judge: Judge,
+    new_store: NewStore,
+    clock: Clock,
+) -> Isolation:
+    # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
+    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
+    weights: dict[str, Array] = {}
+    if sides.quantized:
+        judge.weights_unknown = "run" not in sides.candidate.capabilities
+        with clock.stage("isolate"):
+            feeds, weights = _on_grid(sides, matching, feeds)
+    elif forward and is_quantized(sides.left.trace):
+        judge.weights_unknown = "run" not in sides.reference.capabilities
+        with clock.stage("isolate"):
+            weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
+    refused: dict[str, str] = {}
+
+    made_before = (sides.right if forward else sides.left).trace
+
+    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
+        while True:
+            store = new_store(0) if aside else new_store()
+            asked = overrides.but(refused)
+            arrived = begin(replace(made_before, values=store), refused)
+            try:
+                made = capture_with_prints(
+                    backend, feeds, store, clock, "isolate", overrides=asked.over(weights), arrived=arrived
+                )
+            except UnsupportedError as error:
+                if error.context not in asked:
+                    raise
+                refused[error.context] = error.fact
+                store.close()
+            else:
+                return Replay(made.trace, made.prints, dict(refused), feeds, weights, store.close)
+
+    def rematch(
+        trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
+    ) -> Matching:
+        ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
+        theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
+        with clock.pairing() as tick:
+            return match(
+                ours[0],
+                theirs[0],
+                ours[1],
+                theirs[1],
+                inputs=sides.links,
+                user=sides.user,
+                keep=keep,
+                reject=reject,
+                weights=sides.weights,
+                tick=tick,
+            )
+
+    return isolate(
+        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, forward=forward
+    )
+
+
+def _on_grid(
+    sides: Sides, matching: Matching, feeds: Mapping[str, Array]
+) -> tuple[Mapping[str, Array], dict[str, Array]]:
+    """The reference's feeds and weights on the grids of a quantized candidate."""
+    candidate = sides.right.trace.graph
+    fed = sides.plan.feeds or sides.right.trace.feeds or {}
+    links = [k for k in sides.links if k[1] in fed]
+    feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
+    if "run" not in sides.candidate.capabilities:
+        return feeds, {}  # a trace keeps no weights: judged by the weaker rule
+    return feeds, grid_weights(
+        {p.reference: p.candidate for p in matching.pairs},
+        sides.left.trace.graph,
+        candidate,
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+    )
+
+
+def _on_the_reference_grid(sides: Sides, matching: Matching) -> dict[str, Array]:
+    """The weights of a float candidate on the grids of a quantized reference."""
+    return grid_weights(
+        {p.candidate: p.reference for p in matching.pairs},
+        sides.right.trace.graph,
+        sides.left.trace.graph,
+        lambda names: dict(sides.candidate.run({}, names)) if names else {},
+        lambda names: dict(sides.reference.run({}, names)) if names else {},
+    )

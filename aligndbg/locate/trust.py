@@ -1,0 +1,92 @@
+"""Which pairs are confirmed, and which are in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aligndbg.core.regions import next_pairs
+from aligndbg.core.types import Graph, Pair
+from aligndbg.locate.replay import rerun_name
+from aligndbg.match.pairing import EVIDENT
+from aligndbg.measure.results import Metrics
+
+__all__ = ["NEAR", "Standing", "spread_error", "stand"]
+
+
+NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What tells which pairs are in doubt: own metrics of all of them, those over tolerance, what was not overridden.
+
+    `refused` says why, `aside` are the user's pairs that were set aside. `forward`: the candidate was re-run. `nearer`
+    are over, but far less so than when nothing was overridden, `farther` more so.
+    """
+
+    own: Mapping[str, Metrics]
+    over: frozenset[str]
+    refused: Mapping[str, str]
+    aside: frozenset[str]
+    forward: bool
+    nearer: frozenset[str]
+    farther: frozenset[str]
+
+
+def stand(graph: Graph, pairs: Sequence[Pair], s: Standing) -> tuple[dict[str, str], dict[str, str]]:
+    """Pairs whose own error cannot be known, and pairs that nothing confirms, each with the reason."""
+    shadowed = _shadowed(graph, pairs, s.over, s.refused, s.forward)
+    own = {r: m for r, m in s.own.items() if r not in shadowed}
+    return shadowed, _unconfirmed(graph, pairs, own, s.over - shadowed.keys(), s)
+
+
+def _shadowed(
+    graph: Graph, pairs: Sequence[Pair], over: frozenset[str], refused: Mapping[str, str], forward: bool
+) -> dict[str, str]:
+    """Pairs over tolerance that are computed from a wrong tensor that could not be overridden, with the reason."""
+    by_name = {rerun_name(p, forward): p for p in pairs}
+    consumers = graph.consumers()
+    out: dict[str, str] = {}
+    todo = [name for name, p in by_name.items() if p.reference in refused and p.reference in over]
+    while todo:
+        name = todo.pop()
+        why = refused[by_name[name].reference]
+        for p in next_pairs(consumers, by_name, name):
+            if p.reference in over and p.reference not in out:
+                out[p.reference] = f"computed from {name}, which is over tolerance and cannot be overridden: {why}"
+                if p.reference in refused:
+                    todo.append(rerun_name(p, forward))
+    return out
+
+
+def _unconfirmed(
+    graph: Graph,
+    pairs: Iterable[Pair],
+    own: Mapping[str, Metrics],
+    over: frozenset[str],
+    s: Standing,
+) -> dict[str, str]:
+    """Provisional pairs over tolerance that nothing confirms, with the reason."""
+    # A pair set aside is not overridden: what is computed from it is computed from what comes before it.
+    by_name = {rerun_name(p, s.forward): p for p in pairs if p.reference not in s.aside}
+    consumers = graph.consumers()
+    out = dict.fromkeys(s.aside, "given by --map, and its values or what is computed from it disagree")
+    for name, p in by_name.items():
+        if p.reference not in over:
+            continue  # values that agree by chance (x - y for y - x twice over) come out here too
+        below = next_pairs(consumers, by_name, name)
+        if p.method != "user" and spread_error(own[p.reference]) <= NEAR:
+            continue  # (the user may have crossed two that are near)
+        if p.provisional and not below:
+            continue  # where nothing is computed from it, nothing could confirm it, nor be poisoned by it
+        if p.confidence == EVIDENT and not any(d.reference in s.farther for d in below):
+            continue
+        if any(d.reference in own and (d.reference not in over or d.reference in s.nearer) for d in below):
+            continue
+        out[p.reference] = "nothing computed from it comes out right once it is overridden"
+    return out
+
+
+def spread_error(m: Metrics) -> float:
+    return m.rmse / m.std_reference if m.std_reference > 0 else float("inf")

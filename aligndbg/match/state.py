@@ -1,0 +1,476 @@
+"""What has been paired so far, and what that says of the tensors around it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from aligndbg.core.layouts import exchanged_orders, order_of
+from aligndbg.core.ops import FINISHING, PASSIVE_OPS, WEIGHT_OPS, ops_agree, output_index
+from aligndbg.core.types import Layout, Node
+from aligndbg.match.layouts import Fit, best_layouts
+from aligndbg.match.names import similarity
+from aligndbg.match.neighbours import Ways
+from aligndbg.match.side import Side, moved_from
+from aligndbg.match.weights import WeightPrint, Weights
+
+__all__ = ["Link", "Orders", "State"]
+
+
+ODD = 4  # times more tensors
+SAME = 1e-5  # sampled error
+TELLING = 0.3  # sampled error up to which the values of a pair found by structure tell its layout
+REACH = 400  # tensors looked through on one side before a region counts as open
+
+
+@dataclass(frozen=True)
+class Link:
+    """One pair while matching is under way; `error` is the sampled error under `layout` (inf: not comparable)."""
+
+    reference: str
+    candidate: str
+    layout: Layout
+    method: str
+    error: float
+    evidence: str
+    evident: bool = False  # by structure: the same op on the same inputs, and no other such op
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How many tensors whose values agree are laid out in each order: all, and those that their shapes leave open."""
+
+    usual: Counter[tuple[int, ...]]
+    despite: Counter[tuple[int, ...]]
+
+    def count(self, layout: Layout) -> None:
+        """Adds a tensor that is laid out so, as its values tell."""
+        self.usual[order_of(layout)] += 1
+        self.despite[order_of(layout)] += bool(exchanged_orders(layout))
+
+    def odd(self, layout: Layout) -> bool:
+        """True where far more tensors are laid out as this one would be with two axes of one size exchanged."""
+        limit = ODD * max(1, self.despite[order_of(layout)])
+        return any(self._usual(order) >= limit for order in exchanged_orders(layout))
+
+    def settled(self, layout: Layout) -> bool:
+        """True where far more tensors are laid out so than with two axes of one size exchanged."""
+        rivals = [self._usual(order) for order in exchanged_orders(layout)]
+        return self._usual(order_of(layout)) >= ODD * max(1, *rivals)
+
+    def _usual(self, order: tuple[int, ...]) -> int:
+        return self.usual[order] + (ODD if order == (0,) else 0)  # nothing moved is usual without any vote
+
+
+@dataclass
+class State:
+    reference: Side
+    candidate: Side
+    links: dict[str, Link] = field(default_factory=dict)  # by reference name
+    by_candidate: dict[str, Link] = field(default_factory=dict)
+    reject: frozenset[tuple[str, str]] = frozenset()
+    weights: Weights | None = None
+    tick: Callable[[], None] = lambda: None
+    orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
+    _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    # Of a reference's tensor, the candidate's that are far from it in every layout, and that are not, as far as known.
+    far: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    near: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score, likewise
+    _largest: dict[tuple[bool, int], WeightPrint | None] = field(default_factory=dict)
+    _agreements: dict[tuple[int, int], float] = field(default_factory=dict)
+    _ways: dict[bool, Ways] = field(default_factory=dict)
+    # What follows from the links and the layouts as they are now, kept until one of them changes.
+    _usual: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    _usual_of: Orders | None = None
+    _sources: dict[tuple[bool, str, bool], str] = field(default_factory=dict)
+    _chains: dict[tuple[bool, int], list[Node]] = field(default_factory=dict)
+    _held: dict[tuple[bool, int, bool], tuple[int, list[Link]]] = field(default_factory=dict)
+    _above: dict[tuple[bool, str], tuple[list[str], list[str]]] = field(default_factory=dict)
+    # By method and rank, how the tensors that are paired are laid out.
+    _permutations: dict[tuple[str, int], Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def fits(self, r: str, c: str) -> list[Fit]:
+        """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted.
+
+        Odd ones are left out: a tensor that only they make agree was moved as it should not have been.
+        """
+        if (r, c) in self.reject:
+            return []
+        if self._usual_of is not self.orders:
+            self._usual.clear()
+            self._usual_of = self.orders
+        if (r, c) not in self._usual:
+            self._usual[(r, c)] = self._usual_fits(r, c)
+        return self._usual[(r, c)]
+
+    def least_error(self, r: str, c: str) -> float:
+        """The sampled error in the best of all layouts, odd ones too: that of `fits` is never less."""
+        found = self._all_fits(r, c)
+        return found[0].error if found else float("inf")
+
+    def _all_fits(self, r: str, c: str) -> list[Fit]:
+        if (r, c) not in self._fits:
+            ref, cand = self.reference, self.candidate
+            self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
+        return self._fits[(r, c)]
+
+    def _usual_fits(self, r: str, c: str) -> list[Fit]:
+        found = self._all_fits(r, c)
+        usual = [f for f in found if not self.orders.odd(f.layout)]
+        same = usual and usual[0].error <= SAME  # the values do not tell one from the other
+        return found if same else usual
+
+    def add(self, link: Link) -> None:
+        self.links[link.reference] = link
+        self.by_candidate[link.candidate] = link
+        self._count_layout(link, 1)
+        for side, name in ((self.reference, link.reference), (self.candidate, link.candidate)):
+            if (side is self.reference) in self._ways:
+                self._ways[side is self.reference].close(name)
+        if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
+            self.orders.count(link.layout)
+            self._usual.clear()
+
+    def drop(self, link: Link) -> None:
+        del self.links[link.reference]
+        del self.by_candidate[link.candidate]
+        self._ways.clear()
+        self._count_layout(link, -1)
+
+    def open_below(self, side: Side, name: str) -> bool:
+        """Whether a way leads down from a tensor to the end of the graph past unpaired tensors only."""
+        key = side is self.reference
+        if key not in self._ways:
+            self._ways[key] = Ways(side, self.links if key else self.by_candidate)
+        return self._ways[key].open_from(name)
+
+    def _count_layout(self, link: Link, by: int) -> None:
+        for cache in (self._sources, self._chains, self._held, self._above):
+            cache.clear()
+        if not link.layout.alternatives:
+            self._permutations[link.method, len(link.layout.permutation)][link.layout.permutation] += by
+
+    def link_of(self, side: Side, name: str) -> Link | None:
+        return (self.links if side is self.reference else self.by_candidate).get(name)
+
+    def seat(self, side: Side, name: str) -> Link | None:
+        """The pair whose place in the graph a tensor has: its own, or that of its twin."""
+        links = self.links if side is self.reference else self.by_candidate
+        if name in links:
+            return links[name]
+        return next((links[n] for n in side.twins(name) if n in links), None)
+
+    def frontier(self, side: Side, name: str) -> frozenset[str]:
+        """The nearest paired ancestors of a tensor, by their reference name; "?" where one path reaches none.
+
+        One that only moves another paired tensor counts as that one: a side may go on from either.
+        """
+        found: set[str] = set()
+        seen = {name}
+        queue = deque([name])
+        while queue:
+            paired, above = self._right_above(side, queue.popleft())
+            found.update(paired)
+            for i in above:
+                if i in seen:
+                    continue
+                seen.add(i)
+                if len(seen) > REACH:
+                    found.add("?")
+                else:
+                    queue.append(i)
+        return frozenset(found)
+
+    def frontiers(self, side: Side, names: Sequence[str]) -> list[frozenset[str]]:
+        """`frontier` of each of a few tensors that lie near each other: what is above several is looked at once."""
+        known: dict[str, frozenset[str]] = {}
+        for name in names:
+            stack = [] if name in known else [name]
+            while stack and len(known) <= REACH:
+                paired, above = self._right_above(side, stack[-1])
+                waiting = [i for i in above if i not in known]
+                if waiting:
+                    stack += waiting
+                elif len(above) == 1 and known[above[0]].issuperset(paired):
+                    known[stack.pop()] = known[above[0]]
+                else:
+                    known[stack.pop()] = frozenset(paired).union(*(known[i] for i in above))
+        return [known[name] if name in known else self.frontier(side, name) for name in names]
+
+    def _right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
+        """What a tensor is computed from: the paired ones, by their reference name, and the others; see `frontier`."""
+        key = (side is self.reference, name)
+        if key not in self._above:
+            self._above[key] = self._look_right_above(side, name)
+        return self._above[key]
+
+    def _look_right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
+        node = side.producer.get(name)
+        if node is None:  # an unpaired graph input
+            return ["?"], []
+        inputs = side.data_inputs(node)
+        paired, others = [], []
+        if link := self.link_of(side, _cell_state(node, name)):
+            paired.append(self._unmoved(link.reference))
+            if side.shape(node.outputs[0])[0] == 1:  # one step: the initial cell state acts through the new one
+                inputs = tuple(i for i in inputs if i != "".join(node.inputs[6:7]))
+        for i in inputs:
+            link = self.seat(side, i)
+            if link:
+                paired.append(self._unmoved(link.reference))
+            else:
+                others.append(i)
+        return paired, others
+
+    def below(self, side: Side, roots: frozenset[str]) -> Iterator[str]:
+        """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""
+        known = sorted(r for r in roots if r in self.links)  # in one order, whatever the order of the set
+        start = [r if side is self.reference else self.links[r].candidate for r in known]
+        start += [t for n in start for t in side.twins(n) if not self.link_of(side, t)]
+        seen = set(start)
+        queue = deque(start)
+        while queue and len(seen) <= REACH:
+            for node in side.consumers.get(queue.popleft(), ()):
+                for o in node.outputs:
+                    if not o or o in seen:
+                        continue
+                    link = self.link_of(side, o)
+                    if link and self._unmoved(link.reference) not in roots:
+                        continue
+                    seen.add(o)
+                    queue.append(o)
+                    if not link and o in side.comparable:
+                        yield o
+
+    def _unmoved(self, r: str) -> str:
+        """The first paired tensor of the chain of moves that ends in the reference's tensor `r`."""
+        above = moved_from(self.reference, r, self.links.__contains__)
+        return self._unmoved(above) if above else r
+
+    def resemblance(self, r: str, c: str) -> float:
+        """How alike the places of two tensors in their graphs are: outputs, paired inputs, ops, names, depth."""
+        ref, cand = self.reference, self.candidate
+        rn, cn = ref.node(r), cand.node(c)
+        score = 0.15 * similarity(r, c)
+        # Of equal tensors an output pairs with an output: its own axis order is what a user will read.
+        score += 1.0 * (r in ref.graph.outputs and c in cand.graph.outputs)
+        if rn is None or cn is None:
+            return score
+        score += 0.40 * self.inputs_agree(rn, cn)
+        score += 0.25 * ops_agree(rn, cn)
+        score += 0.10 * (output_index(rn, r) == output_index(cn, c))
+        score += 0.10 * (self.finished(self.reference, r) == self.finished(self.candidate, c))
+        depth_r = ref.position[r] / max(1, len(ref.names))
+        depth_c = cand.position[c] / max(1, len(cand.names))
+        return score + 0.10 * (1 - abs(depth_r - depth_c))
+
+    def inputs_agree(self, rn: Node, cn: Node) -> float:
+        """Share of two nodes' inputs that are paired with each other, one-sided helpers looked through; 0..1.
+
+        Of a chain that the other side has as one op (Conv, BatchNormalization, Relu), the chain's inputs count. Inputs
+        that agree only when an unpaired finishing op is looked through (one side has a ReLU more) count a little less.
+        """
+        heads = self._heads_of(rn, cn)
+        strict = self._agreeing(*heads, lenient=False)
+        if strict[1] or not strict[0]:
+            return len(strict[1]) / strict[0] if strict[0] else 1.0
+        loose = self._agreeing(*heads, lenient=True)
+        return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
+
+    def same_inputs(self, rn: Node, cn: Node) -> bool:
+        """Whether every input that carries values is paired with one of the other node's, helpers looked through.
+
+        So is an activation that one side has more: what is computed from it is still the other side's counterpart.
+        """
+        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)
+        return 0 < count == len(links)
+
+    def share_inputs(self, rn: Node, cn: Node) -> bool:
+        """Whether `inputs_agree` is more than 0."""
+        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)  # finds what the strict look finds
+        return bool(links) or not count
+
+    def unpaired_inputs(self, rn: Node, cn: Node) -> tuple[str, str] | None:
+        """The one input of each of two nodes that has no counterpart yet, where all others are paired; else None."""
+        head_r, head_c = self._heads_of(rn, cn)
+        ours = [self._computed(self.reference, i) for i in self.reference.data_inputs(head_r)]
+        theirs = [self._computed(self.candidate, i) for i in self.candidate.data_inputs(head_c)]
+        open_r = [i for i in ours if i not in self.links]
+        open_c = [i for i in theirs if i not in self.by_candidate]
+        if len(open_r) != 1 or len(open_c) != 1 or len(ours) != len(theirs):
+            return None
+        if {self.links[i].candidate for i in ours if i in self.links} != {i for i in theirs if i in self.by_candidate}:
+            return None
+        if open_r[0] not in self.reference.comparable or open_c[0] not in self.candidate.comparable:
+            return None
+        return open_r[0], open_c[0]
+
+    def right_before(self, side: Side, name: str) -> set[str]:
+        """What `name` is a moved copy of, and that from which one operator computes it, moves looked through."""
+        source = self._computed(side, name)
+        node = side.producer.get(source)
+        return {source, *(self._computed(side, i) for i in (side.data_inputs(node) if node is not None else ()))}
+
+    def _computed(self, side: Side, name: str) -> str:
+        """The tensor that `name` is a moved copy of: a paired one, or the first that is computed."""
+        while not self.link_of(side, name):
+            node = side.producer.get(name)
+            inputs = side.data_inputs(node) if node is not None and node.canonical in PASSIVE_OPS else ()
+            if len(inputs) != 1:
+                break
+            name = inputs[0]
+        return name
+
+    def inputs_layouts(self, r: str, c: str) -> list[Layout]:
+        """The settled layouts of the inputs that two tensors' nodes have in common."""
+        rn, cn = self.reference.node(r), self.candidate.node(c)
+        if rn is None or cn is None:
+            return []
+        _, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)
+        return [link.layout for link in links if not link.layout.alternatives]
+
+    def weights_agree(self, rn: Node, cn: Node) -> float:
+        """1 where two nodes hold the same weight, up to layout and scales per channel; -1 where not; 0: not known."""
+        if self.weights is None:
+            return 0.0
+        return self._weights_of(
+            self._head(self.reference, rn, cn.canonical), self._head(self.candidate, cn, rn.canonical)
+        )
+
+    def _weights_of(self, ours: Node, theirs: Node) -> float:
+        key = (id(ours), id(theirs))
+        if key not in self._agreements:
+            left, right = self._weight(self.reference, ours), self._weight(self.candidate, theirs)
+            self._agreements[key] = left.agreement(right) if left and right else 0.0
+        return self._agreements[key]
+
+    def same_weight(self, ours: Node, theirs: Node) -> bool:
+        """Whether two nodes themselves hold the same weight, as `weights_agree` has it."""
+        return self._weights_of(ours, theirs) > 0
+
+    def _weight(self, side: Side, node: Node) -> WeightPrint | None:
+        """The largest weight of a node; None where none is known."""
+        key = (side is self.reference, id(node))
+        if key not in self._largest and self.weights is not None:
+            ours, theirs = self.weights()
+            prints = ours if side is self.reference else theirs
+            found = [prints[n] for n in node.inputs if n in prints]
+            self._largest[key] = max(found, key=lambda w: w.count, default=None)
+        return self._largest.get(key)
+
+    def ends_alike(self, r: str, c: str) -> bool:
+        """False where one of two weighted ops still has its bias or scale to come and the other has it inside.
+
+        Such a pair must be made at the end of the group, even where a missing bias makes the values before it agree.
+        """
+        rn, cn = self._core(self.reference, r), self._core(self.candidate, c)
+        if rn is None or cn is None or not {rn.canonical, cn.canonical} <= WEIGHT_OPS:
+            return True
+        return self.finished(self.reference, r) == self.finished(self.candidate, c)
+
+    def _core(self, side: Side, name: str) -> Node | None:
+        """The node that computed a value, up through those that only move it."""
+        node = side.producer.get(name)
+        while node is not None and node.canonical in PASSIVE_OPS:
+            inputs = side.data_inputs(node)
+            if len(inputs) != 1 or inputs[0] not in side.producer:
+                return node
+            node = side.producer[inputs[0]]
+        return node
+
+    def finished(self, side: Side, name: str) -> bool:
+        """False where all that reads a tensor adds a bias to it or scales it: a converter makes that one op."""
+        readers = side.consumers.get(name, ())
+        while len(readers) == 1 and readers[0].canonical in PASSIVE_OPS and name not in side.graph.outputs:
+            name = readers[0].outputs[0]
+            readers = side.consumers.get(name, ())
+        if len(readers) != 1 or name in side.graph.outputs:
+            return True
+        linear = readers[0].canonical in ("BatchNormalization", "Add", "Mul", "Sub", "Div")
+        return not (linear and len(side.data_inputs(readers[0])) == 1)
+
+    def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
+        """How most tensors of this rank are laid out: those whose values agree, else those paired by structure."""
+        for method in ("value", "structure"):
+            seen = self._permutations[method, rank]
+            if seen.total():
+                return seen.most_common(1)[0][0]
+        return None
+
+    def _agreeing(self, head_r: Node, head_c: Node, lenient: bool) -> tuple[int, list[Link]]:
+        """The larger number of inputs of two nodes, and those that are paired with each other."""
+        ours, left = self._inputs_held(self.reference, head_r, lenient)
+        theirs, right = self._inputs_held(self.candidate, head_c, lenient)
+        return max(ours, theirs), [a for a in left if any(a.candidate == b.candidate for b in right)]
+
+    def inputs_held(self, side: Side, node: Node) -> list[Link]:
+        """The pairs that a node's inputs are, helpers and finishing ops looked through."""
+        return self._inputs_held(side, node, lenient=True)[1]
+
+    def _inputs_held(self, side: Side, node: Node, lenient: bool) -> tuple[int, list[Link]]:
+        """How many inputs a node has, and the pairs that `_source` finds for them."""
+        key = (side is self.reference, id(node), lenient)
+        if key not in self._held:
+            sources = [self._source(side, i, lenient) for i in side.data_inputs(node)]
+            found = [link for i in sources if (link := self.link_of(side, i))]
+            self._held[key] = (len(sources if side is self.reference else set(sources)), found)
+        return self._held[key]
+
+    def _heads_of(self, rn: Node, cn: Node) -> tuple[Node, Node]:
+        """Of two nodes, those whose inputs are to be compared."""
+        if ops_agree(rn, cn) < 0.9:
+            return rn, cn
+        return self._head(self.reference, rn, cn.canonical), self._head(self.candidate, cn, rn.canonical)
+
+    def _head(self, side: Side, node: Node, canonical: str) -> Node:
+        """The node of op `canonical` that `node` only finishes (activation, bias, normalization); else `node`."""
+        for at in self.chain(side, node):
+            if at.canonical == canonical or {at.canonical, canonical} <= WEIGHT_OPS:
+                return at
+        return node
+
+    def chain(self, side: Side, node: Node) -> list[Node]:
+        """A node and those above it that it only finishes, as far as nothing between them is paired."""
+        key = (side is self.reference, id(node))
+        if key not in self._chains:
+            found = [node]
+            while len(found) < 3:
+                inputs = side.data_inputs(found[-1])
+                if found[-1].canonical not in FINISHING or len(inputs) != 1 or self.link_of(side, inputs[0]):
+                    break
+                above = side.producer.get(inputs[0])
+                if above is None:
+                    break
+                found.append(above)
+            self._chains[key] = found
+        return self._chains[key]
+
+    def _source(self, side: Side, name: str, lenient: bool) -> str:
+        """The paired tensor that `name` holds, up through helpers of one input; itself where there is none."""
+        key = (side is self.reference, name, lenient)
+        if key not in self._sources:
+            self._sources[key] = self._look_for_source(side, name, lenient)
+        return self._sources[key]
+
+    def _look_for_source(self, side: Side, name: str, lenient: bool) -> str:
+        through = PASSIVE_OPS | {"Pad"} | (FINISHING if lenient else frozenset())
+        at = name
+        for _ in range(8):
+            if link := self.seat(side, at):
+                return link.reference if side is self.reference else link.candidate
+            node = side.producer.get(at)
+            if node is None or node.canonical not in through:
+                break
+            inputs = side.data_inputs(node)
+            if len(inputs) != 1:
+                break
+            at = inputs[0]
+        return name
+
+
+def _cell_state(node: Node, output: str) -> str:
+    """The output of the same LSTM from which `output` is computed; "" where there is none."""
+    hidden = node.canonical == "LSTM" and len(node.outputs) > 2 and output in node.outputs[:2]
+    return node.outputs[2] if hidden else ""

@@ -1,0 +1,1 @@
+"""How far two values are apart, and whether that is still agreement."""

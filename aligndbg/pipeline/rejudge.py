@@ -1,0 +1,210 @@
+"""Judging a finished diff by other tolerances, from what was kept of it: no model is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from aligndbg.core.arrays import dtype_of
+from aligndbg.core.errors import UsageError
+from aligndbg.core.types import Fault, ModelInfo, Pair, Trace
+from aligndbg.diff_result import Diff
+from aligndbg.locate.faults import make_faults
+from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.trust import Standing
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.results import Measurement, Metrics
+from aligndbg.measure.rounding import inner_roundings
+from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
+from aligndbg.verdict.basis import Basis, Isolated, isolated_of
+from aligndbg.verdict.decide import decide, drift_notes
+
+__all__ = ["judge"]
+
+
+AGAIN = "judged again by another tolerance, on the pairs that the run found; a new run may pair some layers differently"
+
+
+def judge(
+    saved: Diff | str | os.PathLike[str],
+    *,
+    atol: float | None = None,
+    rtol: float | None = None,
+    min_cosine: float | None = None,
+    min_euclid: float | None = None,
+    min_sqnr: float | None = None,
+    max_lsb: float | None = None,
+    tolerances: Sequence[str] = (),
+    min_coverage: float | None = None,
+) -> Diff:
+    """The same diff judged by these tolerances, as `diff` with them would judge the same pairs; nothing is run.
+
+    `saved` is a Diff or what `Diff.save` wrote. Any tolerance given replaces all those of the run; with none, the run's
+    stay. The number of violations of another atol or rtol is known where its bounds meet, else `reasons["violations"]`
+    gives them; whether there are any is exact.
+
+    Raises UsageError where what was kept cannot tell, as for a result of several samples.
+    """
+    found = saved if isinstance(saved, Diff) else Diff.load(Path(saved))
+    everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
+    limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb}
+    check_limits(limits | {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}, min_coverage)
+    given = everywhere.is_set or bool(tolerances)
+    if not given and min_coverage is None:
+        return found
+    basis = found.basis
+    if basis is None or any(m.samples is not None for m in found.pairs):
+        what = "kept no details of its run" if basis is None else "holds the worst of several samples"
+        raise UsageError(
+            f"it cannot be judged again: this diff {what}", hint="run the diff again with these tolerances"
+        )
+    if given:
+        rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
+    else:
+        rules = ToleranceRules(basis.everywhere, basis.rules)
+    share = basis.min_coverage if min_coverage is None else min_coverage
+    return _judged(found, basis, _SavedJudge(found, basis, rules), share)
+
+
+def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) -> Diff:
+    now.refuse_unused()
+    kept = basis.isolated
+    isolation = _isolation(found, basis, kept) if kept else None
+    faults, truncated, again = found.faults, found.truncated, AGAIN
+    if kept is not None and isolation is not None:
+        over = now.over(isolation)
+        if over != kept.over:
+            isolation = isolation.judged(found.graphs[kept.forward], over)
+            still = replace(isolation, beyond=now.beyond(isolation))
+            made, truncated = make_faults(now.reference, now.candidate, still, basis.max_faults)
+            faults = tuple(_with_cause(f, found.faults) for f in made)
+            if any(cause.kind == "different_network" for cause in found.causes):
+                faults = faults[:1]  # of another network every layer is one
+            again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
+    measured = [_measured(now, m, isolation, basis) for m in found.pairs]
+    verdict, why = decide(
+        now.reference,
+        now.candidate,
+        found.matching,
+        measured,
+        faults,
+        now,
+        min_coverage,
+        inputs_transposed=basis.inputs_transposed,
+    )
+    doubtful = isolation.doubtful if isolation else {}
+    stale = drift_notes(found.verdict, found.pairs)
+    kept_warnings = [w for w in found.warnings if w not in stale and not w.startswith(AGAIN)]
+    return replace(
+        found,
+        verdict=verdict,
+        verdict_reason=why,
+        pairs=tuple(measured),
+        faults=faults,
+        truncated=truncated,
+        warnings=(*kept_warnings, again, *drift_notes(verdict, measured)),
+        basis=replace(
+            basis,
+            pairs={n: replace(p, doubt=doubtful.get(n, "")) for n, p in basis.pairs.items()},
+            everywhere=now.rules.everywhere,
+            rules=now.rules.specs,
+            min_coverage=min_coverage,
+            isolated=isolated_of(isolation) if isolation else None,
+        ),
+    )
+
+
+def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
+    own = {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None}
+    doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
+    own = {**own, **kept.shadowed}
+    standing = Standing(own, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer, kept.farther)
+    opened = frozenset(kept.refused)
+    return Isolation(found.matching, own, doubtful, kept.over_shown, opened, kept.beyond, kept.runs, standing)
+
+
+def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
+    """The fault as it was explained, where it is one of those there were."""
+    same = [f for f in before if (f.reference, f.candidate) == (fault.reference, fault.candidate)]
+    return replace(fault, cause=same[0].cause) if same else fault
+
+
+def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, basis: Basis) -> Measurement:
+    name = m.pair.reference
+    own = isolation.own.get(name) if isolation else None
+    doubt = isolation.doubtful.get(name, "") if isolation else ""
+    own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
+    new = judge_.measure(m.pair, own, doubt, basis.why_not)
+    return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
+
+
+class _SavedJudge(Judge):
+    """A Judge that looks up what was measured instead of comparing arrays."""
+
+    def __init__(self, found: Diff, basis: Basis, rules: ToleranceRules) -> None:
+        left = _without_values(found.reference, found, basis, 0)
+        right = _without_values(found.candidate, found, basis, 1)
+        super().__init__(left, right, rules)
+        if basis.isolated is not None:
+            bounds = [m.pair for m in found.pairs if m.pair.reference not in basis.isolated.refused]
+            self.inner = inner_roundings(*found.graphs, bounds)
+        self.weights_unknown = basis.weights_unknown
+        self._basis = basis.pairs
+        self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}
+        for m in found.pairs:
+            self._kept[m.pair.reference, m.pair.layout.permutation] = m.metrics
+            for permutation, metrics in basis.pairs[m.pair.reference].layouts:
+                self._kept[m.pair.reference, permutation] = metrics
+
+    def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
+        kept = self._basis[pair.reference]
+        return kept.own_limits if isolated else kept.limits
+
+    def metrics(self, pair: Pair) -> Metrics:
+        return self.recounted(pair, self._kept[pair.reference, pair.layout.permutation])
+
+    def over(self, isolation: Isolation) -> frozenset[str]:
+        """The pairs over tolerance on their own, by reference name."""
+        assert isolation.standing is not None
+        own = isolation.standing.own
+        return frozenset(
+            p.reference
+            for p in isolation.matching.pairs
+            if p.reference in own and not self.own_within(p, self.recounted(p, own[p.reference], isolated=True))
+        )
+
+    def beyond(self, isolation: Isolation) -> dict[str, Metrics]:
+        """What remains of pairs past a one-sided activation, where it is over tolerance."""
+        pairs = {p.reference: p for p in isolation.matching.pairs}
+        found = {r: self.recounted(pairs[r], m, isolated=True) for r, m in isolation.beyond.items()}
+        return {r: m for r, m in found.items() if not self.own_within(pairs[r], m)}
+
+    def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:
+        """The metrics with the violations of this judge's tolerance. Raises UsageError where they cannot tell."""
+        limits = self.tolerance(pair, isolated=isolated)
+        reasons = {k: v for k, v in metrics.reasons.items() if k != "violations"}
+        if (limits.atol is None and limits.rtol is None) or np.isnan(metrics.max_abs):
+            return replace(metrics, violations=None, reasons=reasons)
+        atol, rtol = limits.atol or 0.0, limits.rtol or 0.0
+        assert metrics.joint is not None
+        least, most = metrics.joint.violations(atol, rtol)
+        if least == most:
+            return replace(metrics, violations=least, reasons=reasons)
+        if least == 0:
+            raise UsageError(
+                f"whether it violates {atol:g} + {rtol:g} * |reference| anywhere cannot be told from what was kept",
+                context=pair.reference,
+                hint="choose a limit that is not that close, or run the diff again with these tolerances",
+            )
+        text = f"{least} to {most} of {metrics.count} elements over {atol:g} + {rtol:g} * |reference|"
+        return replace(metrics, violations=None, reasons=reasons | {"violations": text})
+
+
+def _without_values(info: ModelInfo, found: Diff, basis: Basis, side: int) -> Trace:
+    """The side's trace with empty arrays of the dtypes that there were."""
+    values = {name: np.empty(0, dtype_of(dtype)) for name, dtype in basis.values[side].items()}
+    return Trace(info, found.graphs[side], values, None, tuple(values), basis.missing[side])

@@ -1,0 +1,69 @@
+"""Everything one run found: what every report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aligndbg.core.types import Cause, Coverage, Fault, Graph, Matching, ModelInfo, Status, Verdict
+from aligndbg.measure.results import Measurement
+from aligndbg.verdict.basis import Basis
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """Everything one run found. There is no truth value: ask `.verdict`.
+
+    `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
+    `samples` has a row for each of several inputs; the rest is then of the worst one, each pair of its own worst.
+    `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
+    `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
+    `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
+    """
+
+    reference: ModelInfo
+    candidate: ModelInfo
+    verdict: Verdict
+    verdict_reason: str
+    pairs: tuple[Measurement, ...]
+    matching: Matching
+    faults: tuple[Fault, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    outputs: frozenset[str] = frozenset()
+    inputs: tuple[str, ...] = ()
+    truncated: bool = False
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    graphs: tuple[Graph, Graph] = (Graph(), Graph())
+    basis: Basis | None = None
+    samples: tuple[Mapping[str, Any], ...] = ()
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")
+
+    @property
+    def coverage(self) -> dict[str, Coverage]:
+        """Counts of each side: compared, unobservable, one_sided, unmatched."""
+        return {"reference": self.matching.coverage_reference, "candidate": self.matching.coverage_candidate}
+
+    @property
+    def first_divergence(self) -> Measurement | None:
+        """The first pair, in the reference's order, that is neither pass nor degenerate."""
+        return next((m for m in self.pairs if m.status in (Status.FAULT, Status.DRIFT) or _over(m)), None)
+
+    def worst(self, count: int = 5) -> list[Measurement]:
+        """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all."""
+        return sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
+
+
+def _over(m: Measurement) -> bool:
+    return m.status is Status.UNKNOWN and "own error unknown" in m.reason
+
+
+def _badness(value: float) -> float:
+    return float("inf") if value != value else value

@@ -1,0 +1,1 @@
+"""One run of one side, and the files that hold it."""

@@ -1,0 +1,1 @@
+"""From statuses to one verdict."""

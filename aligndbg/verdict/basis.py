@@ -1,0 +1,129 @@
+"""What a result keeps so that it can be judged again by other tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from aligndbg.core.types import Trace
+from aligndbg.locate.isolation import Isolation
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.results import Measurement, Metrics
+from aligndbg.measure.tolerance import Tolerance
+
+__all__ = ["Basis", "Isolated", "PairBasis", "basis_of", "isolated_of"]
+
+
+@dataclass(frozen=True)
+class PairBasis:
+    """Of one pair: the limits of the noise floor, accumulated and own, and the metrics under other layouts that fit.
+
+    `doubt` is why it is not confirmed; `layouts` holds (permutation, metrics) of an ambiguous layout's alternatives.
+    """
+
+    limits: Tolerance
+    own_limits: Tolerance
+    doubt: str = ""
+    layouts: tuple[tuple[tuple[int, ...], Metrics], ...] = ()
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """How pairs were isolated, by reference names; see `locate.Isolation` and `locate.Standing`.
+
+    `over_shown` is `over` without those that a tensor which could not be overridden casts its error on; `shadowed` are
+    the own metrics of the latter.
+    """
+
+    forward: bool
+    over: frozenset[str]
+    over_shown: frozenset[str]
+    shadowed: Mapping[str, Metrics]
+    refused: Mapping[str, str]
+    aside: frozenset[str]
+    nearer: frozenset[str]
+    farther: frozenset[str]
+    runs: int
+    beyond: Mapping[str, Metrics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Of a run: its pairs by reference name, the user's rules, and what the verdict depends on besides the pairs.
+
+    `values` gives the dtype of each captured value, `missing` why one is not there; reference first. `isolated` is None
+    where there are no isolated errors, for the reason `why_not`.
+    """
+
+    pairs: Mapping[str, PairBasis]
+    everywhere: Tolerance | None
+    rules: tuple[str, ...]
+    min_coverage: float
+    max_faults: int
+    values: tuple[Mapping[str, str], Mapping[str, str]]
+    missing: tuple[Mapping[str, str], Mapping[str, str]]
+    isolated: Isolated | None
+    why_not: str
+    weights_unknown: bool
+    inputs_transposed: bool
+
+
+def basis_of(
+    judge: Judge,
+    measured: Sequence[Measurement],
+    isolation: Isolation | None,
+    why_not: str,
+    min_coverage: float,
+    max_faults: int,
+    inputs_transposed: bool,
+) -> Basis:
+    """What `judge` judged `measured` by, while the values are still there."""
+    doubtful = isolation.doubtful if isolation else {}
+    return Basis(
+        pairs={m.pair.reference: _of_pair(judge, m, doubtful.get(m.pair.reference, "")) for m in measured},
+        everywhere=judge.rules.everywhere,
+        rules=judge.rules.specs,
+        min_coverage=min_coverage,
+        max_faults=max_faults,
+        values=(_dtypes(judge.reference), _dtypes(judge.candidate)),
+        missing=(judge.reference.missing, judge.candidate.missing),
+        isolated=isolated_of(isolation) if isolation else None,
+        why_not=why_not,
+        weights_unknown=judge.weights_unknown,
+        inputs_transposed=inputs_transposed,
+    )
+
+
+def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
+    others = (
+        (p, replace(m.pair, layout=replace(m.pair.layout, permutation=p, alternatives=())))
+        for p in m.pair.layout.alternatives
+    )
+    return PairBasis(
+        limits=judge.default(m.pair),
+        own_limits=judge.default(m.pair, isolated=True),
+        doubt=doubt,
+        layouts=tuple((permutation, judge.metrics(pair)) for permutation, pair in others),
+    )
+
+
+def isolated_of(isolation: Isolation) -> Isolated:
+    """What is kept of how pairs were isolated."""
+    standing = isolation.standing
+    assert standing is not None
+    return Isolated(
+        forward=standing.forward,
+        over=standing.over,
+        over_shown=isolation.over,
+        shadowed={r: m for r, m in standing.own.items() if r not in isolation.own},
+        refused=standing.refused,
+        aside=standing.aside,
+        nearer=standing.nearer,
+        farther=standing.farther,
+        runs=isolation.runs,
+        beyond=isolation.beyond,
+    )
+
+
+def _dtypes(trace: Trace) -> dict[str, str]:
+    return {name: str(trace.values[name].dtype) for name in trace.values}

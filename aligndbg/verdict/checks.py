@@ -1,0 +1,144 @@
+"""Whether a comparison can be trusted: runs that repeat, taps that change nothing, inputs that tell layers apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aligndbg.core.errors import RuntimeCrashError
+from aligndbg.core.qdq import read_through
+from aligndbg.core.threads import in_threads
+from aligndbg.core.types import Array, Backend, LayoutKind, Matching, Pair, Trace
+from aligndbg.measure.fingerprint import Fingerprint
+
+__all__ = ["blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
+
+
+CLIPPED = 0.1  # relative L2 of what a range cuts off; clean conversions were measured up to 0.07
+
+
+def repeat_and_observe(
+    sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]], after: Callable[[Backend], None]
+) -> dict[str, Any]:
+    """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference).
+
+    An untapped run that gives the tapped one's outputs, bit for bit, is a repetition; else it is run once more.
+    `after` is called with each side that was run. A side whose runtime dies of it is in `untapped_failed`: it may need
+    more memory than there is, which a run in segments does not.
+    """
+    repeats: dict[str, bool | None] = {}
+    effect: dict[str, float | None] = {}
+    failed: dict[str, str] = {}
+    for side, backend, feeds, trace in sides:
+        outputs = [o for o in trace.graph.outputs if o in trace.values]
+        if "run" not in backend.capabilities or not outputs:
+            repeats[side], effect[side] = None, _recorded_effect(trace)
+            continue
+        try:
+            repeats[side], effect[side] = _repeated(backend, feeds or {}, outputs, trace)
+        except RuntimeCrashError as error:
+            repeats[side], effect[side], failed[side] = None, None, error.fact
+        after(backend)
+    return {"deterministic": repeats, "observer_effect": effect, "untapped_failed": failed}
+
+
+def _repeated(backend: Backend, feeds: Mapping[str, Array], outputs: Sequence[str], trace: Trace) -> tuple[bool, float]:
+    plain = dict(backend.run(feeds, outputs))
+    effect = max(_apart(plain[o], trace.values[o]) for o in outputs)
+    if not effect:
+        return True, effect
+    again = dict(backend.run(feeds, outputs))
+    return all(_apart(plain[o], again[o]) == 0 for o in outputs), effect
+
+
+def _recorded_effect(trace: Trace) -> float | None:
+    """What the run that made the trace found, where it looked."""
+    try:
+        return float(trace.info.options["observer_effect"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _apart(a: Array, b: Array) -> float:
+    """0.0 where bit-equal (NaN equals NaN), else the largest absolute difference."""
+    if a.shape != b.shape:
+        return float("inf")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if same.all():
+        return 0.0
+    worst = float(np.max(np.abs(x - y)[~same]))
+    return worst if worst == worst else float("inf")
+
+
+def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> list[dict[str, Any]]:
+    """The pairs whose reference value the candidate's grid cuts off by more than CLIPPED, the worst first.
+
+    `share` is |r - clip(r)| / |r|. A range that was calibrated too narrow: no operator's fault.
+    """
+    readers, ours = candidate.graph.consumers(), reference.graph.consumers()
+
+    def stored(pair: Pair) -> str:
+        through = read_through(readers, pair.candidate)
+        return pair.candidate if candidate.quant(pair.candidate) is not None else through[0] if through else ""
+
+    def cut(pair: Pair) -> dict[str, Any] | None:
+        name = stored(pair)
+        quant = candidate.quant(name) if name in candidate.values else None
+        if quant is None or quant.scale.size > 1 or reference.quant(pair.reference) is not None:
+            return None
+        after = ours.get(pair.reference, ())
+        if after and all(node.canonical in ("Relu", "Clip") for node in after):
+            return None  # a grid that begins at zero does what they do
+        limits = np.iinfo(candidate.values[name].dtype)
+        low, high = quant.dequantize(np.array([limits.min, limits.max], candidate.values[name].dtype))
+        value = reference.values[pair.reference].astype(np.float64)
+        norm = float(np.linalg.norm(value))
+        if not np.isfinite(norm) or not norm:
+            return None
+        share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
+        names = {"reference": pair.reference, "candidate": name}
+        return {**names, "share": share, "range": [float(low), float(high)]} if share > CLIPPED else None
+
+    found = [one for one in in_threads(cut, filter(stored, matching.pairs)) if one]
+    return sorted(found, key=lambda one: -one["share"])
+
+
+def check_warnings(found: Mapping[str, Any]) -> list[str]:
+    out = []
+    for side, state in (found.get("deterministic") or {}).items():
+        if state is False:
+            out.append(f"the {side} gives other values when run again: a difference may be its own noise")
+    for side, fact in (found.get("untapped_failed") or {}).items():
+        out.append(
+            f"the {side} could not be run untapped, so whether exposing its tensors moves them is unknown: {fact}"
+        )
+    for side, state in (found.get("observer_effect") or {}).items():
+        if state:
+            out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
+    cut = found.get("clipped", ())
+    if cut:
+        low, high = cut[0]["range"]
+        out.append(
+            f"{len(cut)} of the candidate's tensors cut off values that the reference has: {cut[0]['candidate']} holds "
+            f"{low:.3g} to {high:.3g} and loses {cut[0]['share']:.0%} (relative L2); calibrate on inputs like this one"
+        )
+    for name in found.get("constant_feeds", ()):
+        out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
+    dead = found.get("constant_tensors", ())
+    if dead:
+        out.append(
+            f"{len(dead)} of the reference's tensors are constant on this input (dead ReLUs?), such as {dead[0]}"
+        )
+    return out
+
+
+def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Matching) -> dict[str, Any]:
+    """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
+    feeds = trace.feeds or {}
+    constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
+    dead = [n for n, fp in prints.items() if fp.count > 1 and fp.constant and n not in feeds]
+    ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
+    return {"constant_feeds": constant, "constant_tensors": dead, "ambiguous_layouts": ambiguous}
