@@ -50,7 +50,7 @@ _HOMES = {
     "judge": "aligndbg.pipeline.rejudge",
     "layers": "aligndbg.api",
     "print_layers": "aligndbg.api",
-    "open_model": "aligndbg.api",
+    "open_model": "aligndbg.backends.open",
     "Diff": "aligndbg.diff_result",
     "DivergedError": "aligndbg.diff_result",
     "AligndbgError": "aligndbg.core.errors",

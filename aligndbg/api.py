@@ -1,4 +1,4 @@
-"""The only composer: each public verb is a short function over the stages."""
+"""The public face: each verb is a short function over the stages, beside the types that users meet."""
 
 from __future__ import annotations
 
@@ -7,23 +7,43 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from aligndbg.backends.open import both_opened_in, opened_in
+from aligndbg.backends.memory import MemoryBackend, MemoryNode
+from aligndbg.backends.open import both_opened_in, open_model, opened_in
 from aligndbg.core.clock import Clock, Progress
-from aligndbg.core.errors import UsageError
+from aligndbg.core.errors import AligndbgError, UsageError
 from aligndbg.core.threads import one_blas_thread
-from aligndbg.core.types import Trace
-from aligndbg.diff_result import Diff
+from aligndbg.core.types import Status, Trace, Verdict
+from aligndbg.diff_result import Diff, DivergedError
 from aligndbg.feeds.images import ImageOptions
 from aligndbg.feeds.plan import InputOptions, feeds_for
 from aligndbg.feeds.samples import list_samples, rows_of
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
 from aligndbg.pipeline.many import Job, run_here, run_on_dask, run_on_workers
 from aligndbg.pipeline.once import Settings, diff_once
+from aligndbg.pipeline.rejudge import judge
+from aligndbg.report.table import TableView
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.trace.writer import write_trace
 
-__all__ = ["capture", "diff", "doctor", "layers", "print_layers"]
+__all__ = [
+    "AligndbgError",
+    "Diff",
+    "DivergedError",
+    "ImageOptions",
+    "MemoryBackend",
+    "MemoryNode",
+    "Status",
+    "TableView",
+    "Verdict",
+    "capture",
+    "diff",
+    "doctor",
+    "judge",
+    "layers",
+    "open_model",
+    "print_layers",
+]
 
 
 def diff(

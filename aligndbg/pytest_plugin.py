@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from aligndbg.diff_result import Diff
+    from aligndbg.api import Diff
 
 __all__ = ["AssertAligned", "assert_aligned"]
 
@@ -64,7 +64,8 @@ class AssertAligned:
         self, reference: Any, candidate: Any, inputs: Any = None, *, baseline: bool | str | None = None, **options: Any
     ) -> Diff:
         __tracebackhide__ = True
-        from aligndbg import AligndbgError, DivergedError, assert_aligned
+        from aligndbg.api import AligndbgError, DivergedError
+        from aligndbg.assertion.assert_aligned import assert_aligned
 
         self._calls += 1
         chosen = _ini_options(self._config) | _marked(self._node) | options
@@ -146,7 +147,8 @@ def _ini_options(config: pytest.Config) -> dict[str, Any]:
 
 def _marked(node: pytest.Item) -> dict[str, Any]:
     """The options of the test's markers, the closest one's last. Raises pytest.UsageError for one there is not."""
-    from aligndbg import assert_aligned, diff
+    from aligndbg.api import diff
+    from aligndbg.assertion.assert_aligned import assert_aligned
 
     known = {
         name

@@ -11,8 +11,7 @@ from aligndbg.cli.arguments import USAGE
 from aligndbg.cli.output import say
 
 if TYPE_CHECKING:
-    from aligndbg.diff_result import Diff
-    from aligndbg.report.table import TableView
+    from aligndbg.api import Diff, TableView
 
 __all__ = ["COMMANDS", "capture", "demo", "doctor", "judge", "layers"]
 
@@ -45,7 +44,7 @@ def _pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
 
 
 def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    from aligndbg import ImageOptions
+    from aligndbg.api import ImageOptions
 
     return {
         "inputs": args.input,
@@ -70,13 +69,13 @@ def _input_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def diff(args: argparse.Namespace) -> int:
-    import aligndbg
+    from aligndbg import api
 
     view = _checked_view(args)
     _check_outputs([args.save, *_files(args)], [args.reference, args.candidate])
     _check_folders([args.repro, args.model_explorer])
     arguments = _input_arguments(args)
-    result = aligndbg.diff(
+    result = api.diff(
         args.reference,
         args.candidate,
         arguments.pop("inputs"),
@@ -107,13 +106,13 @@ def _tolerance_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def _checked_view(args: argparse.Namespace) -> TableView:
     """What can be refused before anything is run: unknown columns; a summary to write outside GitHub Actions."""
-    import aligndbg
+    from aligndbg import api
     from aligndbg.core.errors import UsageError
 
     if args.github and not os.environ.get("GITHUB_STEP_SUMMARY"):
         fact = "--github writes to the file that GITHUB_STEP_SUMMARY names, and it is not set"
         raise UsageError(fact, hint="GitHub Actions sets it for each step")
-    return aligndbg.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
+    return api.TableView(args.sort or "", tuple(args.only), tuple(args.columns))
 
 
 def _report(result: Diff, args: argparse.Namespace, view: TableView, save: str | None = None) -> int:
@@ -167,27 +166,27 @@ def _check_folders(folders: Sequence[str | None]) -> None:
 
 
 def judge(args: argparse.Namespace) -> int:
-    import aligndbg
+    from aligndbg import api
 
     view = _checked_view(args)
     _check_outputs(_files(args), [args.saved])
     _check_folders([args.model_explorer])
-    return _report(aligndbg.judge(args.saved, **_tolerance_arguments(args)), args, view)
+    return _report(api.judge(args.saved, **_tolerance_arguments(args)), args, view)
 
 
 def layers(args: argparse.Namespace) -> int:
-    import aligndbg
+    from aligndbg import api
 
-    aligndbg.print_layers(args.model, timeout=args.timeout, trust=args.trust)
+    api.print_layers(args.model, timeout=args.timeout, trust=args.trust)
     return 0
 
 
 def capture(args: argparse.Namespace) -> int:
-    import aligndbg
+    from aligndbg import api
 
     _check_outputs([args.output], [args.model])
     arguments = _input_arguments(args)
-    trace = aligndbg.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
+    trace = api.capture(args.model, arguments.pop("inputs"), args.output, progress=True, **arguments)
     lost = f", {len(trace.missing)} could not be had" if trace.missing else ""
     say(f"{args.output}: {len(trace.values)} tensors{lost}")
     effect = trace.info.options.get("observer_effect")
@@ -199,20 +198,20 @@ def capture(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     from importlib.resources import as_file, files
 
-    import aligndbg
+    from aligndbg import api
 
     with as_file(files("aligndbg") / "demo") as folder:
         reference, candidate = folder / "reference.onnx", folder / "candidate.tflite"
-        result = aligndbg.diff(reference, candidate, details=False, progress=True)
+        result = api.diff(reference, candidate, details=False, progress=True)
     result.print(all_rows=args.all_rows)
     say("The demo's candidate holds a planted fault: DIVERGED is what it should show.")
     return 0 if result.verdict == "diverged" else 1
 
 
 def doctor(args: argparse.Namespace) -> int:
-    import aligndbg
+    from aligndbg import api
 
-    return 0 if aligndbg.doctor() else USAGE
+    return 0 if api.doctor() else USAGE
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

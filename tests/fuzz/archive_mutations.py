@@ -10,6 +10,7 @@ import zipfile
 from random import Random
 
 import numpy as np
+
 from byte_mutations import mutate_bytes
 from json_mutations import NAMES, dump, mutate_json
 

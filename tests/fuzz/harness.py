@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 import psutil
+
 from archive_mutations import mutate_npy, mutate_npz
 from byte_mutations import mutate_bytes
 from json_mutations import mutate_json, mutate_safetensors

@@ -12,6 +12,7 @@ import flatbuffers
 import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
+
 from json_mutations import NAMES
 
 __all__ = ["mutate_onnx", "mutate_tflite"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from harness import Seed
 from PIL import Image
 
 import aligndbg
+from harness import Seed
 
 __all__ = ["make_seeds"]
 

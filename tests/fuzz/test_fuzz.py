@@ -11,16 +11,16 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from harness import Seed, Tally, Victim, _troubles, fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seeds import make_seeds
 
 import aligndbg
 from aligndbg.core.errors import FeedError, ModelError
 from aligndbg.core.types import Quant, TensorInfo
 from aligndbg.feeds.files import load_inputs
 from aligndbg.trace.reader import read_trace
+from harness import Seed, Tally, Victim, _troubles, fuzz
+from seeds import make_seeds
 
 PARTS, EACH = 3, 40
 

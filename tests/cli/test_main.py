@@ -957,7 +957,7 @@ def test_version_and_help(run: Any) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom aligndbg.cli import main\n"
+        "import sys\nfrom aligndbg.cli.main import main\n"
         "try:\n    main(['diff', '--help'])\nexcept SystemExit:\n    pass\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & "
         "{'numpy', 'onnx', 'onnxruntime', 'ai_edge_litert', 'pandas', 'rich', 'matplotlib', 'torch'}))"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as S
-from tflite_builder import Builder
 
 from aligndbg.backends import segments as _segments
 from aligndbg.backends.tflite.backend import TfliteBackend
 from aligndbg.core.types import Array
+from tflite_builder import Builder
 
 RNG = np.random.default_rng(0)
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tflite_builder import Builder, quantization, schema
 
 from aligndbg.backends.tflite.backend import TfliteBackend
 from aligndbg.backends.tflite.ops import module_path
 from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
 from aligndbg.core.types import Backend
+from tflite_builder import Builder, quantization, schema
 
 S = schema
 X = np.array([[-1.5, 0.25, 2.0, 9.0]], np.float32)

@@ -11,16 +11,16 @@ import json
 import re
 from pathlib import Path
 
-import fake_tensorrt
 import pytest
-from fake_tensorrt import FakeTensorrt
 
+import fake_tensorrt
 from aligndbg.backends.tensorrt import build as _tensorrt_network
 from aligndbg.backends.tensorrt import library as _tensorrt_library
+from fake_tensorrt import FakeTensorrt
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 API: dict[str, dict[str, list[str]]] = json.loads((ROOT / "fixtures" / "tensorrt_api.json").read_text())
-SOURCES = [*sorted((ROOT / "aligndbg" / "backends").glob("_tensorrt_*.py")), ROOT / "aligndbg/backends/tensorrt_.py"]
+SOURCES = sorted((ROOT / "aligndbg" / "backends" / "tensorrt").glob("*.py"))
 
 # A variable or attribute of this name, in the adapter, holds an object of that class.
 ROLES = {

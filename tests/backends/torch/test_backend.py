@@ -81,7 +81,7 @@ def test_scope_is_the_module_and_the_line_that_calls_it() -> None:
     assert module == "block.conv"
     name, _, number = line.strip("()").partition(":")
     assert name.endswith("torch_networks.py")
-    source = (Path(__file__).parents[2] / "fixtures" / "torch_networks.py").read_text().splitlines()
+    source = (Path(__file__).parents[3] / "fixtures" / "torch_networks.py").read_text().splitlines()
     assert "self.conv(x)" in source[int(number) - 1]
 
 
@@ -409,7 +409,7 @@ def test_state_dicts_are_loaded_into_what_a_factory_makes(tmp_path: Path) -> Non
     torch.manual_seed(1)
     other = Small().eval()
     torch.save({"state_dict": other.state_dict()}, tmp_path / "w.pt")
-    where = Path(__file__).parents[2] / "fixtures" / "torch_networks.py"
+    where = Path(__file__).parents[3] / "fixtures" / "torch_networks.py"
     backend = opened(f"{where}:small", {"x": X}, weights=str(tmp_path / "w.pt"))
     assert np.array_equal(values(backend, {"x": X})[":softmax@0"], other(torch.from_numpy(X)).detach().numpy())
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "bad.pt")
@@ -438,7 +438,7 @@ def test_state_dicts_are_loaded_into_what_a_factory_makes(tmp_path: Path) -> Non
 )
 def test_what_is_no_network_is_refused(tmp_path: Path, target: str, says: str) -> None:
     write_bad_files(tmp_path)
-    nets = Path(__file__).parents[2] / "fixtures" / "torch_networks.py"
+    nets = Path(__file__).parents[3] / "fixtures" / "torch_networks.py"
     with pytest.raises((UsageError, ModelError)) as caught:
         TorchBackend(target.format(dir=tmp_path, nets=nets), {})
     assert says in str(caught.value)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import CHANNELS, SIZE, Middle, Net, chain
 
 import aligndbg
 from aligndbg import Verdict
 from aligndbg.backends.onnx.backend import OnnxBackend
 from aligndbg.core.types import Cause
 from aligndbg.diff_result import Diff
+from nets import CHANNELS, SIZE, Middle, Net, chain
 
 C = CHANNELS
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from tensorrt_models import Feeds, chain, dynamic, halves, loop, opened, quantized, rows, save, value
 
 import aligndbg
 from aligndbg.backends.open import open_model
@@ -20,6 +19,7 @@ from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import Library, find_library, make_log
 from aligndbg.backends.tensorrt.session import device_trouble
 from aligndbg.core.errors import MissingDependencyError, ModelError, UsageError
+from tensorrt_models import Feeds, chain, dynamic, halves, loop, opened, quantized, rows, save, value
 
 
 @pytest.fixture(scope="module")

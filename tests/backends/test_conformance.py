@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fake_tensorrt import install_fake_tensorrt
 from onnx import TensorProto, helper, numpy_helper
 
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
@@ -19,6 +18,7 @@ from aligndbg.core.types import Backend
 from aligndbg.testing.conformance import BackendConformance
 from aligndbg.trace.capture import capture
 from aligndbg.trace.writer import write_trace
+from fake_tensorrt import install_fake_tensorrt
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt
 import numpy as np
 import pytest
-from fake_tensorrt import Builder, FakeTensorrt, IExecutionContext, install_fake_tensorrt
 from onnx import TensorProto, helper
-from tensorrt_models import chain, dynamic, loop, opened, quantized, rows, save, value
 
 import aligndbg
+import fake_tensorrt
+from aligndbg import api
 from aligndbg.backends.open import open_model
 from aligndbg.backends.tensorrt import session as _tensorrt_device
 from aligndbg.backends.tensorrt.build import Settings, build, onnx_names
@@ -26,6 +25,8 @@ from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import find_library, make_log
 from aligndbg.cli.main import main
 from aligndbg.core.errors import FeedError, MissingDependencyError, ModelError, UnsupportedError, UsageError
+from fake_tensorrt import Builder, FakeTensorrt, IExecutionContext, install_fake_tensorrt
+from tensorrt_models import chain, dynamic, loop, opened, quantized, rows, save, value
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def test_on_a_fake_captured_there_and_diffed_here(fake: FakeTensorrt, fixtures: 
 def test_on_a_fake_the_command_line_tells_of_the_observer_effect(
     fake: FakeTensorrt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    real = aligndbg.capture  # in this process: a worker's would not see the fake
-    monkeypatch.setattr(aligndbg, "capture", lambda model, *a, **k: real(open_model(model, in_process=True), *a, **k))
+    real = api.capture  # in this process: a worker's would not see the fake
+    monkeypatch.setattr(api, "capture", lambda model, *a, **k: real(open_model(model, in_process=True), *a, **k))
     assert main(["capture", f"trt:{chain(tmp_path / 'a.onnx')}", "-o", str(tmp_path / "t.npz")]) == 0
     assert "observer effect: 0 (how far" in capsys.readouterr().out
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import CHANNELS, SIZE, Net, chain
 
 import aligndbg
 from aligndbg import Verdict
@@ -17,6 +16,7 @@ from aligndbg.diff_result import Diff
 from aligndbg.explain.whole_pair import input_causes
 from aligndbg.feeds.difference import logical_difference
 from aligndbg.feeds.translate import FeedLink
+from nets import CHANNELS, SIZE, Net, chain
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
