@@ -8,7 +8,7 @@ transposed NHWC), the block is a tile long in both, so that neither is read with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -40,9 +40,8 @@ _DISTINCT_SAMPLE = 1 << 18  # elements looked at, evenly spread
 _DISTINCT_CHUNK = 1 << 14
 
 
-def stored_limits(dtype: Any) -> tuple[int, int]:
+def stored_limits(dtype: np.dtype[Any]) -> tuple[int, int]:
     """Least and greatest value an integer dtype stores, 4-bit ml_dtypes' included."""
-    dtype = np.dtype(dtype)
     if dtype.kind in "iu":
         return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     import ml_dtypes
@@ -136,7 +135,7 @@ class Reader:
         """The arrays that a Tiling must walk together; per-channel parameters are broadcast to the shape."""
         return [self.array, *(part for part in (self.scale, self.zero) if part is not None and part.ndim)]
 
-    def reordered(self, move: Any) -> Reader:
+    def reordered(self, move: Callable[[Array], Array]) -> Reader:
         """The same side after `move` (a layout): the parameters go along as broadcast views."""
         other = object.__new__(Reader)
         other.array = move(self.array)

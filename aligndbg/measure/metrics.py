@@ -1,6 +1,6 @@
 """How far two arrays are apart: pure functions of both. Knows numpy only.
 
-Everything is computed in float64, a block at a time (`_blocks`); no tensor is ever copied whole.
+Everything is computed in float64, a block at a time (`blocks`); no tensor is ever copied whole.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,12 @@ from aligndbg.measure.tolerance import Tolerance
 from aligndbg.measure.violations import JointBuilder
 
 __all__ = ["compare"]
+
+
+_OF_DIFFERENCE = ("max_abs", "mean_abs", "rmse", "sum_diff", "max_rel", "rel_l2", "cosine", "euclid", "sqnr_db")
+# What is computed from sums of squares, which may leave float64's range where the values do not.
+_OF_SQUARES = frozenset({"rmse", "rel_l2", "cosine", "euclid", "sqnr_db"})
+Formula = Callable[[], float]
 
 
 @dataclass
@@ -155,6 +160,12 @@ def _summary(comparison: _Comparison) -> Metrics:
         **_side_values(r, c, "empty" if not count else "no finite value", reasons),
         distinct_reference=distinct_values(comparison.left.array),
         distinct_candidate=distinct_values(comparison.right.array),
+        nan_reference=r.nans,
+        nan_candidate=c.nans,
+        inf_reference=r.infs,
+        inf_candidate=c.infs,
+        zeros_reference=r.zeros,
+        zeros_candidate=c.zeros,
         nonfinite_mismatch=d.mismatch,
         violations=d.violations if comparison.counts_violations else None,
         lsb_max=(math.nan if why else d.lsb_max) if quantized else None,
@@ -174,18 +185,38 @@ def _undefined_reason(count: int, d: _Difference) -> str:
     return "" if d.count else "no finite value"
 
 
-def _difference_values(r: Moments, c: Moments, d: _Difference, why: str, reasons: dict[str, str]) -> dict[str, Any]:
+def _difference_values(r: Moments, c: Moments, d: _Difference, why: str, reasons: dict[str, str]) -> dict[str, float]:
     """The metrics of the difference; each undefined one is nan and gets its reason in `reasons`."""
-    names = ("max_abs", "mean_abs", "rmse", "sum_diff", "max_rel", "rel_l2", "cosine", "euclid", "sqnr_db")
     if why:
-        reasons.update(dict.fromkeys(names, why))
-        return dict.fromkeys(names, math.nan)
+        reasons.update(dict.fromkeys(_OF_DIFFERENCE, why))
+        return dict.fromkeys(_OF_DIFFERENCE, math.nan)
+    underflow = d.max_abs > 0 and d.squares == 0
+    overflow = not math.isfinite(r.squares + c.squares + d.squares)
+    values: dict[str, float] = {}
+    for name, (reason, formula) in _formulas(r, c, d).items():
+        if name in _OF_SQUARES:
+            reason = "underflows float64" if underflow else reason or ("overflows float64" if overflow else "")
+        values[name], reason = (math.nan, reason) if reason else _value(name, formula)
+        if reason:
+            reasons[name] = reason
+    return values
+
+
+def _value(name: str, formula: Formula) -> tuple[float, str]:
+    """The value and "", or nan and the reason; equal tensors have an infinite SQNR."""
+    value = formula()
+    return (value, "") if math.isfinite(value) or name == "sqnr_db" else (math.nan, "overflows float64")
+
+
+def _formulas(r: Moments, c: Moments, d: _Difference) -> dict[str, tuple[str, Formula]]:
+    """By name: why the metric is undefined, or "", and how it is computed where it is not."""
     norm_r, norm_c, norm_d = math.sqrt(r.squares), math.sqrt(c.squares), math.sqrt(d.squares)
     zero_r = _zero_reason(r, "reference")
     zero_either = zero_r or _zero_reason(c, "candidate")
     twice_mean = 2 * (r.squares + c.squares) - d.squares  # |r + c|^2
+    opposite = "" if twice_mean > 0 else "reference + candidate is zero"
     extent = (r.greatest - r.least) or r.largest
-    formulas: dict[str, tuple[str, Callable[[], float]]] = {
+    return {
         "max_abs": ("", lambda: d.max_abs),
         "mean_abs": ("", lambda: d.total_abs / d.count),
         "rmse": ("", lambda: norm_d / math.sqrt(d.count)),
@@ -193,28 +224,9 @@ def _difference_values(r: Moments, c: Moments, d: _Difference, why: str, reasons
         "max_rel": ("" if extent else zero_r, lambda: d.max_abs / extent),
         "rel_l2": (zero_r, lambda: norm_d / norm_r),
         "cosine": (zero_either, lambda: _cosine(d, norm_r, norm_c)),
-        "euclid": (
-            "" if twice_mean > 0 else "reference + candidate is zero",
-            lambda: 1 - 2 * norm_d / math.sqrt(twice_mean),
-        ),
+        "euclid": (opposite, lambda: 1 - 2 * norm_d / math.sqrt(twice_mean)),
         "sqnr_db": (zero_r, lambda: 20 * math.log10(norm_r / norm_d) if norm_d else math.inf),
     }
-    if d.max_abs and not norm_d:
-        formulas |= {
-            name: ("underflows float64", formulas[name][1])
-            for name in ("rmse", "rel_l2", "cosine", "sqnr_db", "euclid")
-        }
-    overflow = not math.isfinite(r.squares + c.squares + d.squares)
-    values: dict[str, Any] = {}
-    for name, (reason, formula) in formulas.items():
-        if not reason and overflow and name not in ("max_abs", "mean_abs", "sum_diff", "max_rel"):
-            reason = "overflows float64"
-        values[name] = math.nan if reason else formula()
-        if not reason and not math.isfinite(values[name]) and name != "sqnr_db":
-            values[name], reason = math.nan, "overflows float64"
-        if reason:
-            reasons[name] = reason
-    return values
 
 
 def _zero_reason(side: Moments, name: str) -> str:
@@ -232,9 +244,9 @@ def _cosine(d: _Difference, norm_r: float, norm_c: float) -> float:
     return 1.0 - max(0.0, d.squares - along * along) / (2 * norms)
 
 
-def _side_values(r: Moments, c: Moments, why: str, reasons: dict[str, str]) -> dict[str, Any]:
-    """Counts and moments of both sides by field name."""
-    values: dict[str, Any] = {}
+def _side_values(r: Moments, c: Moments, why: str, reasons: dict[str, str]) -> dict[str, float]:
+    """The moments of both sides by field name; each undefined one is nan and gets its reason in `reasons`."""
+    values: dict[str, float] = {}
     for side, moments in (("reference", r), ("candidate", c)):
         numbers = {"mean": moments.mean, "std": moments.std, "min": moments.least, "max": moments.greatest}
         for name, number in numbers.items():
@@ -242,5 +254,4 @@ def _side_values(r: Moments, c: Moments, why: str, reasons: dict[str, str]) -> d
             values[f"{name}_{side}"] = math.nan if reason else number
             if reason:
                 reasons[f"{name}_{side}"] = reason
-        values |= {f"nan_{side}": moments.nans, f"inf_{side}": moments.infs, f"zeros_{side}": moments.zeros}
     return values
