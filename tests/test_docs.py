@@ -162,7 +162,7 @@ def test_the_default_tolerances_are_those_of_the_code(start: str, dtype: str) ->
 
 
 def test_the_hybrid_defaults_are_those_of_the_code() -> None:
-    from aligndbg.measure.judge import HYBRID_OWN
+    from aligndbg.measure.thresholds import HYBRID_REL_L2
 
     row = next(row for row in default_rows() if "dynamic" in row[0])
-    assert float(row[1].split()[-1]) == HYBRID_OWN
+    assert float(row[1].split()[-1]) == HYBRID_REL_L2

@@ -115,10 +115,9 @@ def isolate(
         past, own, over = run.compared(rerun, overrides, comparing, aside=True)
         best = replace(best, beyond={r: own[r] for r in over}, activations=activations, past=past)
         runs += 1
-    judge.inner = inner_roundings(
-        reference.graph, candidate.graph, [p for p in best.matching.pairs if p.reference not in best.open]
-    )
-    return replace(best, runs=runs)
+    borders = [p for p in best.matching.pairs if p.reference not in best.open]
+    inner = inner_roundings(reference.graph, candidate.graph, borders)
+    return replace(best, runs=runs, conditions=replace(judge.conditions, inner=inner))
 
 
 def _set_aside(isolation: Isolation) -> frozenset[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from aligndbg.core.types import Graph, Matching
 from aligndbg.locate.replay import Replay
 from aligndbg.locate.trust import Standing, stand
+from aligndbg.measure.limits import Conditions
 from aligndbg.measure.results import Metrics
 
 __all__ = ["Isolation"]
@@ -30,6 +31,7 @@ class Isolation:
     beyond: Mapping[str, Metrics] = field(default_factory=dict)
     runs: int = 0
     standing: Standing | None = None
+    conditions: Conditions = field(default_factory=Conditions)  # that own errors are judged under
     # The run that `own` was measured in; None of a saved result.
     replay: Replay | None = None
     # Pairs over tolerance (by reference name) with the tensors right after an activation that one side has more, and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,12 +84,13 @@ class Run:
         return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
 
     def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
-        judge, forward = self._judge, self._forward
+        forward = self._forward
         for one in self._own.values():  # of a run that ended in a refusal
             one.cancel()
         self._own, self._large = {}, []
         overridden = [p for p in self._borders if rerun_name(p, forward) not in refused]
-        judge.inner = inner_roundings(judge.reference.graph, judge.candidate.graph, overridden)
+        inner = inner_roundings(self._judge.reference.graph, self._judge.candidate.graph, overridden)
+        judge = self._judge = self._judge.under(replace(self._judge.conditions, inner=inner))
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
         for pair in self._pairs:
             needed = judge.needed(pair, forward)

@@ -19,6 +19,7 @@ from aligndbg.match.pairing import match
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.judge import Judge
+from aligndbg.measure.limits import Conditions
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
@@ -94,13 +95,13 @@ def _isolate(
     feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
     weights: dict[str, Array] = {}
     if sides.quantized:
-        judge.weights_unknown = "run" not in sides.candidate.capabilities
+        judge = judge.under(Conditions(weights_unknown="run" not in sides.candidate.capabilities))
         with clock.stage("isolate"):
             feeds, weights = _on_grid(sides, matching, feeds)
     elif forward and is_quantized(sides.left.trace):
-        judge.weights_unknown = "run" not in sides.reference.capabilities
+        judge = judge.under(Conditions(weights_unknown="run" not in sides.reference.capabilities))
         with clock.stage("isolate"):
-            weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
+            weights = {} if judge.conditions.weights_unknown else _on_the_reference_grid(sides, matching)
     refused: dict[str, str] = {}
 
     made_before = (sides.right if forward else sides.left).trace

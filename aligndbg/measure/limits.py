@@ -1,18 +1,189 @@
-"""Which limits hold for a pair, and why: dtype, weights on a grid, explicit quantization."""
+"""Which limits hold for a pair where the user set none, and why: rules in order, of which the first that applies holds.
+
+They depend on what the values bear the rounding of, on the grids that tensors and weights lie on, and on how the run
+that isolated the pair was made.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from aligndbg.core.types import Array, Node, Trace
+from aligndbg.core.types import Array, Pair, Trace
+from aligndbg.measure.reading import Grids
+from aligndbg.measure.rounding import Rounding
+from aligndbg.measure.thresholds import (
+    EXPLICIT_REL_L2,
+    FEW_INNER,
+    HYBRID_REL_L2,
+    INT8_VALUES,
+    MIN_COSINE,
+    OWN_LSB,
+    RECORDED_FEWEST,
+    RECORDED_SAMPLE,
+    UNKNOWN_WEIGHTS_LSB,
+)
+from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance
 
-__all__ = ["Precision", "quantized_weights", "rounds_between", "stored_tensor"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "limit_of"]
 
 
-RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
+@dataclass(frozen=True)
+class Conditions:
+    """How the run that isolates pairs is made.
+
+    `inner` holds, by a pair's reference name, the unpaired tensors that its region computes and rounds.
+    `weights_unknown`: those of the quantized side cannot be read, so the other side computes with unquantized ones.
+    """
+
+    inner: Mapping[str, Rounding] = field(default_factory=dict)
+    weights_unknown: bool = False
+
+    def weak(self, name: str) -> str:
+        """Why a pair's own error in quantization steps is judged by a wider limit, "" where it is not."""
+        if inner := self.inner.get(name):
+            return f"the region rounds {inner.count} inner tensors, so its own error has a wider limit"
+        if self.weights_unknown:
+            return f"the candidate's weights are unknown, so its own error is judged at {UNKNOWN_WEIGHTS_LSB:g} steps"
+        return ""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What holds for a pair, and why."""
+
+    tolerance: Tolerance
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules ask of a pair.
+
+    `dtypes` are those whose rounding the values bear, `op` what the reference's tensor is the result of. `on_grid`: one
+    of the tensors is quantized; `stored`: one holds in float what is stored on a grid (asked of own errors alone).
+    `hybrid`: a side has operators that read weights on a grid as they are; `explicit`: each side puts float tensors on
+    a grid and back between operators (Q/DQ).
+    """
+
+    isolated: bool
+    dtypes: tuple[str, str] = ("float32", "float32")
+    op: str = ""
+    on_grid: bool = False
+    stored: bool = False
+    inner: Rounding | None = None
+    weights_unknown: bool = False
+    hybrid: bool = False
+    explicit: tuple[bool, bool] = (False, False)
+
+    @property
+    def quantized(self) -> bool:
+        return any(dtype in QUANTIZED for dtype in self.dtypes)
+
+    @property
+    def in_steps(self) -> bool:
+        """Whether an own error is one in quantization steps. Of a dump of an int8 run the step is not known."""
+        return self.quantized and self.on_grid
+
+    @property
+    def relative(self) -> bool:
+        """Whether an own error is one relative to the values; else it is one in steps, or values must be equal."""
+        return not self.in_steps and (self.quantized or any(dtype in EPSILON for dtype in self.dtypes))
+
+
+def _stored_on_a_grid(f: Facts) -> Limit | None:
+    if not f.stored:
+        return None
+    return Limit(Tolerance(max_lsb=OWN_LSB + (f.inner.lsb if f.inner else 0.0)), "a float tensor that holds a grid's")
+
+
+def _many_inner_roundings(f: Facts) -> Limit | None:
+    if not f.quantized or f.inner is None or f.inner.count <= FEW_INNER:
+        return None
+    return Limit(Tolerance(min_cosine=MIN_COSINE), "too many inner tensors are rounded for a bound in steps")
+
+
+def _few_inner_roundings(f: Facts) -> Limit | None:
+    if not f.in_steps or f.inner is None:
+        return None
+    return Limit(Tolerance(min_cosine=MIN_COSINE, max_lsb=OWN_LSB + f.inner.lsb), "inner tensors are rounded too")
+
+
+def _unknown_weights(f: Facts) -> Limit | None:
+    if not f.in_steps or not f.weights_unknown:
+        return None
+    return Limit(Tolerance(max_lsb=UNKNOWN_WEIGHTS_LSB), "the weights are not the quantized ones")
+
+
+def _explicit_on_one_side(f: Facts) -> Limit | None:
+    if not f.relative or f.explicit[0] == f.explicit[1] or f.hybrid or f.weights_unknown or f.inner:
+        return None
+    return Limit(Tolerance(rel_l2=EXPLICIT_REL_L2), "float operators on what one side's grids leave of their inputs")
+
+
+def _coarse(f: Facts) -> Limit | None:
+    if not f.relative or not (f.hybrid or any(f.explicit) or f.quantized):
+        return None
+    roundings = 1 + (f.inner.count if f.inner else 0)
+    return Limit(Tolerance(rel_l2=HYBRID_REL_L2 * roundings**0.5), "rounded by a grid whose steps are not known")
+
+
+def _after_grids(f: Facts) -> Limit | None:
+    if f.quantized or not f.relative or not (f.hybrid or any(f.explicit)):
+        return None
+    return Limit(Tolerance(min_cosine=MIN_COSINE), "computed from what grids have left")
+
+
+def _noise_floor(f: Facts) -> Limit:
+    return Limit(default_tolerance(*f.dtypes, op=f.op, isolated=f.isolated), "the noise floor of the dtypes")
+
+
+Rule = Callable[[Facts], Limit | None]
+OWN: tuple[Rule, ...] = (
+    _stored_on_a_grid,
+    _many_inner_roundings,
+    _few_inner_roundings,
+    _unknown_weights,
+    _explicit_on_one_side,
+    _coarse,
+    _noise_floor,
+)
+ACCUMULATED: tuple[Rule, ...] = (_after_grids, _noise_floor)
+
+
+def limit_of(facts: Facts) -> Limit:
+    """That of the first rule that applies."""
+    return next(found for rule in (OWN if facts.isolated else ACCUMULATED) if (found := rule(facts)))
+
+
+class Limits:
+    """The limits of the noise floor for the pairs of two traces."""
+
+    def __init__(self, reference: Trace, candidate: Trace, grids: tuple[Grids, Grids]) -> None:
+        self._traces, self._grids = (reference, candidate), grids
+        self._precision = Precision(reference), Precision(candidate)
+        self._hybrid = quantized_weights(reference) or quantized_weights(candidate)
+        self._explicit = grids[0].between_operators, grids[1].between_operators
+
+    def of(self, pair: Pair, under: Conditions, *, isolated: bool) -> Limit:
+        names = (pair.reference, pair.candidate)
+        node = self._traces[0].graph.producers().get(pair.reference)
+        return limit_of(
+            Facts(
+                isolated,
+                (self._precision[0].of(names[0]), self._precision[1].of(names[1])),
+                node.tail if node else "",
+                any(trace.quant(name) is not None for trace, name in zip(self._traces, names, strict=True)),
+                isolated and any(grids.stored(name) for grids, name in zip(self._grids, names, strict=True)),
+                under.inner.get(pair.reference),
+                under.weights_unknown,
+                self._hybrid,
+                self._explicit,
+            )
+        )
 
 
 class Precision:
@@ -36,14 +207,14 @@ class Precision:
 def _recorded_precision(value: Array) -> str:
     """What a float32 tensor was computed in: other tools dump fp16, bf16 and dequantized int8 so; "" if unclear."""
     sample = np.ascontiguousarray(value.reshape(-1)[:RECORDED_SAMPLE])
-    if str(value.dtype) != "float32" or np.count_nonzero(sample) < 300:
+    if str(value.dtype) != "float32" or np.count_nonzero(sample) < RECORDED_FEWEST:
         return ""
     bits = sample.view(np.uint32)
     if not (bits & 0xFFFF).any():
         return "bfloat16"
     if not (bits & 0x1FFF).any():
         return "float16"
-    return "int8" if len(np.unique(sample)) <= 256 else "float32"
+    return "int8" if len(np.unique(sample)) <= INT8_VALUES else "float32"
 
 
 def quantized_weights(trace: Trace) -> bool:
@@ -51,17 +222,3 @@ def quantized_weights(trace: Trace) -> bool:
     graph = trace.graph
     grids = {n for n in graph.constants if n in graph.tensors and graph.tensors[n].quant is not None}
     return any(n in grids for node in graph.nodes if node.canonical != "DequantizeLinear" for n in node.inputs)
-
-
-def rounds_between(trace: Trace, producers: Mapping[str, Node]) -> bool:
-    """Float tensors that are put on a grid and back between operators (Q/DQ)."""
-    return any(stored_tensor(trace, producers, name) for name in producers)
-
-
-def stored_tensor(trace: Trace, producers: Mapping[str, Node], name: str) -> str:
-    """The tensor on a grid that a DequantizeLinear makes `name` of, "" where there is none."""
-    node = producers.get(name)
-    if node is None or node.canonical != "DequantizeLinear" or node.inputs[0] not in trace.values:
-        return ""
-    quant = trace.quant(node.inputs[0])
-    return node.inputs[0] if quant is not None and quant.scale.size == 1 else ""

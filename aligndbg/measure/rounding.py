@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 
 from aligndbg.core.ops import MOVING
 from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Graph, Pair
+from aligndbg.measure.thresholds import INNER_LSB, OWN_LSB
 
 __all__ = ["Rounding", "inner_roundings"]
 
 
-# A region that rounds inner tensors to int8 too has no strict bound in steps of its output: clean ones were measured
-# at 3 with one inner tensor, 42 with many (a decomposed normalization).
-STEP_LSB = 3.0
 PASSING = MOVING | {"Relu", "Clip", "LeakyRelu", "Add", "Sub", "MaxPool", "AveragePool", "Concat", "Resize"}
 
 
@@ -30,46 +28,50 @@ def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -
     """For each pair (by reference name) whose region rounds inner tensors, what that costs.
 
     That is on the quantized side; on the candidate's where both are.
-
-    An inner tensor may be off by 1.5 of its own steps; where what reads it passes that on as it is, this is known in
-    steps of the region's output, else it is taken for STEP_LSB of them.
     """
     theirs = any(info.quant is not None for info in candidate.tensors.values())
     graph = candidate if theirs else reference
     names = {p.reference: p.candidate if theirs else p.reference for p in pairs}
-    producers, consumers = graph.producers(), graph.consumers()
-    paired = set(names.values())
-    paired |= {found[1] for n in paired if (found := read_through(consumers, n))}
-    stop = paired | set(graph.inputs) | graph.constants
+    borders = _borders(graph, names.values())
+    # Without any grid between operators (dynamic-range weights) each rounds what it is given.
     explicit = any(_step(graph, o) for node in graph.nodes for o in node.outputs)
     out: dict[str, Rounding] = {}
     for key, name in names.items():
-        stack, seen = [name], {name}
-        while stack:
-            node = producers.get(stack.pop())
-            for i in node.inputs if node else ():
-                if i and i not in seen and i not in stop:
-                    seen.add(i)
-                    stack.append(i)
-        computed = [
-            n
-            for n in seen
-            if n != name
-            and n in producers
-            and producers[n].canonical not in MOVING
-            # Without any grid between operators (dynamic-range weights) each rounds what it is given.
-            and (_step(graph, n) or not explicit)
-        ]
-        if computed:
-            own = _step(graph, name)
-            costs = [
-                max(STEP_LSB, 1.5 * _step(graph, n) / own)
-                if own and all(k.canonical in PASSING for k in consumers.get(n, ()))
-                else STEP_LSB
-                for n in computed
-            ]
-            out[key] = Rounding(len(computed), sum(costs))
+        rounded = [n for n in _computed_inside(graph, name, borders) if _step(graph, n) or not explicit]
+        if rounded:
+            out[key] = Rounding(len(rounded), sum(_cost(graph, n, name) for n in rounded))
     return out
+
+
+def _borders(graph: Graph, paired: Collection[str]) -> set[str]:
+    """Where regions end: what is paired, as it is or put on a grid and back, and what is not computed."""
+    read = (read_through(graph.consumers(), name) for name in paired)
+    return {*graph.inputs, *graph.constants, *paired, *(found[1] for found in read if found)}
+
+
+def _computed_inside(graph: Graph, name: str, borders: Container[str]) -> list[str]:
+    """The tensors between `name` and the borders before it that an operator computes, not merely moves."""
+    producers = graph.producers()
+    stack, seen = [name], {name: None}
+    while stack:
+        node = producers.get(stack.pop())
+        for i in node.inputs if node else ():
+            if i and i not in seen and i not in borders:
+                seen[i] = None
+                stack.append(i)
+    return [n for n in seen if n != name and n in producers and producers[n].canonical not in MOVING]
+
+
+def _cost(graph: Graph, inner: str, output: str) -> float:
+    """What rounding `inner` may add to the error of `output`, in steps of that.
+
+    It may be off by OWN_LSB of its own steps; where what reads it passes that on as it is, this is known in steps of
+    the output, else it is taken for INNER_LSB of them.
+    """
+    step = _step(graph, output)
+    if step and all(reader.canonical in PASSING for reader in graph.consumers().get(inner, ())):
+        return max(INNER_LSB, OWN_LSB * _step(graph, inner) / step)
+    return INNER_LSB
 
 
 def _step(graph: Graph, name: str) -> float:

@@ -11,8 +11,28 @@ import numpy as np
 
 from aligndbg.core.errors import UsageError, nearest
 from aligndbg.measure.results import Metrics
+from aligndbg.measure.thresholds import (
+    ACCUMULATED_REL_L2,
+    ACCUMULATED_ROUNDINGS,
+    ACCUMULATED_SUMS,
+    MIN_COSINE,
+    NOISE_FLOOR,
+    OWN_LSB,
+    OWN_REL_L2,
+    OWN_ROUNDINGS,
+)
 
-__all__ = ["Tolerance", "ToleranceRules", "check_limits", "default_tolerance", "degenerate", "judge"]
+__all__ = [
+    "EPSILON",
+    "LIMITS",
+    "QUANTIZED",
+    "Tolerance",
+    "ToleranceRules",
+    "check_limits",
+    "default_tolerance",
+    "degenerate",
+    "within",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Tolerance:
 LIMITS = tuple(f.name for f in fields(Tolerance) if not f.name.startswith("escape_"))
 
 # 2**-mantissa of what a dtype stores; ml_dtypes' names need no import this way.
-_EPSILON = {
+EPSILON = {
     "float64": 2.0**-52,
     "float32": 2.0**-23,
     "float16": 2.0**-10,
@@ -59,7 +79,7 @@ _EPSILON = {
     "float8_e5m2": 2.0**-2,
     "float8_e5m2fnuz": 2.0**-2,
 }
-_QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"})
+QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"})
 # Values in 0..1 or -1..1 whatever the input: an error is to be seen against 1, not against a tensor of tiny scores.
 _BOUNDED_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"})
 
@@ -67,28 +87,29 @@ _BOUNDED_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"})
 def default_tolerance(
     dtype_reference: str, dtype_candidate: str, op: str = "", reduction: int | None = None, *, isolated: bool = False
 ) -> Tolerance:
-    """Limits from the noise floor of the two storage dtypes.
+    """Limits from the noise floor of the two storage dtypes, for an operator's own error (`isolated`) or accumulated.
 
-    Measured between runtimes in fp32: errors that accumulate reach 6e-4 relative L2 at the end of real networks, an
-    operator's own error (`isolated`) stays under 1e-6. The limits are 1e-3 and 1e-4, wider for dtypes with fewer
-    bits (2 and 16 steps of the dtype) and for long sums (`reduction` elements; rounding grows with its root). A
-    difference under 1e-6 of the tensor's largest value is never a fault. Quantized tensors (int8, ...): cosine >=
-    0.95 accumulated, 1.5 quantization steps isolated. Other integers and booleans must be equal.
+    Floats: relative L2, wider for dtypes with fewer bits and for long sums (`reduction` elements; rounding grows with
+    its root). Quantized tensors (int8, ...): a cosine accumulated, steps isolated. Other integers and booleans must be
+    equal.
     """
     names = (dtype_reference, dtype_candidate)
-    if any(name in _QUANTIZED for name in names):
-        return Tolerance(max_lsb=1.5) if isolated else Tolerance(min_cosine=0.95)
-    if not any(name in _EPSILON for name in names):
+    if any(name in QUANTIZED for name in names):
+        return Tolerance(max_lsb=OWN_LSB) if isolated else Tolerance(min_cosine=MIN_COSINE)
+    if not any(name in EPSILON for name in names):
         return Tolerance(atol=0.0, rtol=0.0)
-    epsilon = max(_EPSILON.get(name, 0.0) for name in names)
-    rounding = max(epsilon, _EPSILON["float32"])
-    growth = math.sqrt(reduction) * _EPSILON["float32"] if reduction else 0.0
-    escape = max(1e-6, epsilon)
-    limit = max(1e-4, 2 * rounding, growth) if isolated else max(1e-3, 16 * rounding, 10 * growth)
+    epsilon = max(EPSILON.get(name, 0.0) for name in names)
+    rounding = max(epsilon, EPSILON["float32"])
+    growth = math.sqrt(reduction) * EPSILON["float32"] if reduction else 0.0
+    escape = max(NOISE_FLOOR, epsilon)
+    if isolated:
+        limit = max(OWN_REL_L2, OWN_ROUNDINGS * rounding, growth)
+    else:
+        limit = max(ACCUMULATED_REL_L2, ACCUMULATED_ROUNDINGS * rounding, ACCUMULATED_SUMS * growth)
     return Tolerance(rel_l2=limit, escape_rel=escape, escape_abs=escape if op in _BOUNDED_OPS else 0.0)
 
 
-def judge(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
+def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     """Whether every limit holds, and the first that does not (or the tightest fact) with its value.
 
     An undefined value (nan) is never within. `metrics` must have been made with this tolerance where it has `atol` or
@@ -105,7 +126,7 @@ def judge(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     if metrics.max_abs <= escape and escape > 0:
         return True, f"max_abs {metrics.max_abs:.3g} <= {escape:.3g}, the noise floor for values up to {largest:.3g}"
     checks = [_check(metrics, tolerance, name) for name in LIMITS if getattr(tolerance, name) is not None]
-    failed = [text for within, text in checks if not within]
+    failed = [text for holds, text in checks if not holds]
     return (False, failed[0]) if failed else (True, checks[0][1])
 
 
@@ -118,9 +139,9 @@ def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, st
         return False, f"{name} is undefined (neither side is quantized)"
     if math.isnan(value):
         return False, f"{name} is undefined ({metrics.reasons.get(name, 'no reason given')})"
-    within = value >= bound if limit.startswith("min_") else value <= bound
-    sign = (">=" if within else "<") if limit.startswith("min_") else ("<=" if within else ">")
-    return within, f"{name} {value:.6g} {sign} {bound:g}"
+    holds = value >= bound if limit.startswith("min_") else value <= bound
+    sign = (">=" if holds else "<") if limit.startswith("min_") else ("<=" if holds else ">")
+    return holds, f"{name} {value:.6g} {sign} {bound:g}"
 
 
 def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
@@ -129,9 +150,9 @@ def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str
         return False, f"max_abs is undefined ({metrics.reasons.get('max_abs', 'no reason given')})"
     if metrics.violations is None:
         return False, metrics.reasons.get("violations", f"violations of {rule} were not counted")
-    within = metrics.violations == 0
-    count = "no element" if within else f"{metrics.violations} of {metrics.count} elements"
-    return within, f"max_abs {metrics.max_abs:.6g}, {count} over {rule}"
+    none = metrics.violations == 0
+    count = "no element" if none else f"{metrics.violations} of {metrics.count} elements"
+    return none, f"max_abs {metrics.max_abs:.6g}, {count} over {rule}"
 
 
 def degenerate(metrics: Metrics) -> str:
@@ -150,7 +171,7 @@ def degenerate(metrics: Metrics) -> str:
     if metrics.zeros_reference == metrics.zeros_candidate == metrics.count - nonfinite:
         return "all zero on both sides"
     constant = metrics.min_reference == metrics.max_reference and metrics.min_candidate == metrics.max_candidate
-    if constant and metrics.count > 1 and metrics.max_abs <= 1e-6 * abs(metrics.max_reference):
+    if constant and metrics.count > 1 and metrics.max_abs <= NOISE_FLOOR * abs(metrics.max_reference):
         return "constant on both sides"
     return ""
 

@@ -95,7 +95,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         )
         for side in (ref, cand):
             done(side)
-        matching = isolation.matching if isolation else matching
+        if isolation:
+            matching, judge = isolation.matching, judge.under(isolation.conditions)
         found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
             left.trace, left.prints, matching
         )
@@ -114,9 +115,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             and link.layout.permutation != tuple(range(len(link.layout.permutation)))
             for link in plan.links
         )
-        verdict, why = decide(
-            left.trace, right.trace, matching, measured, faults, judge, settings.min_coverage, inputs_transposed=swapped
-        )
+        verdict, why = decide(judge, matching, measured, faults, settings.min_coverage, inputs_transposed=swapped)
         said = [*left.trace.graph.notes, *right.trace.graph.notes]
         notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
         notes += drift_notes(verdict, measured)

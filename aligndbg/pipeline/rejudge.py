@@ -17,6 +17,7 @@ from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.trust import Standing
 from aligndbg.measure.judge import Judge
+from aligndbg.measure.limits import Conditions
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.rounding import inner_roundings
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
@@ -74,6 +75,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
     now.refuse_unused()
     kept = basis.isolated
     isolation = _isolation(found, basis, kept) if kept else None
+    now = now.under(isolation.conditions) if isolation else now
     faults, truncated, again = found.faults, found.truncated, AGAIN
     if kept is not None and isolation is not None:
         over = now.over(isolation)
@@ -87,12 +89,10 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
             again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
     measured = [_measured(now, m, isolation, basis) for m in found.pairs]
     verdict, why = decide(
-        now.reference,
-        now.candidate,
+        now,
         found.matching,
         measured,
         faults,
-        now,
         min_coverage,
         inputs_transposed=basis.inputs_transposed,
     )
@@ -123,8 +123,18 @@ def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
     own = {**own, **kept.shadowed}
     standing = Standing(own, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer, kept.farther)
-    opened = frozenset(kept.refused)
-    return Isolation(found.matching, own, doubtful, kept.over_shown, opened, kept.beyond, kept.runs, standing)
+    inner = inner_roundings(*found.graphs, [m.pair for m in found.pairs if m.pair.reference not in kept.refused])
+    return Isolation(
+        found.matching,
+        own,
+        doubtful,
+        kept.over_shown,
+        frozenset(kept.refused),
+        kept.beyond,
+        kept.runs,
+        standing,
+        Conditions(inner, basis.weights_unknown),
+    )
 
 
 def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
@@ -149,10 +159,6 @@ class _SavedJudge(Judge):
         left = _without_values(found.reference, found, basis, 0)
         right = _without_values(found.candidate, found, basis, 1)
         super().__init__(left, right, rules)
-        if basis.isolated is not None:
-            bounds = [m.pair for m in found.pairs if m.pair.reference not in basis.isolated.refused]
-            self.inner = inner_roundings(*found.graphs, bounds)
-        self.weights_unknown = basis.weights_unknown
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}
         for m in found.pairs:

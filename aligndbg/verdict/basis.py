@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from aligndbg.core.types import Trace
 from aligndbg.locate.isolation import Isolation
-from aligndbg.measure.judge import Judge
+from aligndbg.measure.judge import Judge, other_layouts
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.tolerance import Tolerance
 
@@ -89,21 +89,17 @@ def basis_of(
         missing=(judge.reference.missing, judge.candidate.missing),
         isolated=isolated_of(isolation) if isolation else None,
         why_not=why_not,
-        weights_unknown=judge.weights_unknown,
+        weights_unknown=judge.conditions.weights_unknown,
         inputs_transposed=inputs_transposed,
     )
 
 
 def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
-    others = (
-        (p, replace(m.pair, layout=replace(m.pair.layout, permutation=p, alternatives=())))
-        for p in m.pair.layout.alternatives
-    )
     return PairBasis(
         limits=judge.default(m.pair),
         own_limits=judge.default(m.pair, isolated=True),
         doubt=doubt,
-        layouts=tuple((permutation, judge.metrics(pair)) for permutation, pair in others),
+        layouts=tuple((pair.layout.permutation, judge.metrics(pair)) for pair in other_layouts(m.pair)),
     )
 
 

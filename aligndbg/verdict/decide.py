@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aligndbg.core.layouts import exchanges_axes
 from aligndbg.core.types import Fault, Matching, Status, Trace, UnmatchedClass, Verdict
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
-from aligndbg.measure.tolerance import degenerate, judge
+from aligndbg.measure.tolerance import degenerate, within
 
 __all__ = ["decide", "drift_notes"]
 
 
 def decide(
-    reference: Trace,
-    candidate: Trace,
+    judge: Judge,
     matching: Matching,
     measurements: Iterable[Measurement],
-    faults: Iterable[Fault],
-    judge_: Judge,
+    faults: Sequence[Fault],
     min_coverage: float,
     inputs_transposed: bool = False,
 ) -> tuple[Verdict, str]:
@@ -28,42 +26,55 @@ def decide(
     An output of one shape on both sides whose axes are in another order (H and W swapped) is not the same output,
     unless the inputs are fed so too (`inputs_transposed`).
     """
-    found = list(faults)
-    if found:
-        return Verdict.DIVERGED, f"{len(found)} fault{'s' if len(found) > 1 else ''}"
-    by_reference = {m.pair.reference: m for m in measurements}
-    outputs = _output_pairs(reference, candidate, by_reference)
-    over = [
-        m
-        for m in outputs
-        if not judge(m.metrics, judge_.tolerance(m.pair))[0]
-        and (m.metrics.nonfinite_mismatch or not degenerate(m.metrics))
-    ]
-    if over:
-        why = judge(over[0].metrics, judge_.tolerance(over[0].pair))[1]
-        return Verdict.DIVERGED, f"output {over[0].pair.reference}: {why}"
-    moved = [m for m in outputs if exchanges_axes(m.pair.layout)]
-    if moved and not inputs_transposed:
-        order = moved[0].pair.layout.permutation
-        return (
-            Verdict.DIVERGED,
-            f"output {moved[0].pair.reference}: equal shapes, but its axes are in another order {order}",
-        )
-    unpaired = _unpaired_outputs(reference, candidate, matching)
-    if unpaired:
-        return Verdict.INCONCLUSIVE, f"output {unpaired[0]} was not compared"
+    reference, candidate = judge.reference, judge.candidate
+    outputs = _output_pairs(reference, candidate, measurements)
+    wrong = _faulty(faults) or _over_tolerance(judge, outputs) or ("" if inputs_transposed else _transposed(outputs))
+    if wrong:
+        return Verdict.DIVERGED, wrong
+    open_ = _unpaired(reference, candidate, matching) or _proves_nothing(outputs) or _too_few(matching, min_coverage)
+    if open_:
+        return Verdict.INCONCLUSIVE, open_
+    compared = matching.coverage_reference.compared
+    return Verdict.ALIGNED, f"every output is within tolerance, {compared} tensors compared"
+
+
+def _faulty(faults: Sequence[Fault]) -> str:
+    return f"{len(faults)} fault{'s' if len(faults) > 1 else ''}" if faults else ""
+
+
+def _over_tolerance(judge: Judge, outputs: Iterable[Measurement]) -> str:
+    for m in outputs:
+        fine, why = within(m.metrics, judge.tolerance(m.pair))
+        if not fine and (m.metrics.nonfinite_mismatch or not degenerate(m.metrics)):
+            return f"output {m.pair.reference}: {why}"
+    return ""
+
+
+def _transposed(outputs: Iterable[Measurement]) -> str:
+    for m in outputs:
+        if exchanges_axes(m.pair.layout):
+            order = m.pair.layout.permutation
+            return f"output {m.pair.reference}: equal shapes, but its axes are in another order {order}"
+    return ""
+
+
+def _unpaired(reference: Trace, candidate: Trace, matching: Matching) -> str:
+    lost = _unpaired_outputs(reference, candidate, matching)
+    return f"output {lost[0]} was not compared" if lost else ""
+
+
+def _proves_nothing(outputs: Sequence[Measurement]) -> str:
     if not outputs:
         # A trace may hold inner tensors only; without any output there is nothing to call aligned.
-        return Verdict.INCONCLUSIVE, "no model output was compared"
-    proves_nothing = [m for m in outputs if m.status is Status.UNKNOWN]
-    if proves_nothing:
-        first = proves_nothing[0]
-        return Verdict.INCONCLUSIVE, f"output {first.pair.reference} proves nothing: {first.reason}"
+        return "no model output was compared"
+    unknown = [m for m in outputs if m.status is Status.UNKNOWN]
+    return f"output {unknown[0].pair.reference} proves nothing: {unknown[0].reason}" if unknown else ""
+
+
+def _too_few(matching: Matching, min_coverage: float) -> str:
     covered = matching.coverage_reference
     share = covered.compared / max(1, covered.compared + covered.unmatched)
-    if share < min_coverage:
-        return Verdict.INCONCLUSIVE, f"only {share:.0%} of the reference's tensors were compared (--min-coverage)"
-    return Verdict.ALIGNED, f"every output is within tolerance, {covered.compared} tensors compared"
+    return f"only {share:.0%} of the reference's tensors were compared (--min-coverage)" if share < min_coverage else ""
 
 
 def drift_notes(verdict: Verdict, measurements: Iterable[Measurement]) -> list[str]:
@@ -74,10 +85,10 @@ def drift_notes(verdict: Verdict, measurements: Iterable[Measurement]) -> list[s
     return [f"{drifting} inner tensors are over tolerance or prove nothing; the outputs are fine"]
 
 
-def _output_pairs(reference: Trace, candidate: Trace, by_reference: dict[str, Measurement]) -> list[Measurement]:
+def _output_pairs(reference: Trace, candidate: Trace, measurements: Iterable[Measurement]) -> list[Measurement]:
     """Pairs that hold a model output of either side; of a trace without a graph, every last tensor counts as inner."""
     ours, theirs = set(reference.graph.outputs), set(candidate.graph.outputs)
-    return [m for m in by_reference.values() if m.pair.reference in ours or m.pair.candidate in theirs]
+    return [m for m in measurements if m.pair.reference in ours or m.pair.candidate in theirs]
 
 
 def _unpaired_outputs(reference: Trace, candidate: Trace, matching: Matching) -> list[str]:

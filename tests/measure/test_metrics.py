@@ -21,7 +21,7 @@ from aligndbg.measure import metrics
 from aligndbg.measure.blocks import DISTINCT_CAP
 from aligndbg.measure.fingerprint import fingerprint
 from aligndbg.measure.metrics import compare
-from aligndbg.measure.tolerance import Tolerance, ToleranceRules, default_tolerance, degenerate, judge
+from aligndbg.measure.tolerance import Tolerance, ToleranceRules, default_tolerance, degenerate, within
 
 RNG = np.random.default_rng(7)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)
@@ -349,20 +349,20 @@ def test_defaults_separate_noise_from_faults() -> None:
     r = RNG.standard_normal(4096).astype(np.float32)
     noise, fault = (r * (1 + size * RNG.standard_normal(4096)).astype(np.float32) for size in (3e-7, 2e-3))
     isolated = default_tolerance("float32", "float32", "Conv", isolated=True)
-    assert judge(compare(r, noise), isolated)[0]
-    within, why = judge(compare(r, fault), isolated)
-    assert not within
+    assert within(compare(r, noise), isolated)[0]
+    fine, why = within(compare(r, fault), isolated)
+    assert not fine
     assert why.startswith("rel_l2 0.00")
     half = r.astype(np.float16)
-    assert judge(compare(r, half), default_tolerance("float32", "float16", isolated=True))[0]
-    assert judge(compare(r, r.astype(ml_dtypes.bfloat16)), default_tolerance("float32", "bfloat16", isolated=True))[0]
+    assert within(compare(r, half), default_tolerance("float32", "float16", isolated=True))[0]
+    assert within(compare(r, r.astype(ml_dtypes.bfloat16)), default_tolerance("float32", "bfloat16", isolated=True))[0]
 
 
 def test_tiny_values_of_a_bounded_op_are_judged_against_one() -> None:
     r = np.array([1e-7, 2e-7, 3e-7], np.float32)
     measured = compare(r, r * np.float32(1.01))
-    assert judge(measured, default_tolerance("float32", "float32", "Sigmoid", isolated=True))[0]
-    assert not judge(measured, default_tolerance("float32", "float32", "Conv", isolated=True))[0]
+    assert within(measured, default_tolerance("float32", "float32", "Sigmoid", isolated=True))[0]
+    assert not within(measured, default_tolerance("float32", "float32", "Conv", isolated=True))[0]
 
 
 def test_default_of_quantized_and_exact_dtypes() -> None:
@@ -370,8 +370,8 @@ def test_default_of_quantized_and_exact_dtypes() -> None:
     assert default_tolerance("float32", "int8", isolated=True) == Tolerance(max_lsb=1.5)
     exact = default_tolerance("int64", "int32")
     r = np.array([1, 2, 3])
-    assert judge(compare(r, r, tolerance=exact), exact)[0]
-    assert not judge(compare(r, r + 1, tolerance=exact), exact)[0]
+    assert within(compare(r, r, tolerance=exact), exact)[0]
+    assert not within(compare(r, r + 1, tolerance=exact), exact)[0]
     long_sum = default_tolerance("float32", "float32", "MatMul", 10_000_000, isolated=True)
     assert long_sum.rel_l2 is not None
     assert long_sum.rel_l2 > 1e-4
@@ -389,14 +389,14 @@ def test_default_of_quantized_and_exact_dtypes() -> None:
     ],
 )
 def test_judge_refuses(r: list[float], c: list[float], tolerance: Tolerance, why: str) -> None:
-    within, reason = judge(compare(np.array(r, float), np.array(c, float)), tolerance)
-    assert not within
+    fine, reason = within(compare(np.array(r, float), np.array(c, float)), tolerance)
+    assert not fine
     assert why in reason
 
 
 def test_judge_never_passes_uncounted_violations() -> None:
-    within, reason = judge(compare(np.ones(2), np.ones(2) * 1.5), Tolerance(atol=1.0))
-    assert not within
+    fine, reason = within(compare(np.ones(2), np.ones(2) * 1.5), Tolerance(atol=1.0))
+    assert not fine
     assert "not counted" in reason
 
 

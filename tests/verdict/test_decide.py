@@ -238,7 +238,7 @@ def verdict(
         coverage_reference=coverage or Coverage(compared=len(measured)),
     )
     found = [Fault("h", "h", "Op", "Op", 0.5, "rel_l2")] * faults
-    return decide(left, right, matching, measured, found, judge, min_coverage)
+    return decide(judge, matching, measured, found, min_coverage)
 
 
 def test_aligned() -> None:
@@ -325,7 +325,7 @@ def test_quantized_against_float_passes_by_cosine() -> None:
     measured = [judge.measure(pair())]
     matching = Matching((pair(),), coverage_reference=Coverage(compared=1))
     assert measured[0].metrics.cosine > 0.95
-    assert decide(left, right, matching, measured, [], judge, 0.5)[0] is Verdict.ALIGNED
+    assert decide(judge, matching, measured, [], 0.5)[0] is Verdict.ALIGNED
     worse = trace({"y": GRID.quantize(near(0.6), "int8")}, quants={"y": GRID})
     judge = Judge(left, worse, ToleranceRules())
-    assert decide(left, worse, matching, [judge.measure(pair())], [], judge, 0.5)[0] is Verdict.DIVERGED
+    assert decide(judge, matching, [judge.measure(pair())], [], 0.5)[0] is Verdict.DIVERGED

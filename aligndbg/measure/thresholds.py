@@ -1,0 +1,57 @@
+"""Every number that tells noise from a difference, with its measurement or reason; the tables: docs/tolerances.md."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACCUMULATED_REL_L2",
+    "ACCUMULATED_ROUNDINGS",
+    "ACCUMULATED_SUMS",
+    "EXPLICIT_REL_L2",
+    "FEW_INNER",
+    "HYBRID_REL_L2",
+    "INNER_LSB",
+    "INT8_VALUES",
+    "MIN_COSINE",
+    "NOISE_FLOOR",
+    "OWN_LSB",
+    "OWN_REL_L2",
+    "OWN_ROUNDINGS",
+    "RECORDED_FEWEST",
+    "RECORDED_SAMPLE",
+    "UNKNOWN_WEIGHTS_LSB",
+]
+
+
+# Relative L2 in fp32. Torch against ONNX Runtime on five networks: clean operators err by at most 5.8e-7 of their own,
+# and the errors that accumulate reach 1.5e-4 (ResNet-50) and 6e-4 (YOLOv8n).
+OWN_REL_L2 = 1e-4
+ACCUMULATED_REL_L2 = 1e-3
+# Of a dtype with fewer bits, roundings: that of each side's result for an operator alone, room for more than one
+# operator's when they accumulate.
+OWN_ROUNDINGS = 2
+ACCUMULATED_ROUNDINGS = 16
+ACCUMULATED_SUMS = 10  # times the rounding of a long sum, likewise
+# A largest difference under this share of the tensor's largest value is rounding, whatever it is of a value near zero.
+NOISE_FLOOR = 1e-6
+
+# Quantized against float, accumulated: the error grows with depth (up to 254 steps), so only the direction is held to.
+MIN_COSINE = 0.95
+# Quantization steps of an operator alone, on the candidate's grid: clean ones were measured at 1.00 at most, and none
+# of 1,161 was over 1.5; a zero point off by 10 gives 10, scales of 1.5 times 14.
+OWN_LSB = 1.5
+# A region that rounds inner tensors to int8 too has no strict bound in steps of its output: clean ones were measured
+# at 3 with one inner tensor, 42 with many (a decomposed normalization). With more than a few only the cosine is left.
+INNER_LSB = 3.0
+FEW_INNER = 2
+# The candidate's weights cannot be read (a recorded trace), so the reference computes with unquantized ones: clean
+# operators were measured up to 3 steps, some a little over. Weak, and said to be.
+UNKNOWN_WEIGHTS_LSB = 5.0
+# A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
+HYBRID_REL_L2 = 5e-2
+# A float op of an explicitly quantized model (Q/DQ) against that of the float one, on the very values and weights that
+# it reads: measured up to 4e-4, from biases that are rounded too.
+EXPLICIT_REL_L2 = 1e-3
+
+RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
+RECORDED_FEWEST = 300  # that are not zero: fewer may be exact in float16, or on a grid, by chance
+INT8_VALUES = 256  # distinct ones
