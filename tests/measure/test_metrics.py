@@ -1,4 +1,4 @@
-"""metrics and tolerance against naive float64 formulas, and the cases in which a number would lie."""
+"""Metrics against naive float64 formulas, and the cases in which a number would lie."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aligndbg.measure import metrics
 from aligndbg.measure.blocks import DISTINCT_CAP
 from aligndbg.measure.fingerprint import fingerprint
 from aligndbg.measure.metrics import compare
-from aligndbg.measure.tolerance import Tolerance, ToleranceRules, default_tolerance, degenerate, within
+from aligndbg.measure.tolerance import Tolerance
 
 RNG = np.random.default_rng(7)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)
@@ -105,7 +105,7 @@ def test_block_boundaries_change_nothing(monkeypatch: pytest.MonkeyPatch, block:
     monkeypatch.setattr(_blocks.Tiling.__init__, "__defaults__", (block,))
     parts = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
     for found in (whole, parts):
-        del found["joint"]  # arrays; tests/test_joint.py
+        del found["joint"]  # arrays; test_violations.py
     for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated"):
         assert parts.pop(name) == whole.pop(name)
     assert parts == pytest.approx(whole, rel=1e-12)
@@ -231,27 +231,6 @@ def test_float32_extremes_do_not_overflow() -> None:
     assert measured.cosine == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("r", "c", "reason"),
-    [
-        ([], [], "empty"),
-        ([0, 0], [0, 0], "all zero on both sides"),
-        ([0], [0], "all zero on both sides"),
-        ([2, 2], [2, 2], "constant on both sides"),
-        ([NAN, NAN], [NAN, NAN], "non-finite everywhere"),
-        ([1, NAN], [1, 1], "non-finite on one side only"),
-        ([0, 0], [1, 2], ""),
-        ([2, 2], [3, 3], ""),
-        ([2], [2], ""),
-        ([1, 2, INF], [1, 2, INF], ""),
-    ],
-)
-def test_degenerate(r: list[float], c: list[float], reason: str) -> None:
-    found = degenerate(compare(np.array(r, np.float64), np.array(c, np.float64)))
-    assert found.startswith(reason)
-    assert bool(found) == bool(reason)
-
-
 # --- quantization -------------------------------------------------------------------------------------------------
 
 
@@ -305,119 +284,6 @@ def test_violations_and_distinct() -> None:
     assert compare(r, c).violations is None
     assert compare(r, np.floor(r / 100)).distinct_reference == DISTINCT_CAP
     assert compare(r, np.floor(r / 100)).distinct_candidate == 100
-
-
-# --- fingerprints -------------------------------------------------------------------------------------------------
-
-
-@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=4, max_side=6), elements=ELEMENTS), st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
-def test_fingerprint_ignores_the_order(array: np.ndarray, seed: int) -> None:
-    shuffled = np.random.default_rng(seed).permutation(array.reshape(-1))
-    assert fingerprint(array).distance(fingerprint(shuffled)) < 1e-12
-    assert fingerprint(array.T).distance(fingerprint(array)) < 1e-12
-
-
-def test_fingerprint_values_and_distances() -> None:
-    x = np.array([[1.0, -2.0], [0.0, 3.0]], np.float32)
-    found = fingerprint(x)
-    assert (found.count, found.finite, found.zeros, found.constant) == (4, 4, 1, False)
-    assert (found.mean, found.mean_abs, found.min, found.max) == (0.5, 1.5, -2.0, 3.0)
-    assert found.rms == pytest.approx(math.sqrt(14 / 4))
-    assert found.third == pytest.approx((1 - 4 + 9) / 4 / found.rms)
-    assert found.distance(found) == 0
-    assert found.distance(fingerprint(-x)) > 0.1
-    assert found.distance(fingerprint(x[0])) == math.inf
-    zero = fingerprint(np.zeros(4))
-    assert zero.distance(zero) == 0
-    assert zero.constant
-    nothing = fingerprint(np.array([NAN, INF]))
-    assert nothing.distance(nothing) == math.inf
-    assert fingerprint(np.zeros(0)).distance(fingerprint(np.zeros(0))) == math.inf
-
-
-def test_fingerprint_of_quantized_values() -> None:
-    quant = Quant(np.array([0.5, 2.0], np.float32), np.array([1, 0]), axis=0)
-    q = np.array([[1, 3], [1, 2]], np.int8)
-    assert fingerprint(q, quant) == fingerprint(quant.dequantize(q))
-
-
-# --- tolerance ----------------------------------------------------------------------------------------------------
-
-
-def test_defaults_separate_noise_from_faults() -> None:
-    r = RNG.standard_normal(4096).astype(np.float32)
-    noise, fault = (r * (1 + size * RNG.standard_normal(4096)).astype(np.float32) for size in (3e-7, 2e-3))
-    isolated = default_tolerance("float32", "float32", "Conv", isolated=True)
-    assert within(compare(r, noise), isolated)[0]
-    fine, why = within(compare(r, fault), isolated)
-    assert not fine
-    assert why.startswith("rel_l2 0.00")
-    half = r.astype(np.float16)
-    assert within(compare(r, half), default_tolerance("float32", "float16", isolated=True))[0]
-    assert within(compare(r, r.astype(ml_dtypes.bfloat16)), default_tolerance("float32", "bfloat16", isolated=True))[0]
-
-
-def test_tiny_values_of_a_bounded_op_are_judged_against_one() -> None:
-    r = np.array([1e-7, 2e-7, 3e-7], np.float32)
-    measured = compare(r, r * np.float32(1.01))
-    assert within(measured, default_tolerance("float32", "float32", "Sigmoid", isolated=True))[0]
-    assert not within(measured, default_tolerance("float32", "float32", "Conv", isolated=True))[0]
-
-
-def test_default_of_quantized_and_exact_dtypes() -> None:
-    assert default_tolerance("float32", "int8") == Tolerance(min_cosine=0.95)
-    assert default_tolerance("float32", "int8", isolated=True) == Tolerance(max_lsb=1.5)
-    exact = default_tolerance("int64", "int32")
-    r = np.array([1, 2, 3])
-    assert within(compare(r, r, tolerance=exact), exact)[0]
-    assert not within(compare(r, r + 1, tolerance=exact), exact)[0]
-    long_sum = default_tolerance("float32", "float32", "MatMul", 10_000_000, isolated=True)
-    assert long_sum.rel_l2 is not None
-    assert long_sum.rel_l2 > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("r", "c", "tolerance", "why"),
-    [
-        ([1, NAN], [1, 2], Tolerance(min_cosine=0.1), "NaN or Inf on one side"),
-        ([], [], Tolerance(min_cosine=0.1), "empty"),
-        ([0, 0], [0, 0], Tolerance(min_cosine=0.1), "cosine is undefined (the reference is all zero)"),
-        ([1, 2], [1, 2], Tolerance(max_lsb=1), "neither side is quantized"),
-        ([1, 2], [1, 3], Tolerance(min_sqnr=20), "sqnr_db"),
-        ([1, 2], [1, 3], Tolerance(min_euclid=0.9), "euclid"),
-    ],
-)
-def test_judge_refuses(r: list[float], c: list[float], tolerance: Tolerance, why: str) -> None:
-    fine, reason = within(compare(np.array(r, float), np.array(c, float)), tolerance)
-    assert not fine
-    assert why in reason
-
-
-def test_judge_never_passes_uncounted_violations() -> None:
-    fine, reason = within(compare(np.ones(2), np.ones(2) * 1.5), Tolerance(atol=1.0))
-    assert not fine
-    assert "not counted" in reason
-
-
-def test_rules_later_wins_and_unused_is_told() -> None:
-    rules = ToleranceRules(
-        Tolerance(min_cosine=0.99), ["op=Conv:atol=1e-3,rtol=1e-2", "name=/head/*:min_cosine=0.9", "name=a:0:atol=1"]
-    )
-    default = Tolerance(rel_l2=1e-4)
-    assert rules.resolve("Relu", ["/x"], default) == Tolerance(min_cosine=0.99)
-    assert rules.resolve("Conv", ["/head/y"], default) == Tolerance(atol=1e-3, rtol=1e-2, min_cosine=0.9)
-    assert rules.resolve("Relu", ["a:0"], default) == Tolerance(atol=1.0, min_cosine=0.99)
-    assert ToleranceRules().resolve("Conv", ["x"], default) == default
-    assert rules.unused(["Conv"], ["/head/y"]) == ("name=a:0:atol=1",)
-
-
-@pytest.mark.parametrize(
-    "spec", ["op=Conv", "op=Conv:", "op=:atol=1", "atol", "min_cosin=1", "name=x:atol=much", "atol=-1", "atol=nan"]
-)
-def test_malformed_rules_are_usage_errors(spec: str) -> None:
-    with pytest.raises(UsageError):
-        ToleranceRules(None, [spec])
 
 
 def test_public_names_exist() -> None:
