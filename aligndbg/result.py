@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from aligndbg.core.types import Cause, Coverage, Fault, Graph, Matching, ModelInfo, Status, Verdict
 from aligndbg.measure.results import Measurement
 from aligndbg.verdict.basis import Basis
+from aligndbg.verdict.checks import Checks
 
 __all__ = ["Result"]
 
@@ -35,13 +35,13 @@ class Result:
     outputs: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ()
     truncated: bool = False
-    checks: Mapping[str, Any] = field(default_factory=dict)
+    checks: Checks = field(default_factory=Checks)
     timing: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     graphs: tuple[Graph, Graph] = (Graph(), Graph())
     basis: Basis | None = None
-    samples: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[Mapping[str, str | int | float | None], ...] = ()
 
     def __bool__(self) -> bool:
         raise TypeError("a Diff has no truth value: compare its .verdict, or call .raise_if_diverged()")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
 
-from aligndbg.core.types import Graph, Pair, Region
+from aligndbg.core.types import Graph, Node, Pair, Region
 
 __all__ = ["next_pairs", "region"]
 
 
-def next_pairs(consumers: Mapping[str, Any], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
+def next_pairs(consumers: Mapping[str, Sequence[Node]], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
     """The nearest paired tensors computed from `name`, each once."""
     found: dict[str, Pair] = {}
     stack, seen = [name], {name}

@@ -110,7 +110,7 @@ class Quant:
         scale, zero = self._along(q.ndim)
         return ((q.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
 
-    def quantize(self, x: Array, dtype: Any) -> Array:
+    def quantize(self, x: Array, dtype: str | np.dtype[Any]) -> Array:
         """Floats -> stored integers of `dtype`: round half away from zero as TFLite does, then saturate."""
         scale, zero = self._along(x.ndim)
         limits = np.iinfo(dtype)

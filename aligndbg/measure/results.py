@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from aligndbg.core.types import Array, Pair, Status
 from aligndbg.measure.violations import JointErrors
@@ -133,5 +132,5 @@ class Measurement:
     isolated: Metrics | None = None
     reference_op: str = ""
     candidate_op: str = ""
-    samples: Mapping[str, Any] | None = None  # statistics over several inputs; this is then the worst one
+    samples: Mapping[str, str | int | float] | None = None  # statistics over several inputs; this is then the worst one
     detail: Detail | None = None  # of the accumulated values, where it was asked for

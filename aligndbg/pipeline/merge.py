@@ -33,7 +33,7 @@ class Partial:
     Of every pair each sample's errors are kept (a few numbers), and the worst sample's whole measurement.
     """
 
-    summaries: Mapping[int, Mapping[str, Any]]  # sample -> its row of the table
+    summaries: Mapping[int, Mapping[str, str | int | float | None]]  # sample -> its row of the table
     warnings: Mapping[int, tuple[str, ...]]
     timing: Mapping[str, float]
     memory: Mapping[str, int]
@@ -117,7 +117,7 @@ def _errors(m: Measurement) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _summary(name: str, diff: Diff) -> dict[str, Any]:
+def _summary(name: str, diff: Diff) -> dict[str, str | int | float | None]:
     outputs = [m.metrics.rel_l2 for m in diff.pairs if m.pair.reference in diff.outputs]
     return {
         "name": name,
@@ -169,7 +169,12 @@ def _pair(all_of: Partial, key: PairKey, total: int) -> Measurement:
     _, sample, measurement = all_of.measured[key]
     rows = all_of.errors[key]
     name = all_of.summaries[-sample]["name"]
-    statistics: dict[str, Any] = {"count": len(rows), "of": total, "worst_sample": -sample, "worst_name": name}
+    statistics: dict[str, str | int | float] = {
+        "count": len(rows),
+        "of": total,
+        "worst_sample": -sample,
+        "worst_name": str(name),
+    }
     for metric in ("rel_l2", "isolated_rel_l2", "lsb_max", "isolated_lsb_max"):
         values = np.array([rows[k][metric] for k in sorted(rows) if metric in rows[k]])
         defined = values[~np.isnan(values)]

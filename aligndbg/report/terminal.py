@@ -132,11 +132,12 @@ def _coverage(c: Coverage) -> str:
 def _checks(diff: Result) -> list[str]:
     """One line where all is well; else one for each finding."""
     said: dict[str, list[str]] = {}
-    for key, good, bad in (
-        ("deterministic", "runs repeat bit for bit", "runs do NOT repeat"),
-        ("observer_effect", "tapping changes no output", "tapping CHANGES the outputs"),
+    repeats, effect = diff.checks.get("deterministic") or {}, diff.checks.get("observer_effect") or {}
+    for key, states, good, bad in (
+        ("deterministic", repeats, "runs repeat bit for bit", "runs do NOT repeat"),
+        ("observer_effect", effect, "tapping changes no output", "tapping CHANGES the outputs"),
     ):
-        for side, state in (diff.checks.get(key) or {}).items():
+        for side, state in states.items():
             fine = state is True or state == 0
             text = f"not checked: {key}" if state is None else good if fine else bad
             said.setdefault(text, []).append(side)

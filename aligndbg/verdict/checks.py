@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,7 +13,29 @@ from aligndbg.core.threads import in_threads
 from aligndbg.core.types import Array, Backend, LayoutKind, Matching, Pair, Trace
 from aligndbg.measure.fingerprint import Fingerprint
 
-__all__ = ["blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
+__all__ = ["Checks", "Clipped", "blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
+
+
+class Clipped(TypedDict):
+    """A pair whose reference value the candidate's grid cuts off: `share` is |r - clip(r)| / |r|."""
+
+    reference: str
+    candidate: str
+    share: float
+    range: list[float]
+
+
+class Checks(TypedDict, total=False):
+    """What was checked, by side or by tensor names; what was not is left out, what cannot be known is None."""
+
+    deterministic: Mapping[str, bool | None]
+    observer_effect: Mapping[str, float | None]
+    untapped_failed: Mapping[str, str]
+    isolation_runs: int | None
+    constant_feeds: list[str]
+    constant_tensors: list[str]
+    ambiguous_layouts: list[str]
+    clipped: list[Clipped]
 
 
 CLIPPED = 0.1  # relative L2 of what a range cuts off; clean conversions were measured up to 0.07
@@ -21,7 +43,7 @@ CLIPPED = 0.1  # relative L2 of what a range cuts off; clean conversions were me
 
 def repeat_and_observe(
     sides: Iterable[tuple[str, Backend, Mapping[str, Array] | None, Trace]], after: Callable[[Backend], None]
-) -> dict[str, Any]:
+) -> Checks:
     """Whether each side repeats itself, and whether tapping changed its outputs (the largest difference).
 
     An untapped run that gives the tapped one's outputs, bit for bit, is a repetition; else it is run once more.
@@ -73,10 +95,10 @@ def _apart(a: Array, b: Array) -> float:
     return worst if worst == worst else float("inf")
 
 
-def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> list[dict[str, Any]]:
+def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> list[Clipped]:
     """The pairs whose reference value the candidate's grid cuts off by more than CLIPPED, the worst first.
 
-    `share` is |r - clip(r)| / |r|. A range that was calibrated too narrow: no operator's fault.
+    A range that was calibrated too narrow: no operator's fault.
     """
     readers, ours = candidate.graph.consumers(), reference.graph.consumers()
 
@@ -84,7 +106,7 @@ def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> li
         through = read_through(readers, pair.candidate)
         return pair.candidate if candidate.quant(pair.candidate) is not None else through[0] if through else ""
 
-    def cut(pair: Pair) -> dict[str, Any] | None:
+    def cut(pair: Pair) -> Clipped | None:
         name = stored(pair)
         quant = candidate.quant(name) if name in candidate.values else None
         if quant is None or quant.scale.size > 1 or reference.quant(pair.reference) is not None:
@@ -99,14 +121,15 @@ def clipped_ranges(reference: Trace, candidate: Trace, matching: Matching) -> li
         if not np.isfinite(norm) or not norm:
             return None
         share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
-        names = {"reference": pair.reference, "candidate": name}
-        return {**names, "share": share, "range": [float(low), float(high)]} if share > CLIPPED else None
+        if not share > CLIPPED:
+            return None
+        return Clipped(reference=pair.reference, candidate=name, share=share, range=[float(low), float(high)])
 
     found = [one for one in in_threads(cut, filter(stored, matching.pairs)) if one]
     return sorted(found, key=lambda one: -one["share"])
 
 
-def check_warnings(found: Mapping[str, Any]) -> list[str]:
+def check_warnings(found: Checks) -> list[str]:
     out = []
     for side, state in (found.get("deterministic") or {}).items():
         if state is False:
@@ -115,9 +138,9 @@ def check_warnings(found: Mapping[str, Any]) -> list[str]:
         out.append(
             f"the {side} could not be run untapped, so whether exposing its tensors moves them is unknown: {fact}"
         )
-    for side, state in (found.get("observer_effect") or {}).items():
-        if state:
-            out.append(f"exposing the {side}'s tensors moves its outputs by up to {state:.2g}")
+    for side, effect in (found.get("observer_effect") or {}).items():
+        if effect:
+            out.append(f"exposing the {side}'s tensors moves its outputs by up to {effect:.2g}")
     cut = found.get("clipped", ())
     if cut:
         low, high = cut[0]["range"]
@@ -135,7 +158,7 @@ def check_warnings(found: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Matching) -> dict[str, Any]:
+def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Matching) -> Checks:
     """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
     feeds = trace.feeds or {}
     constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
