@@ -25,6 +25,7 @@ from aligndbg.report.table import TableView
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.trace.writer import write_trace
+from aligndbg.verdict.decide import MIN_COVERAGE
 
 __all__ = [
     "AligndbgError",
@@ -61,7 +62,7 @@ def diff(
     min_sqnr: float | None = None,
     max_lsb: float | None = None,
     tolerances: Sequence[str] = (),
-    min_coverage: float = 0.5,
+    min_coverage: float = MIN_COVERAGE,
     seed: int = 0,
     distribution: str = "uniform",
     val_range: Sequence[str] = (),

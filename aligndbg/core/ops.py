@@ -30,7 +30,8 @@ LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten
 PASSIVE_OPS = LAYOUT_OPS | {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Dropout"}
 
 
-KINDRED = 0.4  # `ops_agree` of ops that are something to each other
+SAME_RESULT = 0.9  # `ops_agree` of ops that give one result under two names, or none but another type or layout
+KINDRED = 0.4  # of ops that are something to each other
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # A converter that has no such op writes out its steps, weighted ops first.
 RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})
@@ -57,13 +58,13 @@ def ops_agree(rn: Node, cn: Node) -> float:
 def _unlike_agree(one: tuple[str, str], other: tuple[str, str]) -> float:
     tails = frozenset((one[0], other[0]))
     if tails in _KIN or tails in _WRITTEN_OUT:
-        return 0.9
+        return SAME_RESULT
     if one[1] in PASSIVE_OPS and other[1] in PASSIVE_OPS:
-        return 0.9
+        return SAME_RESULT
     if frozenset((one[1], other[1])) in _WRITTEN_OUT or any(tails <= family for family in FAMILIES):
         return 0.6
     main = frozenset((one[1], other[1]))
-    return 0.4 if len(main) == 1 or main in _KIN else 0.0
+    return KINDRED if len(main) == 1 or main in _KIN else 0.0
 
 
 # The same result under two names; which one a converter writes says nothing.

@@ -11,6 +11,8 @@ from aligndbg.core.types import Array, Node, Trace
 __all__ = ["as_read", "read_through"]
 
 
+# Ties are rounded away from zero here, and to even by runtimes; the rest is float32's own rounding.
+ONE_STEP = 1.01
 Consumers = Mapping[str, Sequence[Node]]
 
 
@@ -42,4 +44,4 @@ def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Arra
     expected = quant.dequantize(quant.quantize(value, trace.values[stored].dtype))
     with np.errstate(invalid="ignore"):
         apart = float(np.max(np.abs(seen.astype(np.float64) - expected), initial=0.0))
-    return seen if apart <= 1.01 * float(quant.scale.max()) else value
+    return seen if apart <= ONE_STEP * float(quant.scale.max()) else value

@@ -21,6 +21,7 @@ __all__ = ["grid_feeds", "grid_weights"]
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
 
 
+HALF_STEP = 0.5001  # of a grid: what rounding to it may cost, and float32's own rounding of the scale
 LIKE = 0.5  # error (of the spread) under which two weights are the same one, quantization and a fault included
 
 
@@ -132,7 +133,7 @@ def _rounded_only(value: Array, stored: Array, quant: Quant) -> bool:
     steps = quant.scale.astype(np.float64)
     if quant.axis is not None and steps.size > 1:
         steps = steps.reshape([-1 if k == quant.axis % value.ndim else 1 for k in range(value.ndim)])
-    return bool(np.all(np.abs(value.astype(np.float64) - stored) <= 0.5001 * steps))
+    return bool(np.all(np.abs(value.astype(np.float64) - stored) <= HALF_STEP * steps))
 
 
 def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:

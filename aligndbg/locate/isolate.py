@@ -23,8 +23,8 @@ from aligndbg.core.types import Array, Graph, LayoutKind, Matching, Pair, Trace
 from aligndbg.locate.faults import one_sided_activations
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Comparing, Replay, Rerun, Run, rerun_name
-from aligndbg.locate.trust import NEAR, Standing, spread_error, stand
-from aligndbg.match.values import STRICT
+from aligndbg.locate.trust import Standing, spread_error, stand
+from aligndbg.match.thresholds import NEAR, STRICT
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Metrics
@@ -34,6 +34,8 @@ __all__ = ["isolate", "moved_past"]
 
 
 MAX_ROUNDS = 8
+# Times the error that a pair had before what comes before it was corrected.
+NEARER, FARTHER = 0.5, 1.5
 
 
 Rematch = Callable[[Trace, dict[str, Fingerprint], "tuple[Pair, ...]", "frozenset[tuple[str, str]]"], Matching]
@@ -227,8 +229,8 @@ def _moved(judge: Judge, own: Mapping[str, Metrics], pairs: Iterable[Pair]) -> t
     nearer, farther = set(), set()
     for p in pairs:
         error, before = spread_error(own[p.reference]), spread_error(judge.metrics(p))
-        if error <= NEAR and error <= 0.5 * before and judge.same_op(p):
+        if error <= NEAR and error <= NEARER * before and judge.same_op(p):
             nearer.add(p.reference)
-        if error > 1.5 * before:
+        if error > FARTHER * before:
             farther.add(p.reference)
     return frozenset(nearer), frozenset(farther)

@@ -9,12 +9,10 @@ from aligndbg.core.regions import next_pairs
 from aligndbg.core.types import Graph, Pair
 from aligndbg.locate.replay import rerun_name
 from aligndbg.match.pairing import EVIDENT
+from aligndbg.match.thresholds import NEAR
 from aligndbg.measure.results import Metrics
 
-__all__ = ["NEAR", "Standing", "spread_error", "stand"]
-
-
-NEAR = 0.3  # own sampled error (of the spread) up to which a pair with agreeing inputs is confirmed by its value
+__all__ = ["Standing", "spread_error", "stand"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from aligndbg.match.layouts import best_layouts
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
 from aligndbg.match.structure import reaches_pairs
-from aligndbg.match.values import STRICT
+from aligndbg.match.thresholds import PADDED, SAME_PRINT, SAME_PRINT_HALF, STRICT
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
 __all__ = ["classify", "coverage"]
@@ -60,7 +60,7 @@ def _same_values(side: Side, name: str, source: str) -> bool:
     if steps:
         return max(abs(x - y) for x, y in ((a.mean, b.mean), (a.mean_abs, b.mean_abs), (a.rms, b.rms))) <= max(steps)
     low_precision = str(side.trace.values[name].dtype) in ("float16", "bfloat16")
-    if a.distance(b) > (1e-2 if low_precision else 1e-5):
+    if a.distance(b) > (SAME_PRINT_HALF if low_precision else SAME_PRINT):
         return False
     fits = best_layouts(side, name, side, source)
     return not fits or fits[0].error < STRICT or a.constant
@@ -83,7 +83,7 @@ def _padded(side: Side, name: str, source: str) -> bool:
         (a.count * a.mean_abs, b.count * b.mean_abs),
         (a.count * a.rms**2, b.count * b.rms**2),
     )
-    return all(abs(x - y) <= 1e-4 * max(scale, abs(y)) for x, y in sums)
+    return all(abs(x - y) <= PADDED * max(scale, abs(y)) for x, y in sums)
 
 
 def _enclosed(state: State, side: Side, name: str, verified: set[str]) -> bool:

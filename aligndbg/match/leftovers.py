@@ -8,8 +8,8 @@ from aligndbg.match.layouts import Fit
 from aligndbg.match.names import similarity
 from aligndbg.match.side import Side
 from aligndbg.match.state import Link, State
-from aligndbg.match.structure import ENCLOSED_ERROR
-from aligndbg.match.values import NOISE, settle_layout
+from aligndbg.match.thresholds import NEAR, SHARED_WORDS
+from aligndbg.match.values import settle_layout
 
 __all__ = ["match_names", "match_outputs"]
 
@@ -31,7 +31,7 @@ def match_outputs(state: State) -> None:
     while options:
         (r, c), (_, fits) = max(options.items(), key=lambda item: item[1][0])
         alone = sum(1 for k in options if k[0] == r) == 1 and sum(1 for k in options if k[1] == c) == 1
-        fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+        fit = settle_layout(state, r, c, fits)
         why = "the only outputs that fit each other" if alone else "the likeliest by name and value of the outputs left"
         for link in (state.links.get(r), state.by_candidate.get(c)):
             if link:
@@ -74,16 +74,16 @@ def match_names(state: State) -> None:
             if c in state.by_candidate or state.reference.count(r) != state.candidate.count(c):
                 continue
             alike = similarity(r, c)
-            if alike < 0.5:
+            if alike < SHARED_WORDS:
                 continue
             fits = state.fits(r, c)
-            if fits and fits[0].error <= ENCLOSED_ERROR:
+            if fits and fits[0].error <= NEAR:
                 option = (alike - fits[0].error, r, c, fits)
                 best[f"r:{r}"].append(option)
                 best[f"c:{c}"].append(option)
     chosen = {key: max(options, key=lambda o: o[0]) for key, options in best.items()}
     for key, (_, r, c, fits) in chosen.items():
         if key.startswith("r:") and chosen[f"c:{c}"][1] == r:
-            fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+            fit = settle_layout(state, r, c, fits)
             evidence = f"names share {similarity(r, c):.0%} of their words, sampled error {fit.error:.2g} of the spread"
             state.add(Link(r, c, fit.layout, "name", fit.error, evidence))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.core.ops import ops_agree
+from aligndbg.core.ops import SAME_RESULT, ops_agree
 from aligndbg.core.types import Layout, Matching, Pair, Trace
 from aligndbg.match.classify import classify, coverage
 from aligndbg.match.leftovers import match_names, match_outputs
@@ -13,6 +13,7 @@ from aligndbg.match.side import Side
 from aligndbg.match.state import Link, State
 from aligndbg.match.structure import match_structure
 from aligndbg.match.swapped_axes import drop_reordered
+from aligndbg.match.thresholds import FAR_BETTER, NEAR_LAYOUT
 from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
@@ -20,7 +21,6 @@ from aligndbg.measure.fingerprint import Fingerprint
 __all__ = ["EVIDENT", "match"]
 
 
-NEAR_LAYOUT = 0.1  # sampled error at which values settle a layout that was guessed while they had diverged
 CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
 
 EVIDENT = 0.8  # the confidence of a structural pair that is the same op on the same inputs, the only one
@@ -78,7 +78,7 @@ def match(
 def _alike(state: State, pair: Pair) -> bool:
     """False for a pair of two different ops, which may be two siblings crossed."""
     rn, cn = state.reference.node(pair.reference), state.candidate.node(pair.candidate)
-    return rn is None or cn is None or ops_agree(rn, cn) >= 0.9
+    return rn is None or cn is None or ops_agree(rn, cn) >= SAME_RESULT
 
 
 def _forced(state: State, r: str, c: str) -> Link:
@@ -102,7 +102,7 @@ def _kept(state: State, pair: Pair) -> Link:
     """A pair as it was; one that only a guessed layout kept from agreeing gets the layout that its values show now."""
     fits = state.fits(pair.reference, pair.candidate)
     error = next((f.error for f in fits if f.layout.permutation == pair.layout.permutation), float("inf"))
-    if pair.provisional and fits and fits[0].error <= NEAR_LAYOUT and fits[0].error < error / 3:
+    if pair.provisional and fits and fits[0].error <= NEAR_LAYOUT and fits[0].error < error / FAR_BETTER:
         evidence = f"{pair.evidence}; layout from its values once what comes before was corrected"
         return Link(pair.reference, pair.candidate, fits[0].layout, pair.method, fits[0].error, evidence)
     return Link(pair.reference, pair.candidate, pair.layout, pair.method, error, pair.evidence)

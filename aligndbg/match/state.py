@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from aligndbg.core.layouts import exchanged_orders, order_of
-from aligndbg.core.ops import FINISHING, PASSIVE_OPS, WEIGHT_OPS, ops_agree, output_index
+from aligndbg.core.ops import FINISHING, PASSIVE_OPS, SAME_RESULT, WEIGHT_OPS, ops_agree, output_index
 from aligndbg.core.types import Layout, Node
 from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.neighbours import Ways
 from aligndbg.match.side import Side, moved_from
+from aligndbg.match.thresholds import NEAR, ODD, SAME
 from aligndbg.match.weights import WeightPrint, Weights
 
 __all__ = ["Link", "Orders", "State"]
 
 
-ODD = 4  # times more tensors
-SAME = 1e-5  # sampled error
-TELLING = 0.3  # sampled error up to which the values of a pair found by structure tell its layout
 REACH = 400  # tensors looked through on one side before a region counts as open
 
 
@@ -129,7 +127,7 @@ class State:
         for side, name in ((self.reference, link.reference), (self.candidate, link.candidate)):
             if (side is self.reference) in self._ways:
                 self._ways[side is self.reference].close(name)
-        if link.method == "structure" and link.error <= TELLING and not link.layout.alternatives:
+        if link.method == "structure" and link.error <= NEAR and not link.layout.alternatives:
             self.orders.count(link.layout)
             self._usual.clear()
 
@@ -420,7 +418,7 @@ class State:
 
     def _heads_of(self, rn: Node, cn: Node) -> tuple[Node, Node]:
         """Of two nodes, those whose inputs are to be compared."""
-        if ops_agree(rn, cn) < 0.9:
+        if ops_agree(rn, cn) < SAME_RESULT:
             return rn, cn
         return self._head(self.reference, rn, cn.canonical), self._head(self.candidate, cn, rn.canonical)
 

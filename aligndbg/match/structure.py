@@ -14,22 +14,29 @@ from itertools import islice
 import numpy as np
 
 from aligndbg.core.layouts import Shape, layouts
-from aligndbg.core.ops import FAMILIES, KINDRED, PASSIVE_OPS, RECURRENT_OPS, WEIGHT_OPS, ops_agree, step_of, written_out
+from aligndbg.core.ops import (
+    FAMILIES,
+    KINDRED,
+    PASSIVE_OPS,
+    RECURRENT_OPS,
+    SAME_RESULT,
+    WEIGHT_OPS,
+    ops_agree,
+    step_of,
+    written_out,
+)
 from aligndbg.core.types import Node
 from aligndbg.match.candidates import possible
 from aligndbg.match.layouts import Fit, clearly_apart
 from aligndbg.match.names import similarity
 from aligndbg.match.side import Side, is_cell, is_hidden, moved_from
 from aligndbg.match.state import Link, State
-from aligndbg.match.values import NOISE, STRICT, settle_layout
+from aligndbg.match.thresholds import FAR_BETTER, NEAR, NEAR_QUANTIZED, STRICT
+from aligndbg.match.values import settle_layout
 
-__all__ = ["ENCLOSED_ERROR", "match_structure", "reaches_pairs"]
+__all__ = ["match_structure", "reaches_pairs"]
 
 
-# Inside a region whose borders agree, a pair must be of one op and lie this near, or the two tensors are different
-# steps of the same computation (a fused or decomposed op), not counterparts.
-ENCLOSED_ERROR = 0.3
-ENCLOSED_QUANTIZED = 0.7  # accumulated int8 error, measured up to 0.5 of the spread on clean models
 ACCEPT = 0.5
 MARGIN = 0.04
 MANY = 16  # pairs that are compared at once rather than one by one
@@ -71,7 +78,7 @@ def _pair_what_is_read(state: State) -> None:
     for r in reversed(state.reference.names):
         link = state.links.get(r)
         rn, cn = state.reference.node(r), state.candidate.node(link.candidate) if link else None
-        if link is None or rn is None or cn is None or ops_agree(rn, cn) < 0.9:
+        if link is None or rn is None or cn is None or ops_agree(rn, cn) < SAME_RESULT:
             continue
         read = state.unpaired_inputs(rn, cn)
         if read is None:
@@ -82,7 +89,7 @@ def _pair_what_is_read(state: State) -> None:
             continue
         if not state.ends_alike(*read) or not _plays_its_part(state, *read):
             continue
-        fit = settle_layout(state, *read, fits, max(1.5 * fits[0].error, NOISE))
+        fit = settle_layout(state, *read, fits)
         evidence = f"read by {r} and {link.candidate}, which are paired, sampled error {fit.error:.2g} of the spread"
         state.add(Link(*read, fit.layout, "structure", fit.error, evidence))
 
@@ -91,7 +98,7 @@ def _vanishes(state: State, link: Link) -> bool:
     """True where a large difference is gone in every pair right below: then the two are not counterparts but different
     steps of the same computation (a scale folded into a weight on one side, say)."""
     quantized = state.reference.quant(link.reference) is not None or state.candidate.quant(link.candidate) is not None
-    if link.error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR):
+    if link.error <= (NEAR_QUANTIZED if quantized else NEAR):
         return False
     if _read_alike(state, link.reference, link.candidate):
         return False  # what reads them hides a fault (Softmax a common offset, pooling a pixel)
@@ -130,7 +137,7 @@ def _best_in_region(state: State, border: frozenset[str], count: int) -> Link | 
         chosen = alike[0] if len(alike) == 1 else None if close else best
         if chosen:
             (r, c), (score, fits) = chosen, scored[chosen]
-            fit = settle_layout(state, r, c, fits, max(1.5 * fits[0].error, NOISE))
+            fit = settle_layout(state, r, c, fits)
             evidence = (
                 f"same paired ancestors ({len(border)}), {state.reference.op(r)} against {state.candidate.op(c)}, "
                 f"sampled error {fit.error:.2g} of the spread, score {score:.2f}"
@@ -233,13 +240,13 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     if not fits:
         return None
     error = fits[0].error
-    if ops < KINDRED and (error > ENCLOSED_ERROR or step_of(rn, cn) or _only_one_moves(state, r, c)):
+    if ops < KINDRED and (error > NEAR or step_of(rn, cn) or _only_one_moves(state, r, c)):
         return None
     inputs, weights = state.inputs_agree(rn, cn), state.weights_agree(rn, cn)
-    if error > ENCLOSED_ERROR and _nothing_agrees(state, rn, cn):
+    if error > NEAR and _nothing_agrees(state, rn, cn):
         return None
     quantized = state.reference.quant(r) is not None or state.candidate.quant(c) is not None
-    near = ops >= 0.9 and error <= (ENCLOSED_QUANTIZED if quantized else ENCLOSED_ERROR)
+    near = ops >= SAME_RESULT and error <= (NEAR_QUANTIZED if quantized else NEAR)
     swapped = any({rn.tail, cn.tail} <= family for family in FAMILIES)
     alike = (ops == 1.0 or swapped) and inputs >= 0.8 and _read_alike(state, r, c)
     if not near and not alike and _enclosed(state, r, c, error):
@@ -250,7 +257,7 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
     recurrent = RECURRENT_OPS & {rn.canonical, cn.canonical}
     if not inputs and written_out(rn, cn) and (recurrent or _read_alike(state, r, c)):
         inputs = 0.6  # inside the written-out op the inputs have no counterpart
-    if not inputs and error > ENCLOSED_ERROR and weights <= 0:
+    if not inputs and error > NEAR and weights <= 0:
         return None
     whole = state.finished(state.reference, r) == state.finished(state.candidate, c)
     score = 0.10 + 0.30 * ops + 0.20 * inputs + 0.25 * closeness + 0.05 * similarity(r, c)
@@ -260,9 +267,9 @@ def _score(state: State, r: str, c: str) -> tuple[float, list[Fit]] | None:
 
 
 def _far(state: State, r: str, c: str) -> bool:
-    """Whether two tensors differ by more than ENCLOSED_ERROR in every layout."""
+    """Whether two tensors differ by more than NEAR in every layout."""
     if c not in state.far[r] and c not in state.near[r]:
-        (state.far if state.least_error(r, c) > ENCLOSED_ERROR else state.near)[r].add(c)
+        (state.far if state.least_error(r, c) > NEAR else state.near)[r].add(c)
     return c in state.far[r]
 
 
@@ -277,7 +284,7 @@ def _tell_apart(state: State, ours: Sequence[str], theirs: Sequence[str]) -> Non
     for (shape, hints), rs in left.items():
         for (other, more), cs in right.items():
             options = layouts(shape, other, (*hints, *more))
-            apart = clearly_apart(state.reference, rs, state.candidate, cs, options, ENCLOSED_ERROR)
+            apart = clearly_apart(state.reference, rs, state.candidate, cs, options, NEAR)
             for r, row in zip(rs, apart, strict=True):
                 state.far[r].update(cs[j] for j in np.flatnonzero(row))
 
@@ -332,7 +339,7 @@ def _readers(side: Side, name: str) -> set[str]:
 
 def _settled(link: Link, error: float) -> bool:
     """A pair downstream that shows the difference to be gone: one that agrees far better than `error`."""
-    return link.error < error / 3 or link.error <= STRICT
+    return link.error < error / FAR_BETTER or link.error <= STRICT
 
 
 def reaches_pairs(state: State, side: Side, name: str, counts: Callable[[Link], bool] = lambda link: True) -> bool:

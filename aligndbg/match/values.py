@@ -13,18 +13,10 @@ from aligndbg.match.layouts import Fit, with_alternatives
 from aligndbg.match.shortlist import near_pairs
 from aligndbg.match.side import Side, moved_from
 from aligndbg.match.state import Link, Orders, State
+from aligndbg.match.thresholds import DIVERGED, DIVERGED_TIE, LAYOUT_TIE, NOISE, PRECISION, PRINT_WINDOW, STRICT, TIE
 
-__all__ = ["NOISE", "STRICT", "match_values", "settle_layout", "strict_error"]
+__all__ = ["match_values", "settle_layout", "strict_error"]
 
-
-# Sampled error under which two tensors of two fp32 runtimes are taken for the same value: ten times the largest
-# accumulated noise measured between runtimes (1.5e-4), and far under the effect of an op.
-STRICT = 1.5e-3
-PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}
-# Errors this close to the best one are a tie: rounding, not values, tells them apart.
-TIE = 8.0
-NOISE = 2e-6
-DIVERGED = 0.6  # sampled error past which values no longer tell one layout from another
 
 # By reference name: the sampled error, the candidate's name and every layout of each candidate tensor like it.
 _Near = dict[str, list[tuple[float, str, list[Fit]]]]
@@ -48,7 +40,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     near: _Near = defaultdict(list)
     stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
     widest = max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
-    for r, c in near_pairs(reference, candidate, 4 * widest, widest):
+    for r, c in near_pairs(reference, candidate, PRINT_WINDOW * widest, widest):
         state.tick()
         limit = strict_error(reference, r, candidate, c)
         if not limit or r in state.links or c in state.by_candidate or (r in firm and held[r] != c):
@@ -168,13 +160,14 @@ def _assign(state: State, members: list[str], equals: _Near) -> None:
         open_r.remove(r)
 
 
-def settle_layout(state: State, r: str, c: str, fits: list[Fit], slack: float) -> Fit:
+def settle_layout(state: State, r: str, c: str, fits: list[Fit], slack: float = 0.0) -> Fit:
     """The best layout; of several, the one that the inputs continue, else the usual one, else ambiguous.
 
-    Several fit when their errors lie within `slack`, or, where values have diverged, all are large.
+    Several fit when their errors lie within `slack`, which a pair proved by value has, or near the best one.
     """
     best = fits[0].error
-    rivals = [f for f in fits if f.error <= max(slack, 3 * best if best > DIVERGED else 0.0)] or fits[:1]
+    slack = slack or max(LAYOUT_TIE * best, NOISE)
+    rivals = [f for f in fits if f.error <= max(slack, DIVERGED_TIE * best if best > DIVERGED else 0.0)] or fits[:1]
     if len(rivals) > 1:
         above = {layout.permutation for layout in state.inputs_layouts(r, c)}
         flowing = [f for f in rivals if f.layout.permutation in above]

@@ -12,15 +12,9 @@ from functools import lru_cache
 import numpy as np
 
 from aligndbg.core.types import FLOAT_DTYPES, Array, Backend
+from aligndbg.match.thresholds import EXACT_WEIGHT, GRID_WEIGHT, UNLIKE_WEIGHT
 
 __all__ = ["WeightIndex", "WeightPrint", "Weights", "weight_print", "weight_reader"]
-
-
-EXACT, GRID, UNLIKE = (
-    2e-3,
-    4e-2,
-    0.2,
-)  # relative difference of the statistics: the same, the same on int8, another weight
 
 
 @dataclass(frozen=True)
@@ -41,9 +35,9 @@ class WeightPrint:
         if self.count != other.count:
             return 0.0
         apart = min(_apart(a, b) for a in (self.first, self.last) for b in (other.first, other.last))
-        if apart <= (GRID if self.quantized or other.quantized else EXACT):
+        if apart <= (GRID_WEIGHT if self.quantized or other.quantized else EXACT_WEIGHT):
             return 1.0
-        return -1.0 if apart > UNLIKE else 0.0
+        return -1.0 if apart > UNLIKE_WEIGHT else 0.0
 
 
 class WeightIndex:
@@ -63,7 +57,7 @@ class WeightIndex:
     def has(self, weight: WeightPrint) -> bool:
         """Whether the `agreement` with one of them is 1."""
         found = self._by_count.get(weight.count, [])
-        reach = 1 - (GRID if weight.quantized or self._quantized else EXACT) - 1e-9
+        reach = 1 - (GRID_WEIGHT if weight.quantized or self._quantized else EXACT_WEIGHT) - 1e-9
         for mean, *_ in (weight.first, weight.last):
             if math.isfinite(mean):
                 start, end = bisect_left(found, (mean * reach,)), bisect_right(found, (mean / reach, math.inf))

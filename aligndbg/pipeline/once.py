@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Backend, Pair, Trace, bound, release
@@ -24,12 +23,13 @@ from aligndbg.pipeline.try_feeds import capture_and_match
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import basis_of
-from aligndbg.verdict.checks import blind_spots, check_warnings, clipped_ranges, repeat_and_observe
-from aligndbg.verdict.decide import decide, drift_notes
+from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
+from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
 
 __all__ = ["Settings", "diff_once"]
 
 
+MEMORY_SHARE = 0.4  # of what is free, for tensors; the rest is for both runtimes and what they compute
 STORES = 3  # filled at once: the reference's run, the candidate's, and the one with overrides
 NOT_ASKED = "isolated error was not asked for"
 
@@ -44,7 +44,7 @@ class Settings:
 
     rules: ToleranceRules
     user: Mapping[str, str] | None = None
-    min_coverage: float = 0.5
+    min_coverage: float = MIN_COVERAGE
     max_faults: int = 20
     checks: bool = True
     isolate: bool = True
@@ -80,7 +80,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
         judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details, room=budget // STORES)
         judge.refuse_unused()
-        found: dict[str, Any] = {}
+        found: Checks = {}
         if settings.checks:
             with clock.stage("checks"):
                 found = repeat_and_observe(
@@ -97,9 +97,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             done(side)
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
-        found |= {"isolation_runs": isolation.runs if isolation else None} | blind_spots(
-            left.trace, left.prints, matching
-        )
+        found["isolation_runs"] = isolation.runs if isolation else None
+        found |= blind_spots(left.trace, left.prints, matching)
         with clock.stage("checks"):
             found["clipped"] = clipped_ranges(left.trace, right.trace, matching)
         measured = _measure(judge, matching.pairs, isolation, why_not, clock, settings.details)
@@ -153,7 +152,7 @@ def _closing(store: Store) -> Iterator[Store]:
 def _default_memory() -> int:
     import psutil
 
-    return int(psutil.virtual_memory().available * 0.4)
+    return int(psutil.virtual_memory().available * MEMORY_SHARE)
 
 
 def _measure(

@@ -19,6 +19,10 @@ __all__ = ["capture_and_match"]
 
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+# Chosen, not measured. A way to feed is taken for the right one where the pairs agree so far on average (1 is equal, 0
+# unlike). A later way is preferred to a likelier one where more agree by a tenth and half a pair: not by chance.
+AGREED = 0.6
+BETTER_SHARE, BETTER_PAIRS = 1.1, 0.5
 
 
 def capture_and_match(
@@ -48,14 +52,14 @@ def capture_and_match(
             matching = match(
                 left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
             )
-        if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
+        if best is None or matching.agreement > BETTER_SHARE * best[2].agreement + BETTER_PAIRS:
             best = (right, plan, matching)
             lost, kept = kept, made
         else:
             lost = made
         if lost is not None:
             lost.close()
-        if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
+        if matching.agreement >= AGREED * len(matching.pairs) or "run" not in backend.capabilities:
             break
     if best is None:
         assert refused is not None

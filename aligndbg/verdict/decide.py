@@ -10,7 +10,10 @@ from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
 from aligndbg.measure.tolerance import degenerate, within
 
-__all__ = ["decide", "drift_notes"]
+__all__ = ["MIN_COVERAGE", "decide", "drift_notes"]
+
+
+MIN_COVERAGE = 0.5  # of the reference's tensors: agreement of fewer says too little of the whole
 
 
 def decide(

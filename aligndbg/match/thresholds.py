@@ -1,0 +1,69 @@
+"""Every number that pairing decides by, with its measurement or reason; the score weights lie with the scores.
+
+A sampled error is the root mean square of the difference at up to 1024 places, in units of the reference's spread.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DIVERGED",
+    "DIVERGED_TIE",
+    "EXACT_WEIGHT",
+    "FAR_BETTER",
+    "GRID_WEIGHT",
+    "LAYOUT_TIE",
+    "NEAR",
+    "NEAR_LAYOUT",
+    "NEAR_QUANTIZED",
+    "NOISE",
+    "ODD",
+    "PADDED",
+    "PRECISION",
+    "PRINT_WINDOW",
+    "SAME",
+    "SAME_PRINT",
+    "SAME_PRINT_HALF",
+    "SHARED_WORDS",
+    "STRICT",
+    "TIE",
+    "UNLIKE_WEIGHT",
+]
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+
+# Sampled error under which two tensors of two fp32 runtimes are taken for the same value: over the accumulated noise
+# measured between runtimes (1.5e-4 in ResNet-50, 6e-4 in YOLOv8n), and far under the effect of an op.
+STRICT = 1.5e-3
+PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}  # likewise, where a side stores values so
+# Errors this many times the best one's, or under the noise of equal values, are a tie: rounding tells them apart.
+TIE = 8.0
+NOISE = 2e-6
+SAME = 1e-5  # sampled error at which values do not tell one layout from another that fits as well
+DIVERGED = 0.6  # sampled error past which values no longer tell one layout from another
+DIVERGED_TIE = 3.0  # then errors up to so many times the best one's are alike
+LAYOUT_TIE = 1.5  # times the best error: layouts of a pair that values did not prove are alike up to there
+# Sampled error up to which two tensors are rather the same than not, though values do not prove it: inside a region
+# whose borders agree a pair must be of one op and lie this near, or the two are different steps of one computation; a
+# pair found by structure is confirmed by its own value, and tells its layout.
+NEAR = 0.3
+NEAR_QUANTIZED = 0.7  # accumulated int8 error, measured up to 0.5 of the spread on clean models
+NEAR_LAYOUT = 0.1  # sampled error at which values settle a layout that was guessed while they had diverged
+FAR_BETTER = 3.0  # an error so many times smaller shows that what made the larger one is gone
+ODD = 4  # times more tensors laid out in one order make another one odd
+
+# --- fingerprints --------------------------------------------------------------------------------------------------
+
+# Times the sampled error of two tensors that their fingerprints may be apart: a sample and the whole differ a little.
+PRINT_WINDOW = 4
+SAME_PRINT, SAME_PRINT_HALF = 1e-5, 1e-2  # distance of two fingerprints of the same values in float32, in fewer bits
+PADDED = 1e-4  # relative difference of the sums of a tensor and of what it pads
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+SHARED_WORDS = 0.5  # of both names, without which names alone propose nothing
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+# Relative difference of two weights' statistics: the same, the same on int8, another weight.
+EXACT_WEIGHT, GRID_WEIGHT, UNLIKE_WEIGHT = 2e-3, 4e-2, 0.2
