@@ -16,16 +16,16 @@ from aligndbg.core.regions import region
 from aligndbg.core.types import FLOAT_DTYPES, Array, Cause, Fault, Graph, Node, Pair, Quant
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.to_program import canonical_program
-from aligndbg.measure.thresholds import OWN_LSB
 
 __all__ = ["Case", "Context", "Half", "OutOfTimeError", "Side", "Trial", "make_case"]
 
 
 SIDES = ("reference", "candidate")
 # How near a program must come to the value that the runtime gave, to stand for it: kernels differ by rounding.
-SAME_REL = 2e-4
+SAME_REL, SAME_LSB = 2e-4, 1.5
 EXPLAINED_SHARE = 0.05  # of the error that a correction may leave, where it is still over the floor
 FLOOR = {"float32": 2e-5, "float64": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+FLOOR_LSB = 1.5
 GUESS_LSB = 4.0
 STILL, STILL_LSB = 0.2, 0.6  # of a small error, whose twentieth is below the floor
 
@@ -138,7 +138,7 @@ class Case:
         dtypes = [s.graph.tensors[n].dtype for s, n in (
             (context.reference, pair.reference), (context.candidate, pair.candidate)
         ) if n in s.graph.tensors]  # fmt: skip
-        self.floor = OWN_LSB if self.grid is not None else max((FLOOR.get(d, 2e-5) for d in dtypes), default=2e-5)
+        self.floor = FLOOR_LSB if self.grid is not None else max((FLOOR.get(d, 2e-5) for d in dtypes), default=2e-5)
         self.before = self.error(reference.value, candidate.value)
         self.best = float("inf")  # weight of the best explanation so far
         self.found: Cause | None = None
@@ -298,7 +298,7 @@ def _near(own: Side, output: str, made: Array, value: Array) -> str:
     quant = own.quant(output)
     if quant is not None and quant.scale.size == 1:
         apart = float(np.max(np.abs(a - b), initial=0.0)) / float(quant.scale[0])
-        return "" if apart <= OWN_LSB else f"{apart:.2g} steps"
+        return "" if apart <= SAME_LSB else f"{apart:.2g} steps"
     finite = np.isfinite(b)
     if not np.array_equal(finite, np.isfinite(a)):
         return "other infinities"

@@ -20,11 +20,6 @@ __all__ = ["FeedFinding", "logical_difference"]
 
 _MAX_CHANNELS = 4
 _MAX_PERMUTED_RANK = 5
-_HALF_STEP = 0.5 * (1 + 1e-6)  # that a quantized feed may be off, and float32's rounding of the scale
-_ONE_SCALE = 1e-5  # relative: scales of channels that differ by no more are one
-# What a fitted scale and offset may leave: the rounding and the part of it that the fit itself is off by, and a few
-# bits of the largest value that preprocessing in float32 costs.
-_FIT_SHARE, _FIT_BITS = 1.25, 4e-6
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ class _Check:
 
     def _normalization(self, fit: tuple[Array, Array], axis: int | None) -> FeedFinding:
         scale, offset = ([float(f"{value:.6g}") for value in part] for part in fit)
-        if axis is None or (np.ptp(scale) <= _ONE_SCALE * max(map(abs, scale)) and np.ptp(offset) <= self.tolerance):
+        if axis is None or (np.ptp(scale) <= 1e-5 * max(map(abs, scale)) and np.ptp(offset) <= self.tolerance):
             what = f"candidate = reference * {scale[0]:g} + {offset[0]:g}"
         else:
             what = f"candidate = reference * {scale} + {offset}, by channel (axis {axis} of the reference's layout)"
@@ -187,8 +182,8 @@ def _affine(x: Array, y: Array, tolerance: float) -> tuple[Array, Array] | None:
     scale = np.einsum("ij,ij->i", centred, y) / spread
     offset = y.mean(1) - scale * x.mean(1)
     left = np.abs(y - scale[:, None] * x - offset[:, None]).max()
-    grown = max(1.0, float(np.abs(scale).max()))  # the reference's rounding is scaled too
-    allowed = _FIT_SHARE * tolerance * grown + _FIT_BITS * float(np.abs(y).max())
+    # the reference's rounding is scaled too, the fit is off by a part of it; float32 preprocessing costs a few bits
+    allowed = 1.25 * tolerance * max(1.0, float(np.abs(scale).max())) + 4e-6 * float(np.abs(y).max())
     visible = np.abs(scale) * np.ptp(x, axis=1) > allowed  # a constant y fits any x with a scale of nothing
     return (scale, offset) if visible.all() and left <= allowed else None
 
@@ -208,7 +203,7 @@ def _rounding(real: Array, stored: Array, quant: Quant | None) -> float:
     finite = np.abs(real[np.isfinite(real)])
     largest = float(finite.max()) if finite.size else 0.0
     if quant is not None and not is_float_dtype(stored.dtype):
-        return _HALF_STEP * float(quant.scale.max()) + float(np.finfo(np.float32).eps) * largest
+        return 0.5 * float(quant.scale.max()) * (1 + 1e-6) + 2.0**-23 * largest
     if not is_float_dtype(stored.dtype):
         return 0.0
     return float(_epsilon(stored.dtype)) * largest

@@ -19,9 +19,9 @@ __all__ = ["grid_feeds", "grid_weights"]
 
 
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
-
-
 HALF_STEP = 0.5001  # of a grid: what rounding to it may cost, and float32's own rounding of the scale
+
+
 LIKE = 0.5  # error (of the spread) under which two weights are the same one, quantization and a fault included
 
 

@@ -1,4 +1,4 @@
-"""Every number that pairing decides by, with its measurement or reason; the score weights lie with the scores.
+"""Every number that pairing decides by; the score weights lie with the scores. One without a measurement was chosen.
 
 A sampled error is the root mean square of the difference at up to 1024 places, in units of the reference's spread.
 """

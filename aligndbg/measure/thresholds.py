@@ -1,4 +1,7 @@
-"""Every number that tells noise from a difference, with its measurement or reason; the tables: docs/tolerances.md."""
+"""Every number that tells noise from a difference, with its measurement; one without was chosen, and says so.
+
+The tables are in docs/tolerances.md.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,22 @@ __all__ = [
 ]
 
 
-# Relative L2 in fp32. Torch against ONNX Runtime on five networks: clean operators err by at most 5.8e-7 of their own,
-# and the errors that accumulate reach 1.5e-4 (ResNet-50) and 6e-4 (YOLOv8n).
+# Relative L2 in fp32. Torch against ONNX Runtime on five networks: clean operators err by at most 5.8e-7 of their own
+# (but for one Sigmoid of tiny values, 5e-4: see NOISE_FLOOR), and the errors that accumulate reach 1.5e-4 (ResNet-50)
+# and 6e-4 (YOLOv8n).
 OWN_REL_L2 = 1e-4
 ACCUMULATED_REL_L2 = 1e-3
 # Of a dtype with fewer bits, roundings: that of each side's result for an operator alone, room for more than one
-# operator's when they accumulate.
+# operator's when they accumulate. Chosen.
 OWN_ROUNDINGS = 2
 ACCUMULATED_ROUNDINGS = 16
-ACCUMULATED_SUMS = 10  # times the rounding of a long sum, likewise
-# A largest difference under this share of the tensor's largest value is rounding, whatever it is of a value near zero.
+ACCUMULATED_SUMS = 10  # times the rounding of a long sum, likewise. Chosen.
+# A largest difference under this share of the tensor's largest value is rounding, whatever it is of a value near zero:
+# eight roundings of fp32. Chosen.
 NOISE_FLOOR = 1e-6
 
 # Quantized against float, accumulated: the error grows with depth (up to 254 steps), so only the direction is held to.
+# Chosen.
 MIN_COSINE = 0.95
 # Quantization steps of an operator alone, on the candidate's grid: clean ones were measured at 1.00 at most, and none
 # of 1,161 was over 1.5; a zero point off by 10 gives 10, scales of 1.5 times 14.
@@ -46,12 +52,12 @@ FEW_INNER = 2
 # The candidate's weights cannot be read (a recorded trace), so the reference computes with unquantized ones: clean
 # operators were measured up to 3 steps, some a little over. Weak, and said to be.
 UNKNOWN_WEIGHTS_LSB = 5.0
-# A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums.
+# A float op on int8 weights and activations quantized on the fly: 1/127 on each side, with room for small sums. Chosen.
 HYBRID_REL_L2 = 5e-2
 # A float op of an explicitly quantized model (Q/DQ) against that of the float one, on the very values and weights that
 # it reads: measured up to 4e-4, from biases that are rounded too.
 EXPLICIT_REL_L2 = 1e-3
 
 RECORDED_SAMPLE = 4096  # elements of a dump that tell what it was computed in
-RECORDED_FEWEST = 300  # that are not zero: fewer may be exact in float16, or on a grid, by chance
+RECORDED_FEWEST = 300  # that are not zero: fewer may be exact in float16, or on a grid, by chance. Chosen.
 INT8_VALUES = 256  # distinct ones
