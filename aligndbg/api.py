@@ -25,7 +25,6 @@ from aligndbg.report.table import TableView
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.trace.writer import write_trace
-from aligndbg.verdict.decide import MIN_COVERAGE
 
 __all__ = [
     "AligndbgError",
@@ -62,7 +61,7 @@ def diff(
     min_sqnr: float | None = None,
     max_lsb: float | None = None,
     tolerances: Sequence[str] = (),
-    min_coverage: float = MIN_COVERAGE,
+    min_coverage: float = Settings.min_coverage,
     seed: int = 0,
     distribution: str = "uniform",
     val_range: Sequence[str] = (),
@@ -72,7 +71,7 @@ def diff(
     max_memory: int | None = None,
     checks: bool = True,
     isolate: bool = True,
-    max_faults: int = 20,
+    max_faults: int = Settings.max_faults,
     samples: int | None = None,
     dataset: str | Path | None = None,
     workers: int = 1,

@@ -5,31 +5,6 @@ A sampled error is the root mean square of the difference at up to 1024 places, 
 
 from __future__ import annotations
 
-__all__ = [
-    "DIVERGED",
-    "DIVERGED_TIE",
-    "EXACT_WEIGHT",
-    "FAR_BETTER",
-    "GRID_WEIGHT",
-    "LAYOUT_TIE",
-    "NEAR",
-    "NEAR_LAYOUT",
-    "NEAR_QUANTIZED",
-    "NOISE",
-    "ODD",
-    "PADDED",
-    "PRECISION",
-    "PRINT_WINDOW",
-    "SAME",
-    "SAME_PRINT",
-    "SAME_PRINT_HALF",
-    "SHARED_WORDS",
-    "STRICT",
-    "TIE",
-    "UNLIKE_WEIGHT",
-]
-
-
 # --- values --------------------------------------------------------------------------------------------------------
 
 # Sampled error under which two tensors of two fp32 runtimes are taken for the same value: over the accumulated noise

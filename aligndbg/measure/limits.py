@@ -97,7 +97,9 @@ class Facts:
 def _stored_on_a_grid(f: Facts) -> Limit | None:
     if not f.stored:
         return None
-    return Limit(Tolerance(max_lsb=OWN_LSB + (f.inner.lsb if f.inner else 0.0)), "a float tensor that holds a grid's")
+    return Limit(
+        Tolerance(max_lsb=OWN_LSB + (f.inner.lsb if f.inner else 0.0)), "a float tensor holds what is stored on a grid"
+    )
 
 
 def _many_inner_roundings(f: Facts) -> Limit | None:
@@ -169,19 +171,19 @@ class Limits:
         self._explicit = grids[0].between_operators, grids[1].between_operators
 
     def of(self, pair: Pair, under: Conditions, *, isolated: bool) -> Limit:
-        names = (pair.reference, pair.candidate)
+        sides = tuple(zip(self._traces, (pair.reference, pair.candidate), self._grids, strict=True))
         node = self._traces[0].graph.producers().get(pair.reference)
         return limit_of(
             Facts(
-                isolated,
-                (self._precision[0].of(names[0]), self._precision[1].of(names[1])),
-                node.tail if node else "",
-                any(trace.quant(name) is not None for trace, name in zip(self._traces, names, strict=True)),
-                isolated and any(grids.stored(name) for grids, name in zip(self._grids, names, strict=True)),
-                under.inner.get(pair.reference),
-                under.weights_unknown,
-                self._hybrid,
-                self._explicit,
+                isolated=isolated,
+                dtypes=(self._precision[0].of(pair.reference), self._precision[1].of(pair.candidate)),
+                op=node.tail if node else "",
+                on_grid=any(trace.quant(name) is not None for trace, name, _ in sides),
+                stored=isolated and any(grids.stored(name) for _, name, grids in sides),
+                inner=under.inner.get(pair.reference),
+                weights_unknown=under.weights_unknown,
+                hybrid=self._hybrid,
+                explicit=self._explicit,
             )
         )
 

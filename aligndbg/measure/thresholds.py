@@ -5,26 +5,6 @@ The tables are in docs/tolerances.md.
 
 from __future__ import annotations
 
-__all__ = [
-    "ACCUMULATED_REL_L2",
-    "ACCUMULATED_ROUNDINGS",
-    "ACCUMULATED_SUMS",
-    "EXPLICIT_REL_L2",
-    "FEW_INNER",
-    "HYBRID_REL_L2",
-    "INNER_LSB",
-    "INT8_VALUES",
-    "MIN_COSINE",
-    "NOISE_FLOOR",
-    "OWN_LSB",
-    "OWN_REL_L2",
-    "OWN_ROUNDINGS",
-    "RECORDED_FEWEST",
-    "RECORDED_SAMPLE",
-    "UNKNOWN_WEIGHTS_LSB",
-]
-
-
 # Relative L2 in fp32. Torch against ONNX Runtime on five networks: clean operators err by at most 5.8e-7 of their own
 # (but for one Sigmoid of tiny values, 5e-4: see NOISE_FLOOR), and the errors that accumulate reach 1.5e-4 (ResNet-50)
 # and 6e-4 (YOLOv8n).

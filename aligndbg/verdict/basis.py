@@ -1,4 +1,4 @@
-"""What a result keeps so that it can be judged again by other tolerances."""
+"""What a result keeps so that it can be judged again by other tolerances: made here of a run, read by `rejudge`."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def near(error: float, values: Array = VALUES) -> Array:
     """Another array at `error` relative L2."""
     noise = np.random.default_rng(1).normal(size=values.shape)
     norm = np.linalg.norm(values.astype(np.float64)) / np.linalg.norm(noise)
-    return (values + error * noise * norm).astype(values.dtype)
+    found: Array = (values + error * noise * norm).astype(values.dtype)
+    return found
 
 
 def judge_of(candidate: Array, reference: Array = VALUES, rules: ToleranceRules | None = None) -> Judge:
