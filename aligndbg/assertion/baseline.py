@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aligndbg.api import Diff
 from aligndbg.core.errors import UsageError
 from aligndbg.core.files import write_text
 from aligndbg.core.jsonable import plain_value
 from aligndbg.core.types import Status, Verdict
-from aligndbg.diff_result import Diff
 
 __all__ = ["read_baseline", "snapshot", "worse", "write_baseline"]
 

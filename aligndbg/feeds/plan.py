@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aligndbg.core.arrays import numpy_dtype
-from aligndbg.core.errors import FeedError, UsageError, nearest
+from aligndbg.core.arrays import as_array
+from aligndbg.core.errors import UsageError, nearest
 from aligndbg.core.types import Array, Backend, Graph, TensorInfo, Trace
 from aligndbg.feeds.check import check_feed
 from aligndbg.feeds.difference import FeedFinding, logical_difference
@@ -19,7 +17,7 @@ from aligndbg.feeds.images import ImageOptions
 from aligndbg.feeds.random_inputs import parse_ranges, parse_shapes, random_inputs
 from aligndbg.feeds.translate import FeedLink, FeedPlan, translate
 
-__all__ = ["Feeding", "InputOptions", "as_array", "feeds_for", "plan_feeds"]
+__all__ = ["Feeding", "InputOptions", "feeds_for", "plan_feeds"]
 
 
 @dataclass(frozen=True)
@@ -101,18 +99,6 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
     if missing:
         raise UsageError(f"no value is given for the input {missing[0]!r}", hint="give one for every input")
     return {name: check_feed(known[name], a, options.allow_nonfinite)[0] for name, a in arrays.items()}
-
-
-def as_array(value: Any) -> Array:
-    """A numpy array from an array, a tensor of torch, or nested lists. Raises FeedError."""
-    if hasattr(value, "detach"):  # a torch tensor, without importing torch
-        value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
-        if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly
-            return np.asarray(value.float()).astype(numpy_dtype(kind))
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise FeedError(f"an input is no array: {error}", hint="pass numpy arrays") from None
 
 
 def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) -> Feeding:
