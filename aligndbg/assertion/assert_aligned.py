@@ -12,7 +12,6 @@ from aligndbg.assertion.command_line import command
 
 __all__ = ["assert_aligned"]
 
-
 SHOWN = 10  # regressions against a baseline that are listed
 WIDTH = 96
 

@@ -15,7 +15,6 @@ from aligndbg.core.types import Status, Verdict
 
 __all__ = ["read_baseline", "snapshot", "worse", "write_baseline"]
 
-
 SCHEMA = "aligndbg.baseline/1"
 GROWTH = 2.0  # errors over tolerance may move this much: other kernels, other threads, another runtime version
 _VERDICTS = [str(v) for v in (Verdict.ALIGNED, Verdict.INCONCLUSIVE, Verdict.DIVERGED)]

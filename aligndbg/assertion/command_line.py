@@ -16,7 +16,6 @@ from aligndbg.core.arrays import as_array
 
 __all__ = ["command"]
 
-
 _VALUES = (
     "atol",
     "rtol",

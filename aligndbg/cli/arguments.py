@@ -10,7 +10,6 @@ from aligndbg.core.version import __version__
 
 __all__ = ["USAGE", "parser"]
 
-
 USAGE = 2
 
 MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, trace.npz, trace.safetensors) or backend:target (torch:nets.py:yolo);

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "capture", "demo", "doctor", "judge", "layers"]
 
-
 EXIT = {"aligned": 0, "diverged": 1, "inconclusive": 3}
 
 

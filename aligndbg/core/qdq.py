@@ -10,7 +10,6 @@ from aligndbg.core.types import Array, Node, Trace
 
 __all__ = ["as_read", "read_through"]
 
-
 Consumers = Mapping[str, Sequence[Node]]
 
 

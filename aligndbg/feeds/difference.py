@@ -18,7 +18,6 @@ from aligndbg.feeds.translate import FeedLink, real_values
 
 __all__ = ["FeedFinding", "logical_difference"]
 
-
 MAX_CHANNELS = 4  # RGBA; longer axes are not tried in other orders
 EDGE = 2  # tolerances, of half a step each: a range of whole steps may end one before the float one
 SAME_SCALE = 1e-5  # relative: the fits of channels with one scale differ by no more

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "ImageOptions", "load_image"]
 
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 CHANNELS = (1, 3, 4)
 MOST_CLIPPED = 0.1  # share of pixels outside the quantization's range; over it, the normalization is missing

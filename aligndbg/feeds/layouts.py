@@ -12,7 +12,6 @@ from aligndbg.core.types import Layout, LayoutKind
 
 __all__ = ["MAX_PERMUTED_RANK", "describe_layout", "fitting_layouts", "fitting_permutations", "is_usual", "layout_cost"]
 
-
 MAX_PERMUTED_RANK = 6  # 720 orders of axes; beyond it only the one as it is
 CHANNELS_MOVED = 1  # the cost of channels first for channels last, or back
 

@@ -23,7 +23,6 @@ from aligndbg.feeds.layouts import describe_layout, fitting_layouts, is_usual, l
 
 __all__ = ["FeedLink", "FeedPlan", "real_values", "translate"]
 
-
 MAX_PLANS = 24  # every order of four inputs alike, or of four equal axes
 MAX_COMBINATIONS = 10 * MAX_PLANS  # of the inputs' layouts, among which the least unusual are chosen
 # What exporters and quantizers add to an input's name.

@@ -1,6 +1,6 @@
 """How far two arrays are apart: pure functions of both. Knows numpy only.
 
-Everything is computed in float64, a block at a time (`_blocks`); no tensor is ever copied whole.
+Everything is computed in float64, a block at a time (`measure.blocks`); no tensor is ever copied whole.
 """
 
 from __future__ import annotations

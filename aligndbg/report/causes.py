@@ -12,7 +12,6 @@ from aligndbg.result import Result
 
 __all__ = ["Told", "causes_of_tensors", "told"]
 
-
 MOST_ATTRIBUTES = 8
 LONGEST = 60  # characters of an attribute's value
 

@@ -16,7 +16,6 @@ from aligndbg.result import Result
 
 __all__ = ["append_summary", "to_markdown"]
 
-
 MARK = {Verdict.ALIGNED: "✅", Verdict.DIVERGED: "❌", Verdict.INCONCLUSIVE: "⚠️"}
 VARIABLE = "GITHUB_STEP_SUMMARY"
 WORST = 5

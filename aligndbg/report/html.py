@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fragment", "to_html"]
 
-
 NOTEBOOK_ROWS = 60
 COVERAGE = ("compared", "unobservable", "one_sided", "unmatched")
 

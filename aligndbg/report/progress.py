@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["progress_bars"]
 
-
 # A stage that has made no step yet (a runtime yields its first value when it has computed the last) is expected to
 # take as long as the stages that ran the same models before it.
 LIKE = {

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TableView", "chosen_rows", "pairs_table"]
 
-
 STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
 COLOURS = {"bar": "cyan"}
 GRAVITY = (Status.FAULT, Status.DRIFT, Status.UNKNOWN, Status.PASS)

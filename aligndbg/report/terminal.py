@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render", "render_text", "stdout_console"]
 
-
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 WORST = 5
 

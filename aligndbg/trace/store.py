@@ -16,7 +16,6 @@ from aligndbg.core.types import Array
 
 __all__ = ["Store"]
 
-
 _ALIGN = 64  # where each spilled array starts: aligned for every dtype and for vector loads
 
 
