@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligndbg.core.types import Cause
-from aligndbg.report.words import clean, number
+from aligndbg.report.words import UNITS, clean, number
 from aligndbg.result import Result
 
 __all__ = ["Told", "causes_of_tensors", "told"]
@@ -39,7 +39,7 @@ class Told:
 
 def told(cause: Cause) -> Told:
     details = cause.details
-    unit = {"lsb": "LSB", "rel_l2": "relative L2", "max_abs": "max abs"}.get(details.get("unit", ""), "")
+    unit = UNITS.get(details.get("unit", ""), "")
     known = cause.before is not None and cause.after is not None
     return Told(
         kind=clean(cause.kind),

@@ -18,7 +18,7 @@ from aligndbg.measure.detail import detail
 from aligndbg.measure.metrics import compare
 from aligndbg.report.chart import charts
 from aligndbg.report.html import fragment, to_html
-from aligndbg.report.page_data import payload
+from aligndbg.report.page_data import page_data
 from aligndbg.report.words import bar
 
 VOID = ("meta", "br", "input")
@@ -148,7 +148,7 @@ def test_what_was_not_compared_is_listed_by_class(aligned: Diff) -> None:
 def test_undefined_values_are_dashes(silent: Diff) -> None:
     shown = Tags(to_html(silent)).text
     assert "nan" not in shown
-    row = next(m for m in payload(silent)["pairs"] if m["r"] == "y")
+    row = next(m for m in page_data(silent)["pairs"] if m["r"] == "y")
     assert None in row["m"]
     assert "the reference is all zero" in row["why"].values()
 
@@ -196,7 +196,7 @@ def test_an_elements_place_in_the_candidate(aligned: Diff) -> None:
     metrics = compare(r, moved)
     m = aligned.pairs[0]
     m = replace(m, metrics=metrics, pair=replace(m.pair, layout=layout), detail=detail(r, moved, metrics, (1.0, 0.0)))
-    (element,) = payload(replace(aligned, pairs=(m,)))["pairs"][0]["detail"]["first"]
+    (element,) = page_data(replace(aligned, pairs=(m,)))["pairs"][0]["detail"]["first"]
     assert element == [[0, 1, 2, 1], [0, 2, 1, 1], 21, 26]
 
 
