@@ -1,4 +1,4 @@
-"""Arrays by name, in memory and past a budget on disk. Trace files, the lasting kind, are read and written here too."""
+"""Arrays by name, in memory and past a budget on disk."""
 
 from __future__ import annotations
 
