@@ -32,7 +32,7 @@ def network(bias: float = 0.5, *, name: str = "memory", noise: bool = False, tag
         return x * np.linspace(0.5, 2, 4, dtype=np.float32)
 
     def shift(x: Array) -> Array:
-        jitter = generator.normal(0, 1e-2, x.shape).astype(np.float32) if noise else np.float32(0)
+        jitter = np.asarray(generator.normal(0, 1e-2, x.shape) if noise else 0, np.float32)
         return x + np.float32(bias) + jitter
 
     return MemoryBackend(

@@ -33,7 +33,7 @@ LAW = {
     "backends.torch": ("core canonical trace backends", "ml_dtypes torch"),
     "backends.worker": ("core canonical trace backends", ""),
     "locate": ("core measure feeds trace match", ""),
-    "explain": ("core measure canonical feeds trace match backends.tflite backends.torch locate", "ml_dtypes"),
+    "explain": ("core measure canonical feeds trace match backends backends.tflite backends.torch locate", "ml_dtypes"),
     "verdict": ("core measure locate", ""),
     "result": ("core measure verdict", ""),
     "report": ("core measure result", "jinja2 markupsafe matplotlib msgspec pandas rich"),
@@ -78,7 +78,7 @@ def imports_of(package: Path) -> dict[str, list[Import]]:
         elif isinstance(node, ast.ImportFrom):
             base = "" if node.level else node.module or ""
             targets = [deep if (deep := f"{base}.{alias.name}") in paths else base for alias in node.names]
-        for target in targets:
+        for target in dict.fromkeys(targets):
             root = target.partition(".")[0]
             yield Import(module, target if root == "aligndbg" else root, getattr(node, "lineno", 0), early)
         early &= not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
