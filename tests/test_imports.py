@@ -44,7 +44,7 @@ LAW = {
     "cli": ("core api", ""),
     "testing": ("core", "pytest"),
     "pytest_plugin": ("api assertion", "pytest"),
-    "__init__": ("core feeds backends pipeline report diff_result api assertion", ""),
+    "__init__": ("core api assertion", ""),
     "__main__": ("cli", ""),
 }
 # How an ONNX file is read and rewritten, whichever runtime then runs it: any backend may use these, no other's files.
