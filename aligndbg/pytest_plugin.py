@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AssertAligned", "assert_aligned"]
 
-
 MARKER = "aligndbg"
 BASELINES = "aligndbg_baselines"
 NUMBERS = ("atol", "rtol", "min_cosine", "min_euclid", "min_sqnr", "max_lsb", "min_coverage", "timeout")

@@ -19,8 +19,6 @@ import psutil
 import pytest
 
 import aligndbg
-from aligndbg.core.errors import UsageError
-from aligndbg.core.files import replacing
 
 PACKAGE = Path(aligndbg.__file__).parent
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 24, 1, 2, 3  # of linux/prctl.h, capability.h
@@ -177,79 +175,3 @@ def test_a_read_only_install_without_a_home(tmp_path: Path, fixtures: Path) -> N
     finally:
         for path in (work, site, *site.rglob("*")):
             os.chmod(path, 0o755 if path.is_dir() else 0o644)
-
-
-def test_outputs_are_checked_before_anything_runs(fixtures: Path, tmp_path: Path) -> None:
-    model = tmp_path / "a.onnx"
-    shutil.copy(fixtures / "attention.onnx", model)
-    before = model.read_bytes()
-    for words, said in (
-        (["--json", tmp_path / "no" / "d.json"], "there is no folder"),
-        (["--html", tmp_path], "it is a folder"),
-        (["--csv", model], "it is one of the models"),
-        (["--json", tmp_path / "d", "--csv", tmp_path / "d"], "two outputs have the same name"),
-    ):
-        done = subprocess.run(command("diff", model, model, *words), capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert said in done.stderr
-    assert model.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
-
-
-def test_a_name_with_line_breaks_stays_on_one_line(tmp_path: Path) -> None:
-    np.savez(tmp_path / "t.npz", **{"a\n  hint: run rm -rf\x1b[2J": np.array([{}], object)})
-    done = subprocess.run(command("layers", tmp_path / "t.npz"), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 2
-    assert "\x1b" not in done.stderr
-
-
-# ---- the writer
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    with replacing(path) as file:
-        file.write(b"one")
-        assert not path.exists()
-
-    def fail() -> None:
-        with replacing(path) as file:
-            file.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_bytes() == b"one"
-    assert [each.name for each in tmp_path.iterdir()] == ["f"]
-
-
-def test_links_are_followed_and_devices_written(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("real")
-    with replacing(tmp_path / "link") as file:
-        file.write(b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-    with replacing("/dev/null") as file:
-        file.write(b"gone")
-    assert not Path("/dev/null").is_file()
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    def write(path: Path) -> None:
-        with replacing(path) as file:
-            file.write(b"x" * 100_000)
-
-    for path in (tmp_path / "no" / "f", tmp_path, Path("/dev/full")):
-        with pytest.raises(UsageError, match="cannot write"):
-            write(path)
-
-
-@pytest.mark.parametrize("option", ["--repro", "--model-explorer"])
-def test_a_folder_that_cannot_be_made_is_said_first(tmp_path: Path, option: str) -> None:
-    (tmp_path / "file").touch()
-    words = command("diff", "missing.onnx", "missing.tflite", option, tmp_path / "file" / "d")
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"{tmp_path / 'file' / 'd'}: cannot write into {tmp_path / 'file'}" in done.stderr

@@ -6,14 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aligndbg.api import diff
+from aligndbg.api import Diff, DivergedError, Verdict, diff
 from aligndbg.assertion.baseline import read_baseline, snapshot, worse, write_baseline
 from aligndbg.assertion.command_line import command
-from aligndbg.core.types import Verdict
-from aligndbg.diff_result import Diff, DivergedError
 
 __all__ = ["assert_aligned"]
-
 
 SHOWN = 10  # regressions against a baseline that are listed
 WIDTH = 96

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aligndbg.api import Diff
 from aligndbg.core.errors import UsageError
 from aligndbg.core.files import write_text
 from aligndbg.core.jsonable import plain_value
 from aligndbg.core.types import Status, Verdict
-from aligndbg.diff_result import Diff
 
 __all__ = ["read_baseline", "snapshot", "worse", "write_baseline"]
-
 
 SCHEMA = "aligndbg.baseline/1"
 GROWTH = 2.0  # errors over tolerance may move this much: other kernels, other threads, another runtime version

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from aligndbg.api import layers
-from aligndbg.feeds.plan import as_array
+from aligndbg.core.arrays import as_array
 
 __all__ = ["command"]
-
 
 _VALUES = (
     "atol",

@@ -14,7 +14,6 @@ from aligndbg.core.types import Array, Graph, Node, Quant
 
 __all__ = ["Emitter", "Forms", "gelu", "registry"]
 
-
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # NHWC to NCHW, and back
 # Their result holds their inputs' values.
 MOVING = frozenset(

@@ -13,7 +13,6 @@ from aligndbg.core.types import Array
 
 __all__ = ["CannotEvaluateError", "Step", "as_model", "evaluate"]
 
-
 IR_VERSION = 8  # old enough for every runtime that knows the opsets below
 
 

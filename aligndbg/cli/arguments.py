@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from aligndbg.core.version import __version__
 
-__all__ = ["USAGE", "parser"]
+__all__ = ["USAGE", "named_pairs", "parser"]
 
-
-USAGE = 2
+USAGE = 2  # the exit code of a usage error
 
 MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, trace.npz, trace.safetensors) or backend:target (torch:nets.py:yolo);
 options as a query, such as a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
-
-
 TRUST_HELP = "let a model file run the code pickled in it"
+
+T = TypeVar("T")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +30,60 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"aligndbg: error: {message}\n  hint: see {self.prog} --help\n")
+
+
+def _number(kind: Callable[[str], T], fits: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: give {wanted}")
+        return value
+
+    return parse
+
+
+_positive = _number(float, lambda value: value > 0, "seconds, over 0")
+_share = _number(float, lambda value: 0 <= value <= 1, "a share, 0 to 1")
+_count = _number(int, lambda value: value >= 1, "a number, 1 or more")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(t) for t in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give words separated by commas")
+    return words
+
+
+def _two(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(t) for t in text.replace("x", ",").split(","))
+    except ValueError:
+        height = width = 0
+    if height < 1 or width < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give H,W")
+    return height, width
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    body = text.upper().removesuffix("B").removesuffix("I")
+    try:
+        size = int(float(body[:-1]) * (1 << units[body[-1]])) if body[-1:] in units else int(body)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write bytes, or 512M, or 2G")
+    return size
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,67 +214,25 @@ def _input_options(p: argparse.ArgumentParser) -> None:
     i.add_argument("--input-layout", choices=("nchw", "nhwc"), default="", help="where its shape leaves it open")
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, over 0")
-    return value
+def named_pairs(specs: Sequence[str], option: str) -> dict[str, str] | None:
+    """Reference name -> candidate name, from `ref=cand` or files of such lines. Raises UsageError."""
+    from aligndbg.core.errors import UsageError
 
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(t) for t in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give numbers separated by commas") from None
-
-
-def _words(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise argparse.ArgumentTypeError(f"{text!r}: give words separated by commas")
-    return words
-
-
-def _two(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(t) for t in text.replace("x", ",").split(","))
-    except ValueError:
-        height = width = 0
-    if height < 1 or width < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give H,W")
-    return height, width
-
-
-def _size(text: str) -> int:
-    units = {"K": 10, "M": 20, "G": 30}
-    body = text.upper().removesuffix("B").removesuffix("I")
-    try:
-        size = int(float(body[:-1]) * (1 << units[body[-1]])) if body[-1:] in units else int(body)
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write bytes, or 512M, or 2G")
-    return size
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a share, 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number, 1 or more")
-    return value
+    out: dict[str, str] = {}
+    for spec in specs:
+        lines = [spec]
+        if "=" not in spec or os.path.isfile(spec):
+            try:
+                with open(spec, encoding="utf-8") as stream:
+                    lines = [line.strip() for line in stream if line.strip() and not line.startswith("#")]
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "not a text file"
+                hint = "write reference=candidate, or a file of such lines"
+                raise UsageError(f"{option} {spec!r}: {why}", hint=hint) from None
+        for line in lines:
+            left, equals, right = line.partition("=")
+            if not equals or not left or not right:
+                raise UsageError(f"{option} {line!r} is not reference=candidate", hint="both are tensor names")
+            if out.setdefault(left.strip(), right.strip()) != right.strip():
+                raise UsageError(f"{option} gives {left.strip()!r} twice", hint="one counterpart for each tensor")
+    return out or None

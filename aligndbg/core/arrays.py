@@ -1,4 +1,4 @@
-"""Arrays of any dtype as bytes: what the worker, the spill file and trace files share."""
+"""Arrays of any dtype: their dtypes by name, from what users hand in, as bytes for pipes and files, and lazily."""
 
 from __future__ import annotations
 
@@ -8,15 +8,52 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.core.errors import UsageError
+from aligndbg.core.errors import FeedError, UsageError
 from aligndbg.core.types import Array
 
-__all__ = ["Lazy", "bytes_of", "dtype_of", "is_float_dtype", "numpy_dtype", "plain_dtype", "write_all"]
+__all__ = ["Lazy", "as_array", "bytes_of", "dtype_of", "is_float_dtype", "numpy_dtype", "plain_dtype", "write_all"]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """numpy's or ml_dtypes' dtype. Raises AttributeError for a name that neither knows."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
+
+
+def numpy_dtype(name: str, tensor: str = "") -> np.dtype[Any]:
+    """`dtype_of` for the input `tensor`. Raises UsageError for a kind that is no number ("string", ...)."""
+    try:
+        return dtype_of(name)
+    except AttributeError:
+        raise UsageError(f"the input {tensor!r} is of the kind {name!r}, which cannot be fed") from None
+
+
+def is_float_dtype(dtype: Any) -> bool:
+    """True for numpy's and ml_dtypes' floating-point dtypes."""
+    dtype = np.dtype(dtype)
+    return bool(dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
 
 
 def plain_dtype(dtype: np.dtype[Any]) -> bool:
     """True for numbers, bools and ml_dtypes' types: bits of a fixed size, without references."""
     return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
+
+
+def as_array(value: Any) -> Array:
+    """A numpy array from an array, a tensor of torch, or nested lists. Raises FeedError."""
+    if hasattr(value, "detach"):  # a torch tensor, without importing torch
+        value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
+        if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly
+            return np.asarray(value.float()).astype(numpy_dtype(kind))
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # ragged lists
+        raise FeedError(f"an input is no array: {error}", hint="pass numpy arrays") from None
 
 
 def bytes_of(array: Array) -> Array:
@@ -29,17 +66,6 @@ def write_all(file: Any, data: Array) -> None:
     view = memoryview(data.data)
     while view:
         view = view[file.write(view) :]
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """numpy's or ml_dtypes' dtype. Raises AttributeError for a name that neither knows."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return found
 
 
 class Lazy(Mapping[str, Array]):
@@ -68,22 +94,3 @@ class Lazy(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._makers)
-
-
-def is_float_dtype(dtype: Any) -> bool:
-    """True for numpy's and ml_dtypes' floating-point dtypes."""
-    dtype = np.dtype(dtype)
-    return bool(dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
-
-
-def numpy_dtype(name: str, tensor: str = "") -> np.dtype[Any]:
-    """numpy's dtype of that name, or ml_dtypes'. Raises UsageError for a kind that is no number ("string", ...)."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
-
-        if not hasattr(ml_dtypes, name):
-            raise UsageError(f"the input {tensor!r} is of the kind {name!r}, which cannot be fed") from None
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return found

@@ -14,7 +14,6 @@ from aligndbg.core.types import Backend
 
 __all__ = ["Clock", "Progress"]
 
-
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -23,7 +22,7 @@ class Clock:
     """Seconds and peak memory by stage, and the progress shown while a stage runs.
 
     `limit` is how many seconds pairing may take in all, and comparing. Memory is that of this process and of the
-    `sides` that run in one of their own, in bytes; see `_memory`.
+    `sides` that run in one of their own, in bytes; see `core.process_memory`.
     """
 
     progress: Progress | None

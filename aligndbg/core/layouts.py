@@ -24,8 +24,10 @@ __all__ = [
     "squeezed",
 ]
 
-
 SAMPLES = 1024
+MAX_LAYOUTS = 128  # five equal axes have 120 orders
+
+Shape = tuple[int, ...]
 
 
 def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -39,12 +41,6 @@ def sample_positions(count: int) -> Array:
         return np.arange(count)
     drawn = np.random.default_rng(count).choice(count, SAMPLES - 2, replace=False)
     return np.unique(np.concatenate([[0, count - 1], drawn]))
-
-
-MAX_LAYOUTS = 128  # five equal axes have 120 orders
-
-
-Shape = tuple[int, ...]
 
 
 @lru_cache(maxsize=65536)

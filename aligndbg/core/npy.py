@@ -23,7 +23,6 @@ from aligndbg.core.types import Array
 
 __all__ = ["damage", "npy_header", "read_npy"]
 
-
 # What the parsers of the standard library and of numpy raise for damaged bytes.
 _DAMAGE = (
     *(ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, MemoryError, RecursionError),

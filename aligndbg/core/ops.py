@@ -23,7 +23,6 @@ __all__ = [
     "written_with",
 ]
 
-
 # Ops that move values without computing: what a converter adds or drops at will (canonical names).
 LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 # Ops whose output holds their input's values, at most rounded to another type.

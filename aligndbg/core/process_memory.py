@@ -9,7 +9,6 @@ from pathlib import Path
 
 __all__ = ["forget_peaks", "give_back", "peak_bytes"]
 
-
 PEAK = b"VmHWM:"
 
 

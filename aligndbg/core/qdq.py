@@ -10,7 +10,6 @@ from aligndbg.core.types import Array, Node, Trace
 
 __all__ = ["as_read", "read_through"]
 
-
 Consumers = Mapping[str, Sequence[Node]]
 # Ties are rounded away from zero here, and to even by runtimes; the rest is float32's own rounding.
 ONE_STEP = 1.01

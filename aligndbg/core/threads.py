@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Submit", "in_threads", "one_blas_thread", "threads"]
 
-
 MAX_THREADS = 8  # what is read comes from memory: more threads wait for it
 Item = TypeVar("Item")
 Result = TypeVar("Result")

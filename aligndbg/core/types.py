@@ -37,7 +37,6 @@ __all__ = [
     "release",
 ]
 
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FLOAT_DTYPES = frozenset(

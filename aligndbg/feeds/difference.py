@@ -13,13 +13,19 @@ import numpy as np
 from aligndbg.core.arrays import is_float_dtype
 from aligndbg.core.errors import FeedError
 from aligndbg.core.types import Array, Quant
+from aligndbg.feeds.layouts import MAX_PERMUTED_RANK
 from aligndbg.feeds.translate import FeedLink, real_values
 
 __all__ = ["FeedFinding", "logical_difference"]
 
-
-_MAX_CHANNELS = 4
-_MAX_PERMUTED_RANK = 5
+MAX_CHANNELS = 4  # RGBA; longer axes are not tried in other orders
+EDGE = 2  # tolerances, of half a step each: a range of whole steps may end one before the float one
+SAME_SCALE = 1e-5  # relative: the fits of channels with one scale differ by no more
+FLOAT32_ULP = 2.0**-23
+# Of a fit: the scale carries the reference's rounding too and is itself off by a part of it; preprocessing in float32
+# costs a few bits.
+FIT_SLACK, FIT_FLOOR = 1.25, 4e-6
+HALF_STEP = 0.5 * (1 + 1e-6)  # of a quantization step; the scale is a rounded number itself
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def logical_difference(
         for name, feeds in ((link.reference, reference_feeds), (link.candidate, candidate_feeds)):
             if name not in feeds:
                 raise FeedError(f"there is no feed for the input {name!r}", hint="every linked input needs one")
-        findings += _Check(
+        findings += _FedLink(
             link,
             (reference_feeds[link.reference], (reference_quants or {}).get(link.reference)),
             (candidate_feeds[link.candidate], (candidate_quants or {}).get(link.candidate)),
@@ -64,8 +70,8 @@ def logical_difference(
     return findings
 
 
-class _Check:
-    """One link: `r` and `c` are real values in float64, in the reference's layout."""
+class _FedLink:
+    """What both sides of one link are fed: `r` and `c`, real values in float64 in the reference's layout."""
 
     def __init__(self, link: FeedLink, left: tuple[Array, Quant | None], right: tuple[Array, Quant | None]) -> None:
         self.link = link
@@ -97,10 +103,13 @@ class _Check:
 
     def _at_the_edge(self) -> bool:
         """True where values are clipped by a step at most: a symmetric range holds -1, and 1 only but for a step."""
-        return self.range is not None and self.apart <= 2 * self.tolerance and self._same(np.clip(self.r, *self.range))
+        return self.apart <= EDGE * self.tolerance and self._is_clipped()
+
+    def _is_clipped(self) -> bool:
+        return self.range is not None and self._same(np.clip(self.r, *self.range))
 
     def _clipped(self) -> list[FeedFinding]:
-        if self.range is None or not self._same(np.clip(self.r, *self.range)):
+        if self.range is None or not self._is_clipped():
             return []
         share = float(np.mean((self.r < self.range[0]) | (self.r > self.range[1])))
         what = (
@@ -114,18 +123,16 @@ class _Check:
         if _apart(self.r, wrong) <= self.tolerance:
             what = f"the candidate is fed the reference's memory as it lies, as {self.raw.shape} without a transpose"
             return [self._finding("layout", what, expected=self.link.layout.permutation)]
-        for p in itertools.permutations(range(len(shape))) if len(shape) <= _MAX_PERMUTED_RANK else ():
+        orders = itertools.permutations(range(len(shape))) if len(shape) <= MAX_PERMUTED_RANK else ()
+        for p in orders:
             if tuple(shape[i] for i in p) == shape and self._same(self.r.transpose(p)):
-                return [
-                    self._finding(
-                        "layout", f"the candidate is fed the reference's axes in the order {p}", permutation=p
-                    )
-                ]
+                what = f"the candidate is fed the reference's axes in the order {p}"
+                return [self._finding("layout", what, permutation=p)]
         return []
 
     def _flip(self) -> list[FeedFinding]:
         for axis, size in enumerate(self.r.shape):
-            if size > _MAX_CHANNELS and self._same(np.flip(self.r, axis)):
+            if size > MAX_CHANNELS and self._same(np.flip(self.r, axis)):
                 return [self._finding("flip", f"axis {axis} of the reference's layout is reversed", axis=axis)]
         return []
 
@@ -156,7 +163,7 @@ class _Check:
 
     def _normalization(self, fit: tuple[Array, Array], axis: int | None) -> FeedFinding:
         scale, offset = ([float(f"{value:.6g}") for value in part] for part in fit)
-        if axis is None or (np.ptp(scale) <= 1e-5 * max(map(abs, scale)) and np.ptp(offset) <= self.tolerance):
+        if axis is None or (np.ptp(scale) <= SAME_SCALE * max(map(abs, scale)) and np.ptp(offset) <= self.tolerance):
             what = f"candidate = reference * {scale[0]:g} + {offset[0]:g}"
         else:
             what = f"candidate = reference * {scale} + {offset}, by channel (axis {axis} of the reference's layout)"
@@ -165,7 +172,7 @@ class _Check:
 
 def _channel_orders(shape: Sequence[int], with_identity: bool = False) -> Iterator[tuple[int, tuple[int, ...]]]:
     """(axis, order) for each axis short enough to hold channels; three and four channels are the likely ones."""
-    axes = [axis for axis, size in enumerate(shape) if 2 <= size <= _MAX_CHANNELS]
+    axes = [axis for axis, size in enumerate(shape) if 2 <= size <= MAX_CHANNELS]
     for axis in sorted(axes, key=lambda axis: (shape[axis] == 2, axis)):
         orders = itertools.permutations(range(shape[axis]))
         yield from ((axis, order) for order in itertools.islice(orders, 0 if with_identity else 1, None))
@@ -182,8 +189,7 @@ def _affine(x: Array, y: Array, tolerance: float) -> tuple[Array, Array] | None:
     scale = np.einsum("ij,ij->i", centred, y) / spread
     offset = y.mean(1) - scale * x.mean(1)
     left = np.abs(y - scale[:, None] * x - offset[:, None]).max()
-    # the reference's rounding is scaled too, the fit is off by a part of it; float32 preprocessing costs a few bits
-    allowed = 1.25 * tolerance * max(1.0, float(np.abs(scale).max())) + 4e-6 * float(np.abs(y).max())
+    allowed = FIT_SLACK * tolerance * max(1.0, float(np.abs(scale).max())) + FIT_FLOOR * float(np.abs(y).max())
     visible = np.abs(scale) * np.ptp(x, axis=1) > allowed  # a constant y fits any x with a scale of nothing
     return (scale, offset) if visible.all() and left <= allowed else None
 
@@ -203,10 +209,10 @@ def _rounding(real: Array, stored: Array, quant: Quant | None) -> float:
     finite = np.abs(real[np.isfinite(real)])
     largest = float(finite.max()) if finite.size else 0.0
     if quant is not None and not is_float_dtype(stored.dtype):
-        return 0.5 * float(quant.scale.max()) * (1 + 1e-6) + 2.0**-23 * largest
+        return HALF_STEP * float(quant.scale.max()) + FLOAT32_ULP * largest
     if not is_float_dtype(stored.dtype):
         return 0.0
-    return float(_epsilon(stored.dtype)) * largest
+    return _epsilon(stored.dtype) * largest
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aligndbg.core.arrays import dtype_of
 from aligndbg.core.errors import FeedError, MissingDependencyError, UsageError
 from aligndbg.core.types import FLOAT_DTYPES, Array, TensorInfo
 
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_SUFFIXES", "ImageOptions", "load_image"]
 
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_CHANNELS = (1, 3, 4)
-_CLIPPED_LIMIT = 0.1  # more than this share of pixels outside the quantization's range: the normalization is missing
+CHANNELS = (1, 3, 4)
+MOST_CLIPPED = 0.1  # share of pixels outside the quantization's range; over it, the normalization is missing
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _signature(info: TensorInfo, layout: str) -> _Signature:
     first, last = dims[-3], dims[-1]
     channels_last = _channels_last(info, first, last, layout)
     channels = last if channels_last else first
-    if channels is not None and channels not in _CHANNELS:
+    if channels is not None and channels not in CHANNELS:
         raise UsageError(
             f"the input {info.name!r} of shape {shape} has {channels} channels as {layout.upper()}",
             hint="an image has 1, 3 or 4; try the other --input-layout",
@@ -105,12 +105,12 @@ def _signature(info: TensorInfo, layout: str) -> _Signature:
 def _channels_last(info: TensorInfo, first: int | None, last: int | None, layout: str) -> bool:
     if layout:
         return layout == "nhwc"
-    if (first in _CHANNELS) == (last in _CHANNELS):
+    if (first in CHANNELS) == (last in CHANNELS):
         raise UsageError(
             f"whether the input {info.name!r} of shape {info.shape} is NCHW or NHWC cannot be told",
             hint="say --input-layout nchw or nhwc",
         )
-    return last in _CHANNELS
+    return last in CHANNELS
 
 
 def _read(path: Path, channels: int, fit: Callable[[Image.Image], Image.Image]) -> Array:
@@ -171,7 +171,7 @@ def _to_dtype(values: Array, pixels: Array, info: TensorInfo, options: ImageOpti
     if not signature.channels_last:
         values, pixels = values.transpose(2, 0, 1), pixels.transpose(2, 0, 1)
     if info.dtype in FLOAT_DTYPES or not info.dtype:
-        return values.astype(np.dtype(info.dtype or "float32") if info.dtype != "bfloat16" else _bfloat16())
+        return values.astype(dtype_of(info.dtype or "float32"))
     normalized = bool(options.mean or options.scale or options.std)
     if info.dtype == "uint8" and info.quant is None and not normalized:
         return pixels
@@ -193,16 +193,9 @@ def _quantize(values: Array, info: TensorInfo, signature: _Signature) -> Array:
     stored = info.quant.quantize(batched, np.dtype(info.dtype))
     apart = np.abs(info.quant.dequantize(stored) - batched)
     clipped = float(np.mean(apart > float(info.quant.scale.max())))
-    if clipped > _CLIPPED_LIMIT:
+    if clipped > MOST_CLIPPED:
         raise FeedError(
             f"{clipped:.0%} of the pixels are outside what the {info.dtype} input {info.name!r} can hold",
             hint="set --mean and --scale or --std as the model was quantized for",
         )
     return stored[0] if signature.batch is not None else stored
-
-
-def _bfloat16() -> np.dtype[np.generic]:
-    import ml_dtypes
-
-    found: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-    return found

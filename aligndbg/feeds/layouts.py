@@ -10,10 +10,10 @@ import numpy as np
 
 from aligndbg.core.types import Layout, LayoutKind
 
-__all__ = ["describe_layout", "fitting_layouts", "fitting_permutations", "layout_cost"]
+__all__ = ["MAX_PERMUTED_RANK", "describe_layout", "fitting_layouts", "fitting_permutations", "is_usual", "layout_cost"]
 
-
-_MAX_PERMUTED_RANK = 6
+MAX_PERMUTED_RANK = 6  # 720 orders of axes; beyond it only the one as it is
+CHANNELS_MOVED = 1  # the cost of channels first for channels last, or back
 
 Shape = tuple[int | str | None, ...]
 
@@ -25,8 +25,21 @@ def layout_cost(permutation: Sequence[int]) -> int:
     if tuple(permutation) == axes:
         return 0
     if rank > 2 and tuple(permutation) in ((0, rank - 1, *axes[1:-1]), (0, *axes[2:], 1)):
-        return 1
+        return CHANNELS_MOVED
     return 2 if permutation[0] == 0 else 3
+
+
+def is_usual(layout: Layout) -> bool:
+    """As it is, or channels moved first or last: what converters do."""
+    return layout_cost(layout.permutation) <= CHANNELS_MOVED
+
+
+def describe_layout(layout: Layout) -> str:
+    if layout.kind is LayoutKind.IDENTITY:
+        return "as it is"
+    if layout.kind is LayoutKind.SQUEEZE:
+        return f"reshaped from {layout.reference_shape} to {layout.candidate_shape}"
+    return f"transposed from {layout.reference_shape} to {layout.candidate_shape} by {layout.permutation}"
 
 
 def fitting_permutations(reference: Sequence[int], candidate: Shape) -> list[tuple[int, ...]]:
@@ -37,7 +50,7 @@ def fitting_permutations(reference: Sequence[int], candidate: Shape) -> list[tup
     rank = len(reference)
     if rank != len(candidate):
         return []
-    every = itertools.permutations(range(rank)) if rank <= _MAX_PERMUTED_RANK else iter([tuple(range(rank))])
+    every = itertools.permutations(range(rank)) if rank <= MAX_PERMUTED_RANK else iter([tuple(range(rank))])
     fitting = [
         p
         for p in every
@@ -57,10 +70,10 @@ def fitting_layouts(reference: tuple[int, ...], candidate: Shape | None) -> list
     An input of unknown shape (None) may want it as it is, or with the channels moved first or last.
     """
     if candidate is None:
-        usual = fitting_permutations(reference, (None,) * len(reference))
-        return [_layout(reference, p) for p in usual if layout_cost(p) < 2]
+        every = (_permuted(reference, p) for p in fitting_permutations(reference, (None,) * len(reference)))
+        return [layout for layout in every if is_usual(layout)]
     if len(reference) == len(candidate):
-        return [_layout(reference, p) for p in fitting_permutations(reference, candidate)]
+        return [_permuted(reference, p) for p in fitting_permutations(reference, candidate)]
     inner = tuple(size for size in reference if size != 1)
     wanted = _without_ones(candidate, len(inner))
     if wanted is None:
@@ -83,15 +96,7 @@ def _without_ones(candidate: Shape, count: int) -> Shape | None:
     return tuple(sizes) if sum(size != 1 for size in sizes) == count else None
 
 
-def _layout(reference: tuple[int, ...], permutation: tuple[int, ...]) -> Layout:
+def _permuted(reference: tuple[int, ...], permutation: tuple[int, ...]) -> Layout:
     shape = tuple(reference[i] for i in np.argsort(permutation))
     identity = permutation == tuple(range(len(permutation)))
     return Layout(LayoutKind.IDENTITY if identity else LayoutKind.PERMUTE, shape, permutation, reference, shape)
-
-
-def describe_layout(layout: Layout) -> str:
-    if layout.kind is LayoutKind.IDENTITY:
-        return "as it is"
-    if layout.kind is LayoutKind.SQUEEZE:
-        return f"reshaped from {layout.reference_shape} to {layout.candidate_shape}"
-    return f"transposed from {layout.reference_shape} to {layout.candidate_shape} by {layout.permutation}"

@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aligndbg.core.arrays import numpy_dtype
-from aligndbg.core.errors import FeedError, UsageError, nearest
+from aligndbg.core.arrays import as_array
+from aligndbg.core.errors import UsageError, nearest
 from aligndbg.core.types import Array, Backend, Graph, TensorInfo, Trace
 from aligndbg.feeds.check import check_feed
 from aligndbg.feeds.difference import FeedFinding, logical_difference
 from aligndbg.feeds.files import load_inputs
 from aligndbg.feeds.images import ImageOptions
 from aligndbg.feeds.random_inputs import parse_ranges, parse_shapes, random_inputs
-from aligndbg.feeds.translate import FeedLink, FeedPlan, translate
+from aligndbg.feeds.translate import FeedPlan, translate
 
-__all__ = ["Feeding", "InputOptions", "as_array", "feeds_for", "plan_feeds"]
+__all__ = ["Feeding", "InputOptions", "feeds_for", "plan_feeds"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def feeds_for(
     graph: Graph, options: InputOptions, hints: Sequence[TensorInfo] = ()
 ) -> tuple[dict[str, Array], list[str]]:
     """Feeds for one model, checked against its signature, and notes on what was chosen for the user."""
-    infos = [graph.tensors.get(name, TensorInfo(name)) for name in graph.inputs]
+    infos = _inputs_of(graph)
     notes: list[str] = []
     if options.inputs is None:
         ranges = parse_ranges(options.val_range, infos) or None
@@ -76,6 +74,10 @@ def feeds_for(
         if value:
             raise UsageError(f"{option} is for random inputs, and inputs are given", hint="leave one of the two out")
     return _given(options.inputs, infos, options, notes), notes
+
+
+def _inputs_of(graph: Graph) -> list[TensorInfo]:
+    return [graph.tensors.get(name, TensorInfo(name)) for name in graph.inputs]
 
 
 def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, notes: list[str]) -> dict[str, Array]:
@@ -103,37 +105,25 @@ def _given(inputs: Any, infos: Sequence[TensorInfo], options: InputOptions, note
     return {name: check_feed(known[name], a, options.allow_nonfinite)[0] for name, a in arrays.items()}
 
 
-def as_array(value: Any) -> Array:
-    """A numpy array from an array, a tensor of torch, or nested lists. Raises FeedError."""
-    if hasattr(value, "detach"):  # a torch tensor, without importing torch
-        value, kind = value.detach().cpu(), str(value.dtype).removeprefix("torch.")
-        if kind == "bfloat16" or kind.startswith("float8"):  # numpy has no word for it; float32 holds it exactly
-            return np.asarray(value.float()).astype(numpy_dtype(kind))
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise FeedError(f"an input is no array: {error}", hint="pass numpy arrays") from None
-
-
 def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) -> Feeding:
     """How both sides are fed. Raises UsageError where a trace without feeds needs them, or where feeds conflict."""
-    rg, cg = _signature(reference.graph()), _signature(candidate.graph())
-    rt, ct = _trace(reference), _trace(candidate)
-    if ct is not None and options.candidate_inputs is not None:
+    ref_graph, cand_graph = _signature(reference.graph()), _signature(candidate.graph())
+    ref_trace, cand_trace = _trace(reference), _trace(candidate)
+    if cand_trace is not None and options.candidate_inputs is not None:
         raise UsageError(
             "the candidate is a trace: nothing is fed to it",
             context=candidate.info.path,
             hint="leave --candidate-input out: a trace brings its own feeds",
         )
-    if rt is not None and ct is not None:
-        return _both_recorded(rt, ct, options)
-    if rt is not None:
-        return _from_reference_trace(rt, cg, options, reference.info.path)
-    if ct is not None:
-        return _from_candidate_trace(rg, ct, options, candidate.info.path)
-    hints = [cg.tensors[name] for name in cg.inputs if name in cg.tensors]
-    feeds, notes = feeds_for(rg, options, hints)
-    return _to_be_run(feeds, rg, cg, options, notes)
+    if ref_trace is not None and cand_trace is not None:
+        return _both_recorded(ref_trace, cand_trace, options)
+    if ref_trace is not None:
+        return _from_reference_trace(ref_trace, cand_graph, options, reference.info.path)
+    if cand_trace is not None:
+        return _from_candidate_trace(ref_graph, cand_trace, options, candidate.info.path)
+    hints = [cand_graph.tensors[name] for name in cand_graph.inputs if name in cand_graph.tensors]
+    feeds, notes = feeds_for(ref_graph, options, hints)
+    return _to_be_run(feeds, ref_graph, cand_graph, options, notes)
 
 
 def _signature(graph: Graph) -> Graph:
@@ -145,14 +135,16 @@ def _signature(graph: Graph) -> Graph:
     return replace(graph, tensors={**graph.tensors, **free})
 
 
-def _to_be_run(feeds: Mapping[str, Array], rg: Graph, cg: Graph, options: InputOptions, notes: list[str]) -> Feeding:
+def _to_be_run(
+    feeds: Mapping[str, Array], ref_graph: Graph, cand_graph: Graph, options: InputOptions, notes: list[str]
+) -> Feeding:
     """A candidate that is run: fed what is worked out from the reference's feeds, or what the user gives."""
     if options.candidate_inputs is None:
-        plans = translate(feeds, rg, cg, options.input_map)
-        return Feeding(feeds, tuple(plans), tuple(notes), _verify(feeds, plans[0], rg, cg))
-    own = _given(options.candidate_inputs, [cg.tensors.get(n, TensorInfo(n)) for n in cg.inputs], options, notes)
+        plans = translate(feeds, ref_graph, cand_graph, options.input_map)
+        return Feeding(feeds, tuple(plans), tuple(notes), _verify(feeds, plans[0], ref_graph, cand_graph))
+    own = _given(options.candidate_inputs, _inputs_of(cand_graph), options, notes)
     try:
-        plans = translate(feeds, rg, cg, options.input_map)
+        plans = translate(feeds, ref_graph, cand_graph, options.input_map)
     except UsageError as error:
         if options.input_map:
             raise
@@ -161,12 +153,12 @@ def _to_be_run(feeds: Mapping[str, Array], rg: Graph, cg: Graph, options: InputO
     shaped = (plan for plan in plans if all(array.shape == own[name].shape for name, array in plan.feeds.items()))
     plan = next(shaped, plans[0])
     given = replace(plan, feeds=own)
-    return Feeding(feeds, (given,), tuple(notes), _verify(feeds, given, rg, cg), plan.feeds)
+    return Feeding(feeds, (given,), tuple(notes), _verify(feeds, given, ref_graph, cand_graph), plan.feeds)
 
 
-def _verify(feeds: Mapping[str, Array], plan: FeedPlan, rg: Graph, cg: Graph) -> tuple[FeedFinding, ...]:
-    quants_r = {name: info.quant for name, info in rg.tensors.items()}
-    quants_c = {name: info.quant for name, info in cg.tensors.items()}
+def _verify(feeds: Mapping[str, Array], plan: FeedPlan, ref_graph: Graph, cand_graph: Graph) -> tuple[FeedFinding, ...]:
+    quants_r = {name: info.quant for name, info in ref_graph.tensors.items()}
+    quants_c = {name: info.quant for name, info in cand_graph.tensors.items()}
     return tuple(logical_difference(feeds, plan.feeds, plan.links, quants_r, quants_c))
 
 
@@ -190,25 +182,25 @@ def _recorded_feeds(trace: Trace, names: Sequence[str], whose: str, path: str) -
     return feeds, Graph(tensors=tensors, inputs=tuple(feeds))
 
 
-def _from_candidate_trace(rg: Graph, ct: Trace, options: InputOptions, path: str) -> Feeding:
+def _from_candidate_trace(ref_graph: Graph, cand_trace: Trace, options: InputOptions, path: str) -> Feeding:
     notes: list[str] = []
     if options.inputs is not None:
-        feeds, notes = feeds_for(rg, options)
-        if not ct.feeds:
+        feeds, notes = feeds_for(ref_graph, options)
+        if not cand_trace.feeds:
             return Feeding(
                 feeds, (FeedPlan({}, ()),), (*notes, "the trace does not say what it was fed; --input is trusted")
             )
-        recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate", path)
-        plan = replace(translate(feeds, rg, graph, options.input_map)[0], feeds=recorded)
-        _refuse_conflict(_verify(feeds, plan, rg, graph), path)
+        recorded, graph = _recorded_feeds(cand_trace, ref_graph.inputs, "candidate", path)
+        plan = replace(translate(feeds, ref_graph, graph, options.input_map)[0], feeds=recorded)
+        _refuse_conflict(_verify(feeds, plan, ref_graph, graph), path)
         return Feeding(feeds, (replace(plan, feeds={}),), tuple(notes))
-    recorded, graph = _recorded_feeds(ct, rg.inputs, "candidate", path)
+    recorded, graph = _recorded_feeds(cand_trace, ref_graph.inputs, "candidate", path)
     back = None if options.input_map is None else {c: r for r, c in options.input_map.items()}
-    feeds = dict(translate(recorded, graph, rg, back)[0].feeds)
-    missing = [n for n in rg.inputs if n not in feeds]
+    feeds = dict(translate(recorded, graph, ref_graph, back)[0].feeds)
+    missing = [n for n in ref_graph.inputs if n not in feeds]
     if missing:
         raise UsageError(f"the trace has no feed for the input {missing[0]!r}", context=path, hint="--input x.npz")
-    links = translate(feeds, rg, graph, options.input_map)[0].links
+    links = translate(feeds, ref_graph, graph, options.input_map)[0].links
     return Feeding(feeds, (FeedPlan({}, links),), tuple(notes))
 
 
@@ -221,32 +213,29 @@ def _refuse_conflict(found: Sequence[FeedFinding], path: str) -> None:
         )
 
 
-def _from_reference_trace(rt: Trace, cg: Graph, options: InputOptions, path: str) -> Feeding:
-    if not rt.feeds and options.inputs is not None:
-        feeds, notes = feeds_for(cg, options)
+def _from_reference_trace(ref_trace: Trace, cand_graph: Graph, options: InputOptions, path: str) -> Feeding:
+    if not ref_trace.feeds and options.inputs is not None:
+        feeds, notes = feeds_for(cand_graph, options)
         note = "the trace does not say what it was fed; --input is trusted"
-        return Feeding(None, (FeedPlan(feeds, _unlinked(translate(feeds, cg, cg)[0].links, rt)),), (*notes, note))
-    recorded, graph = _recorded_feeds(rt, cg.inputs, "reference", path)
+        links = translate(feeds, cand_graph, cand_graph)[0].links
+        known = tuple(link for link in links if link.reference in ref_trace.values)
+        return Feeding(None, (FeedPlan(feeds, known),), (*notes, note))
+    recorded, graph = _recorded_feeds(ref_trace, cand_graph.inputs, "reference", path)
     notes = []
     if options.inputs is not None:
         given, notes = feeds_for(graph, options)
         _refuse_conflict(_verify(recorded, translate(given, graph, graph)[0], graph, graph), path)
-    return _to_be_run(recorded, graph, cg, options, notes)
+    return _to_be_run(recorded, graph, cand_graph, options, notes)
 
 
-def _unlinked(links: tuple[FeedLink, ...], trace: Trace) -> tuple[FeedLink, ...]:
-    """Links whose reference the trace really has."""
-    return tuple(link for link in links if link.reference in trace.values)
-
-
-def _both_recorded(rt: Trace, ct: Trace, options: InputOptions) -> Feeding:
+def _both_recorded(ref_trace: Trace, cand_trace: Trace, options: InputOptions) -> Feeding:
     if options.inputs is not None:
         raise UsageError("both sides are traces: nothing is run", hint="leave --input out")
-    if not rt.feeds or not ct.feeds:
+    if not ref_trace.feeds or not cand_trace.feeds:
         return Feeding(
             None, (FeedPlan({}, ()),), ("not both traces say what they were fed; they are taken to be alike",)
         )
-    recorded, graph = _recorded_feeds(rt, (), "reference", rt.info.path)
-    theirs, their_graph = _recorded_feeds(ct, (), "candidate", ct.info.path)
+    recorded, graph = _recorded_feeds(ref_trace, (), "reference", ref_trace.info.path)
+    theirs, their_graph = _recorded_feeds(cand_trace, (), "candidate", cand_trace.info.path)
     plan = replace(translate(recorded, graph, their_graph, options.input_map)[0], feeds=theirs)
     return Feeding(recorded, (plan,), (), _verify(recorded, plan, graph, their_graph))

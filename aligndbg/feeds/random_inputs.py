@@ -16,7 +16,6 @@ from aligndbg.feeds.layouts import fitting_permutations
 
 __all__ = ["Range", "parse_ranges", "parse_shapes", "random_inputs", "resolve_shapes"]
 
-
 Range = tuple[float, float]
 
 MOST_ELEMENTS = 1 << 30  # of one input; a file that asks for more is damaged, and its size no reason to exhaust memory

@@ -19,7 +19,6 @@ from aligndbg.feeds.plan import InputOptions
 
 __all__ = ["Sample", "list_samples", "options_of", "rows_of"]
 
-
 FILES = (".npz", ".npy", *IMAGE_SUFFIXES)
 
 

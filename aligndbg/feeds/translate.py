@@ -1,7 +1,7 @@
 """How the candidate's inputs are made from the reference's feeds. Knows numpy only.
 
 `translate` gives the plausible ways, the conventional one first: which input is which, in which layout, in which
-dtype. `logical_difference` (see `_feed_check`) then verifies that both sides got the same thing.
+dtype. `feeds.difference` then verifies that both sides got the same thing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import heapq
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,15 +19,23 @@ import numpy as np
 from aligndbg.core.arrays import is_float_dtype, numpy_dtype
 from aligndbg.core.errors import FeedError, UsageError, nearest
 from aligndbg.core.types import Array, Graph, Layout, Quant, TensorInfo
-from aligndbg.feeds.layouts import describe_layout, fitting_layouts, layout_cost
+from aligndbg.feeds.layouts import describe_layout, fitting_layouts, is_usual, layout_cost
 
 __all__ = ["FeedLink", "FeedPlan", "real_values", "translate"]
 
-
-MAX_PLANS = 24
-_NOISE = re.compile(
+MAX_PLANS = 24  # every order of four inputs alike, or of four equal axes
+MAX_COMBINATIONS = 10 * MAX_PLANS  # of the inputs' layouts, among which the least unusual are chosen
+# What exporters and quantizers add to an input's name.
+DECORATION = re.compile(
     r"serving|default|u?int\d+|float(16|32)?|fp(16|32)|(de)?quantized?|quant|tfl|tensor|statefulpartitionedcall"
 )
+
+
+class _Source(NamedTuple):
+    """The reference input that one candidate input is fed from."""
+
+    name: str
+    how: str
 
 
 class FeedLink(NamedTuple):
@@ -70,32 +78,32 @@ def translate(
 
     Raises UsageError for a `mapping` that names no input, or where nothing fits; FeedError for values out of range.
     """
-    sides = _Sides(feeds, reference, candidate)
-    pinned = sides.pin(mapping or {})
+    translation = _Translation(feeds, reference, candidate)
+    pinned = translation.pin(mapping or {})
     plans: list[FeedPlan] = []
-    for pairing in itertools.islice(sides.pairings(pinned), MAX_PLANS):
-        plans.extend(sides.plans(pairing, MAX_PLANS))
+    for pairing in itertools.islice(translation.pairings(pinned), MAX_PLANS):
+        plans.extend(translation.plans(pairing))
     if not plans:
-        raise sides.no_fit()
-    ambiguous = _told_apart_by_nothing(plans, sides)
-    ranked = sorted(enumerate(plans), key=lambda item: (sides.cost(item[1]), item[0]))
+        raise translation.no_fit()
+    ambiguous = _told_apart_by_nothing(plans, translation)
+    ranked = sorted(enumerate(plans), key=lambda item: (translation.cost(item[1]), item[0]))
     return [FeedPlan(plan.feeds, plan.links, ambiguous, plan.unused) for _, plan in ranked[:MAX_PLANS]]
 
 
-def _told_apart_by_nothing(plans: Sequence[FeedPlan], sides: _Sides) -> tuple[str, ...]:
+def _told_apart_by_nothing(plans: Sequence[FeedPlan], translation: _Translation) -> tuple[str, ...]:
     """Candidate inputs with several sources, or with two layouts that are both conventional."""
     sources: dict[str, set[str]] = {}
     usual: dict[str, set[tuple[int, ...]]] = {}
     for link in (link for plan in plans for link in plan.links):
         sources.setdefault(link.candidate, set()).add(link.reference)
-        if layout_cost(link.layout.permutation) < 2:
+        if is_usual(link.layout):
             usual.setdefault(link.candidate, set()).add(link.layout.permutation)
     return tuple(
-        name for name in sides.candidate.inputs if len(sources.get(name, ())) > 1 or len(usual.get(name, ())) > 1
+        name for name in translation.candidate.inputs if len(sources.get(name, ())) > 1 or len(usual.get(name, ())) > 1
     )
 
 
-class _Sides:
+class _Translation:
     """Both signatures, and the arrays that are to be fed."""
 
     def __init__(self, feeds: Mapping[str, Array], reference: Graph, candidate: Graph) -> None:
@@ -116,16 +124,16 @@ class _Sides:
         quant, info = self.quants[left], self.infos[right]
         return bool(self.layouts(left, right)) and not _refusal(self.feeds[left], quant, info)
 
-    def pin(self, mapping: Mapping[str, str]) -> dict[str, FeedSource]:
+    def pin(self, mapping: Mapping[str, str]) -> dict[str, _Source]:
         """Candidate inputs whose source is settled by the user or by a name."""
-        pinned: dict[str, FeedSource] = {}
+        pinned: dict[str, _Source] = {}
         for left, right in mapping.items():
             for name, known, side in ((left, self.left, "reference"), (right, list(self.infos), "candidate")):
                 if name not in known:
                     raise UsageError(f"the {side} has no input {name!r}", hint=nearest(name, known))
             if not self.fits(left, right):
                 raise self.no_fit()
-            pinned[right] = FeedSource(left, "mapped by the user")
+            pinned[right] = _Source(left, "mapped by the user")
         for words, how in ((str, "same name"), (_words, "same name but for decorations")):
             taken = {source.name for source in pinned.values()}
             lefts = [name for name in self.left if name not in taken]
@@ -134,10 +142,10 @@ class _Sides:
                 same = [left for left in lefts if words(left) == words(right) and words(right)]
                 rivals = [name for name in rights if words(name) == words(right)]
                 if len(same) == len(rivals) == 1 and self.fits(same[0], right):
-                    pinned[right] = FeedSource(same[0], how)
+                    pinned[right] = _Source(same[0], how)
         return pinned
 
-    def pairings(self, pinned: Mapping[str, FeedSource]) -> Iterator[dict[str, FeedSource]]:
+    def pairings(self, pinned: Mapping[str, _Source]) -> Iterator[dict[str, _Source]]:
         """Every assignment of the candidate's other inputs, similar names and positions first."""
         open_inputs = [name for name in self.infos if name not in pinned]
         taken = {source.name for source in pinned.values()}
@@ -155,22 +163,20 @@ class _Sides:
 
         for chosen in extend({}):
             how = {right: "the only one that fits" if len(choices[right]) == 1 else "by position" for right in chosen}
-            yield {name: pinned.get(name) or FeedSource(chosen[name], how[name]) for name in self.infos}
+            yield {name: pinned.get(name) or _Source(chosen[name], how[name]) for name in self.infos}
 
     def _ranked(self, right: str, free: Sequence[str]) -> list[str]:
         fitting = [left for left in free if self.fits(left, right)]
         place = list(self.infos).index(right)
         return sorted(fitting, key=lambda left: (-_likeness(left, right), abs(self.left.index(left) - place)))
 
-    def plans(self, pairing: Mapping[str, FeedSource], limit: int) -> Iterator[FeedPlan]:
+    def plans(self, pairing: Mapping[str, _Source]) -> Iterator[FeedPlan]:
         """The pairing in each combination of layouts, the least unusual first."""
         options = [self.layouts(source.name, right) for right, source in pairing.items()]
         used = {source.name for source in pairing.values()}
         unused = tuple(name for name in self.left if name not in used)
-        combinations = itertools.islice(itertools.product(*options), 10 * limit)
-        for layouts in heapq.nsmallest(
-            limit, combinations, key=lambda some: sum(layout_cost(x.permutation) for x in some)
-        ):
+        combinations = itertools.islice(itertools.product(*options), MAX_COMBINATIONS)
+        for layouts in heapq.nsmallest(MAX_PLANS, combinations, key=_unusualness):
             links = tuple(
                 FeedLink(source.name, right, layout, f"{source.how}, {describe_layout(layout)}")
                 for (right, source), layout in zip(pairing.items(), layouts, strict=True)
@@ -188,7 +194,7 @@ class _Sides:
     def cost(self, plan: FeedPlan) -> tuple[float, int]:
         """Unlike names first, then unusual layouts."""
         unlike = -sum(_likeness(link.reference, link.candidate) for link in plan.links)
-        return round(unlike, 9), sum(layout_cost(link.layout.permutation) for link in plan.links)
+        return round(unlike, 9), _unusualness(link.layout for link in plan.links)
 
     def no_fit(self) -> UsageError:
         left = ", ".join(f"{n}: {self.feeds[n].dtype} {list(self.feeds[n].shape)}" for n in self.left) or "none"
@@ -201,17 +207,14 @@ class _Sides:
         )
 
 
-class FeedSource(NamedTuple):
-    """The reference input that one candidate input is fed from."""
-
-    name: str
-    how: str
+def _unusualness(layouts: Iterable[Layout]) -> int:
+    return sum(layout_cost(layout.permutation) for layout in layouts)
 
 
 def _words(name: str) -> str:
     """The name without what exporters add: `serving_default_x_int8:0` -> `x`."""
     parts = re.split(r"[^a-z0-9]+", re.sub(r":\d+$", "", name.lower()))
-    return " ".join(part for part in parts if part and not _NOISE.fullmatch(part))
+    return " ".join(part for part in parts if part and not DECORATION.fullmatch(part))
 
 
 def _likeness(left: str, right: str) -> float:

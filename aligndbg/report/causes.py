@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligndbg.core.types import Cause
-from aligndbg.report.words import clean, number
+from aligndbg.report.words import UNITS, clean, number
 from aligndbg.result import Result
 
 __all__ = ["Told", "causes_of_tensors", "told"]
-
 
 MOST_ATTRIBUTES = 8
 LONGEST = 60  # characters of an attribute's value
@@ -40,7 +39,7 @@ class Told:
 
 def told(cause: Cause) -> Told:
     details = cause.details
-    unit = {"lsb": "LSB", "rel_l2": "relative L2", "max_abs": "max abs"}.get(details.get("unit", ""), "")
+    unit = UNITS.get(details.get("unit", ""), "")
     known = cause.before is not None and cause.after is not None
     return Told(
         kind=clean(cause.kind),

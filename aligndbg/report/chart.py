@@ -12,7 +12,6 @@ from aligndbg.result import Result
 
 __all__ = ["Chart", "Point", "charts"]
 
-
 WIDTH, HEIGHT = 960.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 26.0, 30.0
 MOST_DECADES = 14

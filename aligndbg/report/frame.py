@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "METRIC_COLUMNS", "SAMPLE_COLUMNS", "to_frame", "to_parquet"]
 
-
 # Columns that say which pair it is: pandas' string dtype, but for confidence (float64) and output (bool).
 COLUMNS = (
     "reference",

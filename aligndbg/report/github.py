@@ -11,16 +11,15 @@ from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Cause, Coverage, Fault, ModelInfo, Verdict
 from aligndbg.measure.results import Measurement
 from aligndbg.report.causes import told
-from aligndbg.report.words import clean, number
+from aligndbg.report.words import UNITS, clean, cosine, number
 from aligndbg.result import Result
 
 __all__ = ["append_summary", "to_markdown"]
 
-
 MARK = {Verdict.ALIGNED: "✅", Verdict.DIVERGED: "❌", Verdict.INCONCLUSIVE: "⚠️"}
 VARIABLE = "GITHUB_STEP_SUMMARY"
 WORST = 5
-NAME = 60
+LONGEST_NAME = 60  # characters
 
 
 def append_summary(text: str) -> None:
@@ -67,7 +66,7 @@ def _side(side: str, info: ModelInfo, c: Coverage) -> str:
 
 
 def _fault(k: int, fault: Fault) -> Iterable[str]:
-    unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
+    unit = UNITS.get(fault.isolated_unit, UNITS["rel_l2"])
     ops = f"{_plain(fault.reference_op or '-')} against {_plain(fault.candidate_op or '-')}"
     yield f"**Fault {k}**: {ops}, own error {number(fault.isolated_error)} {unit}"
     yield ""
@@ -98,8 +97,7 @@ def _table(rows: Iterable[Measurement]) -> Iterable[str]:
         error = "-" if own is None else f"{number(own.lsb_max)} LSB" if quantized else number(own.rel_l2)
         ops = f"{_plain(m.reference_op or '-')} ~ {_plain(m.candidate_op or '-')}"
         names = f"{_code(m.pair.reference)} | {_code(m.pair.candidate)}"
-        cosine = "-" if m.metrics.cosine != m.metrics.cosine else f"{m.metrics.cosine:.6f}"
-        yield f"| {m.status} | {names} | {ops} | {number(m.metrics.rel_l2)} | {error} | {cosine} |"
+        yield f"| {m.status} | {names} | {ops} | {number(m.metrics.rel_l2)} | {error} | {cosine(m.metrics.cosine)} |"
 
 
 def _plain(text: str) -> str:
@@ -109,4 +107,4 @@ def _plain(text: str) -> str:
 
 
 def _code(name: str) -> str:
-    return f"<code>{_plain(clean(name, NAME))}</code>"
+    return f"<code>{_plain(clean(name, LONGEST_NAME))}</code>"

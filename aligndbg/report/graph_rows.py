@@ -8,7 +8,6 @@ from heapq import heapify, heappop, heappush
 
 __all__ = ["rows"]
 
-
 Sources = Sequence[Sequence[int]]
 
 

@@ -13,7 +13,6 @@ from aligndbg.result import Result
 
 __all__ = ["SCHEMA", "as_dict", "metrics_dict", "to_json"]
 
-
 SCHEMA = "aligndbg.diff/1"
 
 

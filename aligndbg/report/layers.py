@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aligndbg.core.types import Graph, TensorInfo
-from aligndbg.report.words import clean
+from aligndbg.report.words import clean, shape_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,15 +30,13 @@ def render_layers(graph: Graph, console: Console) -> None:
             info = graph.tensors.get(output, TensorInfo(output))
             note = f"  ({graph.untapped[output]})" if output in graph.untapped else ""
             kind = info.dtype + (" quantized" if info.quant is not None else "")
-            table.add_row(str(i), *(Text(clean(cell)) for cell in (node.op_type, output + note, _shape(info), kind)))
+            table.add_row(
+                str(i), *(Text(clean(cell)) for cell in (node.op_type, output + note, shape_text(info.shape), kind))
+            )
             rows += 1
     if not graph.nodes:  # a trace without a graph
         for i, (name, info) in enumerate(graph.tensors.items()):
-            table.add_row(str(i), "", *(Text(clean(cell)) for cell in (name, _shape(info), info.dtype)))
+            table.add_row(str(i), "", *(Text(clean(cell)) for cell in (name, shape_text(info.shape), info.dtype)))
             rows += 1
     console.print(table)
     console.print(Text(f"{len(graph.nodes)} nodes, {rows} tensors; inputs: " + ", ".join(map(clean, graph.inputs))))
-
-
-def _shape(info: TensorInfo) -> str:
-    return "?" if info.shape is None else "x".join("?" if d is None else str(d) for d in info.shape) or "scalar"

@@ -22,7 +22,6 @@ from aligndbg.result import Result
 
 __all__ = ["write_model_explorer"]
 
-
 INPUTS = "inputs"
 COLOR = {Status.PASS: "#b7e1c0", Status.DRIFT: "#ffe08a", Status.FAULT: "#f28b82", Status.UNKNOWN: "#d7aefb"}
 UNMATCHED = "#dadce0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -15,20 +15,19 @@ from aligndbg.core.types import Array, Graph, Layout, Node, Pair, Quant, TensorI
 from aligndbg.measure.results import AxisProfile, Detail, Element, ErrorMap, Measurement, Metrics
 from aligndbg.report.causes import causes_of_tensors, told
 from aligndbg.report.graph_rows import rows
-from aligndbg.report.words import clean
+from aligndbg.report.words import clean, shape_text
 from aligndbg.result import Result
 
-__all__ = ["METRICS", "payload", "script_json"]
-
+__all__ = ["METRICS", "page_data", "script_json"]
 
 METRICS = tuple(f.name for f in fields(Metrics) if f.name not in ("joint", "reasons", "worst_index"))
 ATTRIBUTE_WIDTH = 160
 LISTED_REGION = 40
 
 
-def payload(diff: Result) -> dict[str, Any]:
+def page_data(diff: Result) -> dict[str, Any]:
     """Everything about each pair and each node; `clean`ed strings, numbers of 8 digits, None for undefined."""
-    left, right = (_Side(graph) for graph in diff.graphs)
+    left, right = (_DrawnGraph(graph) for graph in diff.graphs)
     by_candidate = {m.pair.candidate: m.pair.reference for m in diff.pairs}
     links: dict[int, int] = {}
     for candidate, reference in by_candidate.items():
@@ -59,7 +58,7 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-class _Side:
+class _DrawnGraph:
     """One graph without the nodes that compute constants.
 
     `places` maps each tensor to its node's number; `tensors` holds the names and kinds that `as_list` refers to.
@@ -131,7 +130,7 @@ def _short(value: Any) -> str:
     return clean(str(value), ATTRIBUTE_WIDTH)
 
 
-def _pair(m: Measurement, left: _Side, right: _Side, output: bool) -> dict[str, Any]:
+def _pair(m: Measurement, left: _DrawnGraph, right: _DrawnGraph, output: bool) -> dict[str, Any]:
     pair = m.pair
     return {
         "r": clean(pair.reference),
@@ -157,14 +156,10 @@ def _pair(m: Measurement, left: _Side, right: _Side, output: bool) -> dict[str, 
 
 
 def _layout(layout: Layout) -> str:
-    both = f"{_shape(layout.reference_shape)} ~ {_shape(layout.candidate_shape)}"
+    both = f"{shape_text(layout.reference_shape)} ~ {shape_text(layout.candidate_shape)}"
     moved = f", axes {list(layout.permutation)}" if list(layout.permutation) != sorted(layout.permutation) else ""
     doubt = f", {len(layout.alternatives)} other orders fit as well" if layout.alternatives else ""
     return f"{layout.kind}: {both}{moved}{doubt}"
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _detail(d: Detail, pair: Pair) -> dict[str, Any]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "plot"]
 
-
 REFERENCE, CANDIDATE, FAULT = "tab:blue", "tab:orange", "tab:red"
 KINDS = ("error", "histogram", "scatter", "heatmap", "profile")
 

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["progress_bars"]
 
-
 # A stage that has made no step yet (a runtime yields its first value when it has computed the last) is expected to
 # take as long as the stages that ran the same models before it.
-LIKE = {
+EXPECTED_AS = {
     "run candidate": ("run reference",),
     "checks": ("run reference", "run candidate"),
     "isolate": ("run candidate",),
@@ -43,7 +42,7 @@ def progress_bars(console: Console | None = None) -> Iterator[Callable[[str, int
             return Text(_count(task.completed, task.total, task.finished_speed or task.speed), style="dim")
 
     class Left(ProgressColumn):
-        """`about 12 s left`: at the rate of the steps so far, or as long as what is LIKE it took."""
+        """`about 12 s left`: at the rate of the steps so far, or as long as the stages that it is EXPECTED_AS took."""
 
         def render(self, task: Task) -> Text:
             return Text("" if task.finished else _left(_seconds_left(task, bars.tasks)), style="dim")
@@ -69,7 +68,7 @@ def progress_bars(console: Console | None = None) -> Iterator[Callable[[str, int
 def _seconds_left(task: Task, tasks: Iterable[Task]) -> float | None:
     """The less of the two: the rate is far too low right after the wait for the first value."""
     took = {other.description: other.finished_time for other in tasks if other.finished_time is not None}
-    like = [took[name] for name in LIKE.get(task.description, ()) if name in took]
+    like = [took[name] for name in EXPECTED_AS.get(task.description, ()) if name in took]
     over = sum(like) - (task.elapsed or 0.0)
     known = [seconds for seconds in (task.time_remaining, over) if seconds is not None and seconds > 0]
     return min(known, default=None)

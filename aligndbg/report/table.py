@@ -13,14 +13,13 @@ from aligndbg.core.types import Cause, Status
 from aligndbg.measure.results import Measurement
 from aligndbg.report.causes import causes_of_tensors
 from aligndbg.report.frame import METRIC_COLUMNS, SAMPLE_COLUMNS
-from aligndbg.report.words import bar, clean, cosine, number
+from aligndbg.report.words import bar, clean, cosine, number, shape_text
 from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["TableView", "chosen_rows", "pairs_table"]
-
 
 STATUS_STYLE = {Status.PASS: "green", Status.DRIFT: "yellow", Status.FAULT: "bold red", Status.UNKNOWN: "magenta"}
 COLOURS = {"bar": "cyan"}
@@ -134,7 +133,7 @@ def _text(name: str, m: Measurement, causes: Causes) -> str:
     if name == "layout":
         return str(m.pair.layout.kind)
     if name == "shape":
-        return "x".join(map(str, m.pair.layout.reference_shape)) or "scalar"
+        return shape_text(m.pair.layout.reference_shape)
     return str(getattr(m if name in ("status", "reason") else m.pair, name))
 
 

@@ -13,14 +13,13 @@ from aligndbg.core.types import Cause, Coverage, ModelInfo, Status, Verdict
 from aligndbg.measure.results import Measurement
 from aligndbg.report.causes import causes_of_tensors, told
 from aligndbg.report.table import TableView, chosen_rows, pairs_table
-from aligndbg.report.words import clean, number
+from aligndbg.report.words import UNITS, clean, number
 from aligndbg.result import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["render", "render_text", "stdout_console"]
-
 
 VERDICT_STYLE = {Verdict.ALIGNED: "bold green", Verdict.DIVERGED: "bold red", Verdict.INCONCLUSIVE: "bold yellow"}
 WORST = 5
@@ -153,7 +152,7 @@ def _render_faults(diff: Result, console: Console) -> None:
     line = _printer(console)
     room = console.width - 13
     for i, fault in enumerate(diff.faults, 1):
-        unit = "LSB" if fault.isolated_unit == "lsb" else "relative L2"
+        unit = UNITS.get(fault.isolated_unit, UNITS["rel_l2"])
         head = f"fault {i}: {clean(fault.reference_op or 'nothing')} against {clean(fault.candidate_op or 'nothing')}"
         line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
         if fault.cause is not None:

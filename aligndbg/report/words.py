@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["bar", "clean", "cosine", "number"]
+__all__ = ["UNITS", "bar", "clean", "cosine", "number", "shape_text"]
+
+UNITS = {"lsb": "LSB", "rel_l2": "relative L2", "max_abs": "max abs"}  # of an error, by its kind
 
 
 def clean(text: str, width: int | None = None) -> str:
@@ -34,6 +37,11 @@ def number(value: Any) -> str:
 def cosine(value: float | None) -> str:
     """Six decimals: a cosine near 1 says nothing in two digits."""
     return "-" if value is None or value != value else f"{value:.6f}"
+
+
+def shape_text(shape: Iterable[int | str | None] | None) -> str:
+    """`1x3x?x?`; `?` alone where even the number of axes is unknown."""
+    return "?" if shape is None else "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
 def bar(value: float | None) -> int:

@@ -17,7 +17,6 @@ from aligndbg.trace.store import Store
 
 __all__ = ["Captured", "capture", "capture_with_prints"]
 
-
 Observer = Callable[[str, Array], None]
 
 

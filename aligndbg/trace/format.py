@@ -27,7 +27,6 @@ __all__ = [
     "to_json",
 ]
 
-
 SCHEMA = "aligndbg.trace/1"
 METADATA_KEY = "aligndbg"
 METADATA_MEMBER = "__aligndbg__"

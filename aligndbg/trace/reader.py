@@ -32,7 +32,6 @@ from aligndbg.trace.format import (
 
 __all__ = ["read_trace"]
 
-
 _DTYPES = {word: name for name, word in WORDS.items()}
 
 _COPY_AGAIN = "is it truncated, or of another kind? write or copy it again"

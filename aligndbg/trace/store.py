@@ -1,4 +1,4 @@
-"""Arrays by name, in memory and past a budget on disk. Trace files, the lasting kind, are read and written here too."""
+"""Arrays by name, in memory and past a budget on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Array
 
 __all__ = ["Store"]
-
 
 _ALIGN = 64  # where each spilled array starts: aligned for every dtype and for vector loads
 

@@ -32,7 +32,6 @@ from aligndbg.trace.format import (
 
 __all__ = ["write_trace"]
 
-
 FEED = "feed:"  # before the name of a feed that is not among the values
 MAX_HEADER = 100_000_000  # the safetensors format's own limit
 LONGEST_NAME = 60_000  # bytes; a zip file's entries have room for 65,535

@@ -29,7 +29,7 @@ class PairBasis:
 
 @dataclass(frozen=True)
 class Isolated:
-    """How pairs were isolated, by reference names; see `locate.Isolation` and `locate.Standing`.
+    """How pairs were isolated, by reference names; see `locate.isolation.Isolation` and `locate.trust.Standing`.
 
     `over_shown` is `over` without those that a tensor which could not be overridden casts its error on; `shadowed` are
     the own metrics of the latter.

@@ -45,5 +45,6 @@ def test_a_segment_holds_what_its_limit_allows_and_at_least_one_node() -> None:
 
 
 def test_an_empty_graph_is_one_segment() -> None:
-    (segment,) = cut([], [], {}, 10, (), lambda _: True)
+    nothing: list[list[str]] = []
+    (segment,) = cut(nothing, nothing, {}, 10, (), lambda _: True)
     assert segment.nodes == ()

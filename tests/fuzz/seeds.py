@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import aligndbg
+from aligndbg.trace.reader import read_trace
 from harness import Seed
 
 __all__ = ["make_seeds"]
@@ -50,7 +51,7 @@ def make_seeds(folder: Path, pairs: list[Path] | None = None) -> list[Seed]:
 
 def _write_foreign(trace: Path, path: Path) -> None:
     """The same values in a file that is not ours."""
-    values = {name: np.array(value) for name, value in aligndbg.open_model(trace).trace().values.items()}
+    values = {name: np.array(value) for name, value in read_trace(trace).values.items()}
     if path.suffix == ".npz":
         np.savez(path, **values)
         return

@@ -8,7 +8,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
-import pytest
 
 import aligndbg
 from aligndbg import MemoryBackend, MemoryNode
@@ -18,8 +17,7 @@ from aligndbg.measure.detail import detail
 from aligndbg.measure.metrics import compare
 from aligndbg.report.chart import charts
 from aligndbg.report.html import fragment, to_html
-from aligndbg.report.page_data import payload
-from aligndbg.report.words import bar
+from aligndbg.report.page_data import page_data
 
 VOID = ("meta", "br", "input")
 
@@ -148,7 +146,7 @@ def test_what_was_not_compared_is_listed_by_class(aligned: Diff) -> None:
 def test_undefined_values_are_dashes(silent: Diff) -> None:
     shown = Tags(to_html(silent)).text
     assert "nan" not in shown
-    row = next(m for m in payload(silent)["pairs"] if m["r"] == "y")
+    row = next(m for m in page_data(silent)["pairs"] if m["r"] == "y")
     assert None in row["m"]
     assert "the reference is all zero" in row["why"].values()
 
@@ -165,39 +163,11 @@ def test_a_run_without_pictures_says_so() -> None:
     assert "No pictures" in to_html(without)
 
 
-@pytest.mark.parametrize(("value", "width"), [(None, 0), (0.0, 0), (1e-30, 2), (1e-4, 50), (5.0, 100), (np.nan, 100)])
-def test_the_bars_scale(value: float | None, width: int) -> None:
-    assert bar(value) == width
-
-
-def test_an_undefined_error_breaks_the_line_and_a_zero_lies_on_the_axis(silent: Diff, aligned: Diff) -> None:
-    (chart,) = charts(silent)
-    kinds = {p.pair: p.kind for p in chart.accumulated}
-    assert kinds[len(silent.pairs) - 1] == "undefined"
-    assert chart.path.count("M") <= 1
-    (chart,) = charts(aligned)
-    assert {(p.kind, p.y) for p in chart.isolated} == {("zero", chart.zero)}
-
-
 def test_a_diff_without_pairs_has_a_page(aligned: Diff) -> None:
     empty = replace(aligned, pairs=())
     assert charts(empty) == []
     assert "No tensors were paired." in Tags(to_html(empty)).text
     assert Tags(fragment(empty)).open == []
-
-
-def test_an_elements_place_in_the_candidate(aligned: Diff) -> None:
-    """NCHW against NHWC: the index is worked back through the layout."""
-    r = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
-    c = np.ascontiguousarray(r.transpose(0, 2, 3, 1))
-    c[0, 2, 1, 1] += 5
-    layout = Layout(LayoutKind.PERMUTE, c.shape, (0, 3, 1, 2), r.shape, c.shape)
-    moved = layout.to_reference(c)
-    metrics = compare(r, moved)
-    m = aligned.pairs[0]
-    m = replace(m, metrics=metrics, pair=replace(m.pair, layout=layout), detail=detail(r, moved, metrics, (1.0, 0.0)))
-    (element,) = payload(replace(aligned, pairs=(m,)))["pairs"][0]["detail"]["first"]
-    assert element == [[0, 1, 2, 1], [0, 2, 1, 1], 21, 26]
 
 
 def test_a_thousand_pairs_stay_under_ten_megabytes(diverged: Diff) -> None:

@@ -1,22 +1,14 @@
-"""JSON: strict, ASCII, reversible for every name, and written whole or not at all."""
+"""JSON: strict, ASCII, reversible for every name."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import stat
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
-from aligndbg.core.errors import UsageError
-from aligndbg.core.files import write_text
-from aligndbg.core.jsonable import plain_value
 from aligndbg.core.types import Cause
 from aligndbg.diff_result import Diff
 from aligndbg.report.json import SCHEMA, as_dict, to_json
@@ -74,91 +66,3 @@ def test_hostile_names_come_back_as_they_were(hostile: Diff) -> None:
     assert text.isascii()
     assert all(ch.isprintable() or ch == "\n" for ch in text)
     assert [p["reference"] for p in json.loads(text)["pairs"]] == [m.pair.reference for m in hostile.pairs]
-
-
-def test_names_that_are_no_unicode_stay_readable() -> None:
-    """TFLite names may be any bytes; Python holds what is no UTF-8 as lone surrogates, which no JSON reader takes."""
-    name = b"conv\xff".decode("utf-8", "surrogateescape")
-    assert plain_value({name: name}) == {"conv\\udcff": "conv\\udcff"}
-
-
-class Colour(StrEnum):
-    RED = "red"
-
-
-@dataclass
-class Point:
-    x: float
-    y: tuple[int, ...]
-
-
-@pytest.mark.parametrize(
-    ("value", "plain"),
-    [
-        (None, None),
-        (True, True),
-        (np.bool_(True), True),
-        (3, 3),
-        (np.int8(-3), -3),
-        (np.float32(0.5), 0.5),
-        (math.nan, "nan"),
-        (-math.inf, "-inf"),
-        (np.float64(math.inf), "inf"),
-        (Colour.RED, "red"),
-        (Point(math.nan, (1, 2)), {"x": "nan", "y": [1, 2]}),
-        (np.array([[1.0, math.nan]]), [[1.0, "nan"]]),
-        ({"a": (1, {2})}, {"a": [1, [2]]}),
-        (frozenset({"b"}), ["b"]),
-    ],
-)
-def test_plain_value(value: Any, plain: Any) -> None:
-    made = plain_value(value)
-    assert made == plain
-    assert type(made) is type(plain)
-    json.dumps(made, allow_nan=False)
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_written_whole_and_with_ordinary_rights(tmp_path: Path) -> None:
-    mask = os.umask(0o022)
-    try:
-        write_text(tmp_path / "a.json", "ü\n")
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "a.json").read_bytes() == "ü\n".encode()
-    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
-
-
-@pytest.mark.parametrize("place", ["missing/a.json", ".", "file/a.json", "x" * 300])
-def test_a_place_that_cannot_be_written_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    (tmp_path / "file").write_text("old")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as caught:
-        write_text(place, "text")
-    assert place in str(caught.value)
-    assert caught.value.hint
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.json").write_text("old")
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UsageError, match="No space left"):
-        write_text(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_relative_path_and_a_dash_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_text("a.json", "{}")
-    assert (tmp_path / "a.json").read_text() == "{}"

@@ -81,7 +81,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Session:
-    """An allocated interpreter; tensors are called by their indices in the file, see `_tflite_cut.Rewritten`."""
+    """An allocated interpreter; tensors are called by their indices in the file, see `edit.Rewritten`."""
 
     interpreter: Any
     cuts: Mapping[int, int]

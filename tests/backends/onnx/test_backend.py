@@ -280,7 +280,8 @@ def test_graph_outputs_alone_run_the_file_as_it_is(tmp_path: Path) -> None:
     x = floats(1, 3, 12, 12)
     plain = dict(backend.run({"x": x}, ["y"]))
     (made,) = backend._runs.values()
-    assert [output.name for output in made.run._kept[0].ort.get_outputs()] == ["y"]
+    kept: Any = made.run._kept
+    assert [output.name for output in kept[0].ort.get_outputs()] == ["y"]
     np.testing.assert_array_equal(dict(backend.run({"x": x}, backend.graph().tappable()))["y"], plain["y"])
 
 

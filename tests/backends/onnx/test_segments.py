@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from aligndbg.backends import segments as _segments
 from aligndbg.backends.onnx import backend as onnx_
 from aligndbg.backends.onnx.backend import OnnxBackend
+from aligndbg.backends.onnx.session import make_session
 from aligndbg.core.types import Array
 
 FLOAT = TensorProto.FLOAT
@@ -131,7 +132,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
     monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
     backend = OnnxBackend(path, {})
     alive: list[Any] = []
-    made = onnx_.make_session
+    made = make_session
 
     def watched(*args: Any, **options: Any) -> Any:
         session = made(*args, **options)
@@ -180,7 +181,7 @@ def test_sessions_stay_where_another_bound_changes_no_segment(fixtures: Path) ->
     backend = OnnxBackend(str(fixtures / "cnn.onnx"), {})
     graph = backend.graph()
     feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}
-    kept = []
+    kept: list[object] = []
     for nbytes in (1 << 30, (1 << 30) + 1):
         backend.bound(nbytes)
         dict(backend.run(feeds, graph.tappable()))

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as S
 from ai_edge_litert.interpreter import Interpreter
 
 from aligndbg.backends.tflite.backend import TfliteBackend
 from aligndbg.backends.tflite.ops import module_path
 from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
 from aligndbg.core.types import Backend
-from tflite_builder import Builder, quantization, schema
+from tflite_builder import Builder, quantization
 
-S = schema
 X = np.array([[-1.5, 0.25, 2.0, 9.0]], np.float32)
 KERNELS = ("xnn", "opt", "ref")
 _numbers = itertools.count()

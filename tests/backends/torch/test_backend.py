@@ -271,7 +271,7 @@ def test_random_numbers_repeat_and_follow_the_seed() -> None:
 
 
 def test_constants_are_weights_and_what_is_made_of_them() -> None:
-    model = Function(lambda x: x @ (model.weight.t() * 2) + torch.tensor([1.0, 2.0]))
+    model: Any = Function(lambda x: x @ (model.weight.t() * 2) + torch.tensor([1.0, 2.0]))
     model.weight = nn.Parameter(torch.eye(2))
     backend = opened(model, {"x": np.ones((1, 2), np.float32)})
     graph = backend.graph()
@@ -280,7 +280,7 @@ def test_constants_are_weights_and_what_is_made_of_them() -> None:
 
 
 def test_an_input_may_be_named_like_a_parameter() -> None:
-    model = Function(lambda x: x * model.x)
+    model: Any = Function(lambda x: x * model.x)
     model.x = nn.Parameter(torch.full((2,), 3.0))
     backend = opened(model, {"x": np.ones(2, np.float32)})
     assert backend.graph().inputs == ("x",)

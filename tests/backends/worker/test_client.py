@@ -129,7 +129,7 @@ def gone(pid: int, seconds: float = 10) -> bool:
     return False
 
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "small": np.arange(6, dtype=np.float32).reshape(2, 3),
     "large": np.arange(100_000, dtype=np.int64),
     "scalar": np.array(3, np.uint8),
