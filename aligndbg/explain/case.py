@@ -13,7 +13,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
 from aligndbg.core.regions import region
-from aligndbg.core.types import FLOAT_DTYPES, Array, Cause, Fault, Graph, Node, Pair, Quant
+from aligndbg.core.types import FLOAT_DTYPES, Array, Cause, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.to_program import canonical_program
 
@@ -64,19 +64,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Context:
-    """Both sides, the pairs that isolation trusted, and what the isolated run computed on the side it re-ran.
+    """Both sides, the pairs that isolation trusted, and what the isolated run computed on the side that it ran again.
 
-    `forward`: the candidate was re-run on the reference's values; else the mirror. `over` names the pairs over
-    tolerance, `open` those that were not overridden and so are no border of a region, by reference name.
+    By reference name: the pairs over tolerance, and those that were not overridden and so are no border of a region.
     """
 
     reference: Side
     candidate: Side
     pairs: tuple[Pair, ...]
-    over: frozenset[str]
-    forward: bool
+    over_tolerance: frozenset[str]
+    run_again: RunAgain
     isolated: Mapping[str, Array]
-    open: frozenset[str] = frozenset()
+    not_overridden: frozenset[str] = frozenset()
     deadline: float = float("inf")  # of time.perf_counter
 
     def check_time(self) -> None:
@@ -228,7 +227,7 @@ def _witness(fault: Fault, context: Context) -> Pair | None:
     """The pair whose own error the fault is: itself, or the first faulty one computed from an unpaired operator."""
     by_reference = {p.reference: p for p in context.pairs}
     own = by_reference.get(fault.reference or "")
-    if own is not None and own.candidate == fault.candidate and own.reference in context.over:
+    if own is not None and own.candidate == fault.candidate and own.reference in context.over_tolerance:
         return own
     below: list[Pair] = []
     for name, graph, names in (
@@ -237,7 +236,7 @@ def _witness(fault: Fault, context: Context) -> Pair | None:
     ):
         if name:
             below += _below(graph, name, names)
-    return next((p for p in below if p.reference in context.over), own)
+    return next((p for p in below if p.reference in context.over_tolerance), own)
 
 
 def _below(graph: Graph, name: str, paired: Mapping[str, Pair]) -> list[Pair]:
@@ -249,8 +248,8 @@ def _below(graph: Graph, name: str, paired: Mapping[str, Pair]) -> list[Pair]:
 def _half(name: str, pair: Pair, context: Context) -> Half | str:
     """One side of a pair's region, with the inputs that both sides share and the output it makes of them."""
     own, other = (context.reference, context.candidate)[:: 1 if name == "reference" else -1]
-    source = context.forward == (name == "reference")
-    mine = {getattr(p, name): p for p in context.pairs if p.reference not in context.open}
+    source = name != context.run_again
+    mine = {getattr(p, name): p for p in context.pairs if p.reference not in context.not_overridden}
     output = getattr(pair, name)
     found = region(own.graph, output, mine)
     nodes = tuple(own.graph.node(n) for n in found.nodes)

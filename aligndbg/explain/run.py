@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, Status
+from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, Side
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
@@ -68,19 +68,30 @@ def _contexts(faults: Sequence[Fault], sides: Sides, isolation: Isolation) -> li
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    if isolation.past is None:
+    if isolation.replay_past_activation is None:
         return [usual] * len(faults)
-    past = _context(sides, isolation, isolation.past, moved_past(trusted, isolation.activations.values()))
-    beyond = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.beyond}
-    return [past if (f.reference, f.candidate) in beyond else usual for f in faults]
+    past = _context(
+        sides, isolation, isolation.replay_past_activation, moved_past(trusted, isolation.activations.values())
+    )
+    there = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.own_past_activation}
+    return [past if (f.reference, f.candidate) in there else usual for f in faults]
 
 
 def _context(sides: Sides, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
-    forward = isolation.standing is None or isolation.standing.forward
+    assert isolation.standing is not None
+    run_again = isolation.standing.run_again
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
-    reference = _side(sides.reference, sides.left, sides.feeds, None if forward else replay)
-    candidate = _side(sides.candidate, sides.right, fed_apart, replay if forward else None)
-    return Context(reference, candidate, tuple(pairs), isolation.over, forward, replay.trace.values, isolation.open)
+    reference = _side(sides.reference, sides.left, sides.feeds, replay if run_again is RunAgain.REFERENCE else None)
+    candidate = _side(sides.candidate, sides.right, fed_apart, replay if run_again is RunAgain.CANDIDATE else None)
+    return Context(
+        reference,
+        candidate,
+        tuple(pairs),
+        isolation.over_tolerance,
+        run_again,
+        replay.trace.values,
+        isolation.not_overridden,
+    )
 
 
 def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, replay: Replay | None) -> Side:

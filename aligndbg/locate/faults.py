@@ -41,8 +41,10 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
             found = _fault(p.reference, p.candidate, [p], sides, isolation)
             moved = one_sided_activation(found, sides)
             out.append((order[p.reference], moved or found))
-            if moved and p.reference in isolation.beyond:
-                rest = _fault(p.reference, p.candidate, [p], _passed(moved, sides), isolation, isolation.beyond)
+            if moved and p.reference in isolation.own_past_activation:
+                rest = _fault(
+                    p.reference, p.candidate, [p], _passed(moved, sides), isolation, isolation.own_past_activation
+                )
                 out.append((order[p.reference], rest))
     by_place: dict[tuple[str | None, str | None], Fault] = {}
     for _, f in sorted(out, key=lambda item: item[0]):
@@ -71,10 +73,10 @@ def _places(reference: Trace, candidate: Trace, isolation: Isolation) -> tuple[l
     """The confirmed pairs, those of them that are over tolerance, and the tensors that are borders of regions."""
     pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     sides = (
-        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.open}),
-        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.open}),
+        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.not_overridden}),
+        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.not_overridden}),
     )
-    return pairs, [p for p in pairs if p.reference in isolation.over], sides
+    return pairs, [p for p in pairs if p.reference in isolation.over_tolerance], sides
 
 
 def _passed(moved: Fault, sides: Sides) -> Sides:

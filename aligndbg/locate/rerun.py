@@ -9,7 +9,7 @@ from typing import Protocol
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
-from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, Trace
+from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, RunAgain, Trace
 from aligndbg.feeds.translate import FeedPlan
 from aligndbg.locate.fake_quantize import grid_feeds, grid_weights
 from aligndbg.locate.isolate import isolate
@@ -67,49 +67,51 @@ def isolate_sides(
     if any(fed[name].shape != same[name].shape for name in fed.keys() & same.keys()):
         return None, "the candidate was fed other sizes than the reference"
     # An override of a quantized candidate would be rounded to its grid: then it is the reference that is run again.
-    wanted = [(sides.candidate, True)] if not sides.quantized else []
-    wanted.append((sides.reference, False))
-    able = [(b, forward) for b, forward in wanted if "override" in b.capabilities and (forward or sides.feeds)]
+    able = []
+    if not sides.quantized and "override" in sides.candidate.capabilities:
+        able.append(RunAgain.CANDIDATE)
+    if "override" in sides.reference.capabilities and sides.feeds:
+        able.append(RunAgain.REFERENCE)
     why = "neither side can be run with overrides"
     if "override" in sides.reference.capabilities and not able:
         why = "the reference has no feeds to be run with"
-    for backend, forward in able:
+    for run_again in able:
         try:
-            return _isolate(sides, backend, forward, matching, judge, new_store, clock), "it could not be isolated"
+            return _isolate(sides, run_again, matching, judge, new_store, clock), "it could not be isolated"
         except (UnsupportedError, ModelError, RuntimeCrashError) as error:
-            why = f"{backend.info.path} cannot be run with overrides: {error.fact}"
+            path = (sides.reference if run_again is RunAgain.REFERENCE else sides.candidate).info.path
+            why = f"{path} cannot be run with overrides: {error.fact}"
     return None, why
 
 
 def _isolate(
     sides: Sides,
-    backend: Backend,
-    forward: bool,
+    run_again: RunAgain,
     matching: Matching,
     judge: Judge,
     new_store: NewStore,
     clock: Clock,
 ) -> Isolation:
+    candidate_again = run_again is RunAgain.CANDIDATE
+    backend, captured = (sides.candidate, sides.right) if candidate_again else (sides.reference, sides.left)
     # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
-    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
+    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if candidate_again else sides.feeds or {}
     weights: dict[str, Array] = {}
     if sides.quantized:
         judge.weights_unknown = "run" not in sides.candidate.capabilities
         with clock.stage("isolate"):
             feeds, weights = _on_grid(sides, matching, feeds)
-    elif forward and is_quantized(sides.left.trace):
+    elif candidate_again and is_quantized(sides.left.trace):
         judge.weights_unknown = "run" not in sides.reference.capabilities
         with clock.stage("isolate"):
             weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
     refused: dict[str, str] = {}
 
-    made_before = (sides.right if forward else sides.left).trace
-
-    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
         while True:
-            store = new_store(0) if aside else new_store()
+            store = new_store(0) if on_disk else new_store()
             asked = overrides.but(refused)
-            arrived = begin(replace(made_before, values=store), refused)
+            arrived = begin(replace(captured.trace, values=store), refused)
             try:
                 made = capture_with_prints(
                     backend, feeds, store, clock, "isolate", overrides=asked.over(weights), arrived=arrived
@@ -125,8 +127,8 @@ def _isolate(
     def rematch(
         trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
     ) -> Matching:
-        ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
-        theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
+        ours = (sides.left.trace, sides.left.prints) if candidate_again else (trace, prints)
+        theirs = (trace, prints) if candidate_again else (sides.right.trace, sides.right.prints)
         with clock.pairing() as tick:
             return match(
                 ours[0],
@@ -142,7 +144,7 @@ def _isolate(
             )
 
     return isolate(
-        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, forward=forward
+        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, run_again=run_again
     )
 
 

@@ -16,7 +16,7 @@ import aligndbg
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, UnsupportedError
-from aligndbg.core.types import Array, Layout, LayoutKind, Matching, Pair, Status
+from aligndbg.core.types import Array, Layout, LayoutKind, Matching, Pair, RunAgain, Status
 from aligndbg.locate.isolate import isolate
 from aligndbg.locate.replay import Begin, Replay
 from aligndbg.measure.judge import Judge
@@ -125,7 +125,7 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
         made[2] = replace(made[2], layout=replace(layout, kind=kind))
         return Matching(tuple(made))
 
-    def rerun(overrides: Mapping[str, Array], begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Mapping[str, Array], begin: Begin, *, on_disk: bool = False) -> Replay:
         overridden.append(set(overrides))
         trace = replace(traces[1], values={})
         arrived = begin(trace, {})
@@ -142,11 +142,11 @@ def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Arr
         rerun,
         lambda *_: pairs(LayoutKind.IDENTITY),
         Clock(None).comparing,
-        forward=True,
+        run_again=RunAgain.CANDIDATE,
     )
     assert "t2" not in overridden[0]
     assert "t2" in overridden[-1]
-    assert found.over == {"t1"}
+    assert found.over_tolerance == {"t1"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -405,7 +405,7 @@ def test_a_result_holds_the_values_of_its_own_run_whichever_round_is_chosen(x: A
     closed: list[Replay] = []
     made: list[tuple[set[str], Replay]] = []
 
-    def rerun(overrides: Mapping[str, Array], begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Mapping[str, Array], begin: Begin, *, on_disk: bool = False) -> Replay:
         values: dict[str, Array] = {}
         arrived = begin(replace(traces[1], values=values), {})
         for name, value in right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides):
@@ -422,7 +422,7 @@ def test_a_result_holds_the_values_of_its_own_run_whichever_round_is_chosen(x: A
         rerun,
         lambda *_: next(turns),
         Clock(None).comparing,
-        forward=True,
+        run_again=RunAgain.CANDIDATE,
     )
     overridden = {p.candidate for p in found.matching.pairs} - {f"t{len(OPS) - 1}"}
     own = next(replay for names, replay in reversed(made) if names == overridden)
