@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Cause
 from aligndbg.explain.case import Case, OutOfTimeError, Trial
+from aligndbg.explain.costs import ON_REFERENCE
 
 __all__ = ["Hypothesis", "other_side", "weigh"]
 
@@ -60,8 +61,8 @@ def _cause(name: str, case: Case, trial: Trial, after: float) -> Cause:
 
 def weigh(case: Case, trial: Trial, after: float) -> float:
     """Simplicity first: ten times the error, over the noise, is worth as much as one more number to be chosen."""
-    noise = 1.0 if case.grid is not None else case.floor / 10
-    on_reference = 0.05 if trial.side == "reference" else 0.0  # of two equal ones, tell what to change in the candidate
+    noise = 1.0 if case.quant is not None else case.floor / 10
+    on_reference = ON_REFERENCE if trial.side == "reference" else 0.0
     return trial.cost + on_reference + max(0.0, math.log10(max(after, 1e-300) / noise))
 
 

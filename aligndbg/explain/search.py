@@ -16,8 +16,8 @@ from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
 from aligndbg.explain.hypotheses.axis import Axis
 from aligndbg.explain.hypotheses.constants import Constants
 from aligndbg.explain.hypotheses.epsilon import Epsilon
-from aligndbg.explain.hypotheses.fitted_constants import Fit
-from aligndbg.explain.hypotheses.input_preparation import Inputs
+from aligndbg.explain.hypotheses.fitted_constants import FittedConstants
+from aligndbg.explain.hypotheses.input_preparation import InputPreparation
 from aligndbg.explain.hypotheses.number_formats import Nonfinite, Precision
 from aligndbg.explain.hypotheses.order import Arrangement, Operands
 from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
@@ -38,10 +38,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Pooling(),
     Axis(),
     Constants(),
-    Fit(),
+    FittedConstants(),
     Operands(),
     Arrangement(),
-    Inputs(),
+    InputPreparation(),
     Activation(),
     Resize(),
     Epsilon(),

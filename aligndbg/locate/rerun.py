@@ -11,7 +11,7 @@ from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
 from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, RunAgain, Trace
 from aligndbg.feeds.translate import FeedPlan
-from aligndbg.locate.fake_quantize import grid_feeds, grid_weights
+from aligndbg.locate.fake_quantize import fake_quantized_feeds, fake_quantized_weights
 from aligndbg.locate.isolate import isolate
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Begin, Replay
@@ -22,7 +22,7 @@ from aligndbg.measure.judge import Judge
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["NewStore", "Sides", "isolate_sides"]
+__all__ = ["CapturedPair", "NewStore", "isolate_sides"]
 
 
 class NewStore(Protocol):
@@ -32,7 +32,7 @@ class NewStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Sides:
+class CapturedPair:
     """Both sides as they were run and captured, for the stages that run one of them again."""
 
     reference: Backend
@@ -60,7 +60,7 @@ def is_quantized(trace: Trace) -> bool:
 
 
 def isolate_sides(
-    sides: Sides, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
+    sides: CapturedPair, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
 ) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
     fed, same = sides.plan.feeds or {}, sides.translated or {}
@@ -85,7 +85,7 @@ def isolate_sides(
 
 
 def _isolate(
-    sides: Sides,
+    sides: CapturedPair,
     run_again: RunAgain,
     matching: Matching,
     judge: Judge,
@@ -100,11 +100,11 @@ def _isolate(
     if sides.quantized:
         judge.weights_unknown = "run" not in sides.candidate.capabilities
         with clock.stage("isolate"):
-            feeds, weights = _on_grid(sides, matching, feeds)
+            feeds, weights = _as_the_candidate_quantizes(sides, matching, feeds)
     elif candidate_again and is_quantized(sides.left.trace):
         judge.weights_unknown = "run" not in sides.reference.capabilities
         with clock.stage("isolate"):
-            weights = {} if judge.weights_unknown else _on_the_reference_grid(sides, matching)
+            weights = {} if judge.weights_unknown else _as_the_reference_quantizes(sides, matching)
     refused: dict[str, str] = {}
 
     def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
@@ -148,17 +148,17 @@ def _isolate(
     )
 
 
-def _on_grid(
-    sides: Sides, matching: Matching, feeds: Mapping[str, Array]
+def _as_the_candidate_quantizes(
+    sides: CapturedPair, matching: Matching, feeds: Mapping[str, Array]
 ) -> tuple[Mapping[str, Array], dict[str, Array]]:
     """The reference's feeds and weights on the grids of a quantized candidate."""
     candidate = sides.right.trace.graph
     fed = sides.plan.feeds or sides.right.trace.feeds or {}
     links = [k for k in sides.links if k[1] in fed]
-    feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
+    feeds = fake_quantized_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
-    return feeds, grid_weights(
+    return feeds, fake_quantized_weights(
         {p.reference: p.candidate for p in matching.pairs},
         sides.left.trace.graph,
         candidate,
@@ -167,9 +167,9 @@ def _on_grid(
     )
 
 
-def _on_the_reference_grid(sides: Sides, matching: Matching) -> dict[str, Array]:
+def _as_the_reference_quantizes(sides: CapturedPair, matching: Matching) -> dict[str, Array]:
     """The weights of a float candidate on the grids of a quantized reference."""
-    return grid_weights(
+    return fake_quantized_weights(
         {p.candidate: p.reference for p in matching.pairs},
         sides.right.trace.graph,
         sides.left.trace.graph,

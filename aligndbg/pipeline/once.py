@@ -15,12 +15,12 @@ from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import InputOptions, plan_feeds
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
-from aligndbg.locate.rerun import Sides, isolate_sides
+from aligndbg.locate.rerun import CapturedPair, isolate_sides
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
 from aligndbg.measure.tolerance import ToleranceRules
-from aligndbg.pipeline.try_feeds import capture_and_match
+from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import basis_of
@@ -75,9 +75,11 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         left = capture_with_prints(ref, feeding.reference, new_store(), clock, "run reference")
         done(ref)
         weights = weight_reader(ref, cand)
-        right, plan, matching, notes = capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
+        right, plan, matching, notes = run_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
         done(cand)
-        sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
+        sides = CapturedPair(
+            ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights
+        )
         judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details, room=budget // STORES)
         judge.refuse_unused()
         found: dict[str, Any] = {}

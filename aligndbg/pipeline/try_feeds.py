@@ -15,13 +15,13 @@ from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["capture_and_match"]
+__all__ = ["run_and_match"]
 
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
 
 
-def capture_and_match(
+def run_and_match(
     backend: Backend,
     feeding: Feeding,
     left: Captured,

@@ -10,6 +10,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.activations import ACTIVATIONS, describe_step, written
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
@@ -64,7 +65,7 @@ def _removed(program: Program, side: str, at: int) -> Trial:
         program.bypassed(at),
         f"the {side} applies {what}, the {other_side(side)} does not",
         f"without it in the {side}",
-        0.5,
+        costs.ACTIVATION_REMOVED,
         {"activation": what, "on": side},
     )
 
@@ -78,7 +79,7 @@ def _added(case: Case, side: str, program: Program, name: str) -> Iterator[Trial
             program.followed(name, each.steps, each.constants),
             f"the {other_side(side)} applies {each.name}, the {side} does not",
             f"with {each.name} in the {side}",
-            0.8,
+            costs.ACTIVATION_ADDED,
             {"activation": each.name, "on": other_side(side)},
             guess=True,
         )
@@ -107,7 +108,7 @@ def _replaced(program: Program, side: str, at: int, name: str, changed: Program,
         f"with {name} in the {side}",
         cost,
         {k: {"activation": v} for k, v in words.items()},
-        guess=cost >= 1.0,
+        guess=cost >= costs.USUAL_ACTIVATION,
     )
 
 
@@ -123,13 +124,14 @@ def _replacements(
         rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}
         if len(rest) == len([i for i in other.inputs[1:] if i]):
             made = replace(other, inputs=(x, *rest), outputs=(y,), node=step.node)
-            yield _name(theirs, other), program.with_steps(at, made, constants=rest), 0.4
+            yield _name(theirs, other), program.with_steps(at, made, constants=rest), costs.OTHERS_ACTIVATION
     for each in written(x, y, _dtype(case, side)):
         if each.name != own:
-            yield each.name, program.with_steps(at, *each.steps, constants=each.constants), 1.0
+            changed = program.with_steps(at, *each.steps, constants=each.constants)
+            yield each.name, changed, costs.USUAL_ACTIVATION
     slope = _negative_slope(case, side, program, at)
     if slope is not None:
-        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), 1.5
+        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), costs.FITTED_SLOPE
 
 
 def _leaky(program: Program, at: int, alpha: float) -> Program:

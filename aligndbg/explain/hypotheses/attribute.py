@@ -10,6 +10,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Layout
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -60,7 +61,7 @@ class Attribute(Hypothesis):
                         both[side].with_attributes(at, **{key: values[other_side(side)]}),
                         f"the candidate's {steps['candidate'].op} has {key}={theirs}, the reference's {key}={ours}",
                         f"with {key}={values[other_side(side)]} in the {side}",
-                        0.6,
+                        costs.OTHERS_ATTRIBUTE,
                         {k: {key: v} for k, v in values.items()},
                     )
 
@@ -80,7 +81,7 @@ def _together(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike
             f"the candidate's {both[side].steps[at[side]].op} has {words['candidate']}, "
             f"the reference's {words['reference']}",
             f"with the {other_side(side)}'s in the {side}",
-            0.9,
+            costs.OTHERS_ATTRIBUTES,
             {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}},
         )
 
