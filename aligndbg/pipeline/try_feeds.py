@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError
@@ -15,10 +16,31 @@ from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["run_and_match"]
+__all__ = ["FedRun", "run_and_match"]
 
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
+# A later plan is kept where it makes so much more agree, in pairs by value: a likelier plan wins near ties. Chosen.
+TIMES_MORE, MORE = 1.1, 0.5
+ENOUGH = 0.6  # share of the pairs that agree, from which on no other plan is tried. Chosen.
+
+
+@dataclass(frozen=True)
+class FedRun:
+    """The candidate as one plan feeds it, and its pairs. `note` is to be told, of a plan that is not the first."""
+
+    captured: Captured
+    plan: FeedPlan
+    matching: Matching
+    store: Store
+    note: str = ""
+
+    def beats(self, other: FedRun) -> bool:
+        return self.matching.agreement > TIMES_MORE * other.matching.agreement + MORE
+
+    @property
+    def agrees(self) -> bool:
+        return self.matching.agreement >= ENOUGH * len(self.matching.pairs)
 
 
 def run_and_match(
@@ -29,39 +51,43 @@ def run_and_match(
     clock: Clock,
     user: Mapping[str, str] | None,
     weights: Weights,
-) -> tuple[Captured, FeedPlan, Matching, list[str]]:
+) -> FedRun:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
-    best: tuple[Captured, FeedPlan, Matching] | None = None
-    kept: Store | None = None
+    first: FeedPlan | None = None
+    best: FedRun | None = None
     refused: ModelError | None = None
-    ran: list[FeedPlan] = []
     for plan in feeding.plans[:MAX_PLANS]:
-        made = new_store()
+        store = new_store()
         try:
-            right = capture_with_prints(backend, plan.feeds or None, made, clock, "run candidate")
+            right = capture_with_prints(backend, plan.feeds or None, store, clock, "run candidate")
         except ModelError as error:  # a module says which layout it takes by failing on the others
             refused = refused or error
             continue
-        ran.append(plan)
-        links = [(link.reference, link.candidate, link.layout) for link in plan.links]
-        with clock.pairing() as tick:
-            matching = match(
-                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
-            )
-        if best is None or matching.agreement > 1.1 * best[2].agreement + 0.5:
-            best = (right, plan, matching)
-            lost, kept = kept, made
+        made = FedRun(right, plan, _matched(left, right, plan, clock, user, weights), store)
+        first = first or plan
+        if best is None:
+            best = made
         else:
-            lost = made
-        if lost is not None:
-            lost.close()
-        if matching.agreement >= 0.6 * len(matching.pairs) or "run" not in backend.capabilities:
+            best, lost = (made, best) if made.beats(best) else (best, made)
+            lost.store.close()
+        if made.agrees or "run" not in backend.capabilities:
             break
     if best is None:
         assert refused is not None
         raise refused
-    notes = []
-    if best[1] is not ran[0]:
-        how = "; ".join(f"{link.candidate}: {link.how}" for link in best[1].links)
-        notes.append(f"the candidate's layers agree only when it is fed so: {how}")
-    return (*best, notes)
+    return best if best.plan is first else replace(best, note=_fed_so(best.plan))
+
+
+def _matched(
+    left: Captured, right: Captured, plan: FeedPlan, clock: Clock, user: Mapping[str, str] | None, weights: Weights
+) -> Matching:
+    links = [(link.reference, link.candidate, link.layout) for link in plan.links]
+    with clock.pairing() as tick:
+        return match(
+            left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
+        )
+
+
+def _fed_so(plan: FeedPlan) -> str:
+    how = "; ".join(f"{link.candidate}: {link.how}" for link in plan.links)
+    return f"the candidate's layers agree only when it is fed so: {how}"
