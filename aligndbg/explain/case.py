@@ -13,7 +13,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
 from aligndbg.core.regions import next_pairs, region
-from aligndbg.core.types import Array, Cause, Fault, Graph, Node, Pair, Quant, RunAgain
+from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.thresholds import (
     AS_RUNTIME_LSB,
@@ -139,14 +139,6 @@ class Case:
         floors = [FLOOR.get(t.dtype, OTHER_FLOOR) for t in tensors]
         self.floor = FLOOR_LSB if self.quant is not None else max(floors, default=OTHER_FLOOR)
         self.before = self.error(reference.value, candidate.value)
-        self.best = float("inf")  # weight of the best explanation so far
-        self.found: Cause | None = None
-        self.out_of_time = False
-        self.tried: dict[str, tuple[float, str]] = {}  # hypothesis -> the best error it reached, and how
-
-    def note(self, name: str, trial: Trial, after: float) -> None:
-        if name not in self.tried or after < self.tried[name][0]:
-            self.tried[name] = after, trial.summary
 
     @property
     def unit(self) -> str:

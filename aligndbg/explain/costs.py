@@ -1,4 +1,5 @@
-"""What each explanation costs. Of those that make the error vanish the cheapest is told; `weigh` adds to the cost.
+"""What each explanation costs. Of those that make the error vanish the cheapest is told; `hypothesis.weigh` adds
+what is left of the error.
 
 A cost counts what had to be chosen: nothing where the other file says the very value, about a half for one of a few
 words or orders, about one for a number out of a usual list, and half of one or more for each number fitted. Ten times

@@ -26,7 +26,6 @@ BENDS = {"Relu": (0.0, np.inf), "Clip": (-np.inf, np.inf)}  # what passes an act
 class _Linear:
     """The last linear step before the output, with the affine map of each channel that fits the other side."""
 
-    step: int
     weight: RoleConstant
     bias: RoleConstant
     factor: Array
@@ -91,7 +90,7 @@ def _fitted(case: Case, side: str, program: Program) -> _Linear | None:
             return None
         factor, term = _by_channel(before - _shaped(bias.value, before.ndim, axis), target, axis, limits)
         moved = np.where(np.abs(factor - 1) > FACTOR_IS_ONE, 0, term - bias.value)
-        return _Linear(weight.step, weight, bias, factor, moved)
+        return _Linear(weight, bias, factor, moved)
     return None
 
 
