@@ -116,7 +116,7 @@ class Trial:
     made: Program | Array
     summary: str
     change: str = ""
-    cost: float = 1.0
+    cost: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Array] | None = None  # in place of the side's own
     guess: bool = False  # one of many that are tried because they are common

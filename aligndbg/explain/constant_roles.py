@@ -66,7 +66,7 @@ def role_constants(program: Program) -> list[RoleConstant]:
             for at, role in NORM_ROLES.items():
                 value = program.constant(step, at)
                 if value is not None:
-                    found.append(_plain(program, k, at, role, value))
+                    found.append(_as_stored(program, k, at, role, value))
         elif step.op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu") and len(step.inputs) == 2:
             for at in (0, 1):
                 value = program.constant(step, at)
@@ -84,7 +84,7 @@ def is_epsilon(value: Array) -> bool:
     return 0 < float(value.reshape(-1)[0]) <= LARGEST_EPSILON
 
 
-def _plain(program: Program, k: int, at: int, role: str, value: Array) -> RoleConstant:
+def _as_stored(program: Program, k: int, at: int, role: str, value: Array) -> RoleConstant:
     def put(new: Array) -> Program:
         return program.with_constant(k, at, np.ascontiguousarray(new.reshape(value.shape)).astype(value.dtype))
 
@@ -150,9 +150,9 @@ def _output_axis(op: str, rank: int, transposed: bool) -> int:
 def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[RoleConstant]:
     op = program.steps[k].op
     if op == "PRelu":
-        return [_plain(program, k, at, "slope", value)] if at else []
+        return [_as_stored(program, k, at, "slope", value)] if at else []
     if op == "Pow":
-        return [_plain(program, k, at, "exponent", value)] if at else []
+        return [_as_stored(program, k, at, "exponent", value)] if at else []
     role = "term" if op in ("Add", "Sub") else "factor"
     if at == 1 and op in ("Sub", "Div") and (op == "Sub" or np.all(value != 0)):
         turn: Callable[[Array], Array] = np.negative if op == "Sub" else np.reciprocal
@@ -161,7 +161,7 @@ def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[RoleCon
             return program.with_constant(k, at, turn(new.reshape(value.shape)).astype(value.dtype))
 
         return [RoleConstant(role, k, op, turn(value), put, node=program.steps[k].node)]
-    return [_plain(program, k, at, role, value)]
+    return [_as_stored(program, k, at, role, value)]
 
 
 def pair_constants(

@@ -40,6 +40,10 @@ REARRANGED_REL = 1e-4  # of a kernel flipped or with its channels in another ord
 # and by a twentieth of what the worst channel does, since on a quantized side every channel differs a little. Chosen.
 CHANNEL_REL, SMALL_CHANNEL, OF_WORST_CHANNEL = 1e-5, 1e-3, 0.05
 LARGEST_EPSILON = 0.05  # a larger constant that is added is no epsilon: those in use are 1e-12 to 1e-2
+# Relative difference of two epsilons that are one number: written in float32 and read back; and found by the search,
+# which is no more exact. Chosen.
+SAME_EPSILON, SAME_FOUND_EPSILON = 1e-3, 1e-2
+SLOPE_RANGE = (1e-4, 0.99)  # of a leaky ReLU that is fitted: at its ends it is a ReLU, or none. Chosen.
 FACTOR_IS_ONE = 1e-3  # of a factor fitted to a channel: float32 outputs tell no finer. Chosen.
 FEWEST_TO_FIT = 8  # values for an affine fit of two numbers. Chosen.
 ZERO_POINT_ONLY = 0.01  # of a fitted factor: nearer to 1 than this, only the zero point is off. Chosen.

@@ -1,8 +1,8 @@
-"""Judging a quantized candidate fairly: the reference computes from the candidate's own grid values and weights.
+"""Fake quantization: the float side computes from the values and weights that the quantized side holds.
 
 An int8 op is at fault only for what it does with the integers it was given. So its float counterpart is run on
-dequantized inputs, with weights put on the grid that a converter would choose (per channel, max|w| / 127), and the
-result is quantized as the candidate's output is: clean kernels then stay within one step. Knows no framework.
+dequantized inputs, with weights rounded as a converter would round them (per channel, max|w| / 127), and the result
+is quantized as the int8 one is: clean kernels then stay within one step. Knows no framework.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from aligndbg.explain import costs
 from aligndbg.explain.activations import ACTIVATIONS, describe_step, written
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import SLOPE_RANGE
 
 __all__ = ["Activation"]
 
@@ -151,7 +152,7 @@ def _negative_slope(case: Case, side: str, program: Program, at: int) -> float |
         return None
     square = float(np.sum(step * step))
     slope = float(np.sum((target - flat) * step)) / square if square else 0.0
-    return slope if 1e-4 < slope < 0.99 else None
+    return slope if SLOPE_RANGE[0] < slope < SLOPE_RANGE[1] else None
 
 
 def _name(program: Program, step: Step) -> str:

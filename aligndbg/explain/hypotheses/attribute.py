@@ -96,7 +96,7 @@ def compared_attributes(case: Case) -> list[dict[str, Any]]:
         r, c = both["reference"].steps[at_r], both["candidate"].steps[at_c]
         other = {key for key, _, _ in differing(r, c)}
         for key in sorted({*r.attributes, *c.attributes}):
-            ours, theirs = (_plain(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
+            ours, theirs = (_listed(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
             same = key not in other or (key == "axis" and _same_axis(ours, theirs, case.pair.layout))
             rows.append({"op": r.op, "attribute": key, "reference": ours, "candidate": theirs, "same": same})
     return sorted(rows, key=lambda row: row["same"])
@@ -114,7 +114,7 @@ def differing(r: Step, c: Step) -> list[tuple[str, Any, Any]]:
     """(attribute, reference's, candidate's) where they are not the same."""
     found = []
     for key in sorted({*r.attributes, *c.attributes}):
-        ours, theirs = (_plain(s.attributes.get(key, _default(key, r, c))) for s in (r, c))
+        ours, theirs = (_listed(s.attributes.get(key, _default(key, r, c))) for s in (r, c))
         if ours != theirs and ours is not None and theirs is not None:
             found.append((key, ours, theirs))
     return found
@@ -140,7 +140,7 @@ def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int
             yield k, left[step.op].pop(0)
 
 
-def _plain(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value

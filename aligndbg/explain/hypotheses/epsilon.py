@@ -13,6 +13,7 @@ from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.constant_roles import is_epsilon
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import SAME_EPSILON, SAME_FOUND_EPSILON
 
 __all__ = ["Epsilon"]
 
@@ -36,16 +37,18 @@ class Epsilon(Hypothesis):
         known = {side: [value for _, value, _ in _places(program)] for side, program in case.programs(plain=False)}
         for side, program in case.programs(plain=False):
             for what, value, change in _places(program):
-                others = [v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=1e-3)]
+                others = [
+                    v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=SAME_EPSILON)
+                ]
                 for guess in others:
                     yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON)
                 if len(known) == 2 and known[other_side(side)] and not others:
                     continue  # both are known, and alike
                 for guess in USUAL:
-                    if not math.isclose(guess, value, rel_tol=1e-3):
+                    if not math.isclose(guess, value, rel_tol=SAME_EPSILON):
                         yield _trial(side, what, value, guess, change(guess), costs.USUAL_EPSILON)
                 found = _search(case, side, change)
-                if found is not None and not math.isclose(found, value, rel_tol=1e-2):
+                if found is not None and not math.isclose(found, value, rel_tol=SAME_FOUND_EPSILON):
                     yield _trial(side, what, value, found, change(found), costs.FITTED_EPSILON)
 
 
