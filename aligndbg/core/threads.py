@@ -26,15 +26,15 @@ class Submit(Protocol):
 
 
 @contextmanager
-def threads(room: int | None = None) -> Iterator[Submit]:
+def threads(memory_budget: int | None = None) -> Iterator[Submit]:
     """`submit(work, size)` has work done, in one of a few threads, and gives its future.
 
-    Works run together while their sizes fit into `room`; a larger one runs alone. At the end what has not begun is
-    left out, and what has is waited for.
+    Works run together while their sizes fit into `memory_budget`; a larger one runs alone. At the end what has not
+    begun is left out, and what has is waited for.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    gate = _Gate(math.inf if room is None else room)
+    gate = _Gate(math.inf if memory_budget is None else memory_budget)
 
     def admitted(work: Callable[[], Result], size: int) -> Result:
         with gate.held(size):
@@ -54,24 +54,24 @@ def in_threads(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     size: Callable[[Item], int] = lambda _: 0,
-    room: int | None = None,
+    memory_budget: int | None = None,
 ) -> Iterator[Result]:
     """`work` of each item, in `threads`, in the items' order. What it raises is raised here."""
-    with threads(room) as submit:
+    with threads(memory_budget) as submit:
         futures = deque([submit(partial(work, item), size(item)) for item in items])
         while futures:
             yield futures.popleft().result()
 
 
 class _Gate:
-    def __init__(self, room: float) -> None:
-        self._room, self._held = room, 0
+    def __init__(self, memory_budget: float) -> None:
+        self._memory_budget, self._held = memory_budget, 0
         self._changed = threading.Condition()
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + size <= self._room)
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._memory_budget)
             self._held += size
         try:
             yield

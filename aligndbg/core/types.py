@@ -26,6 +26,7 @@ __all__ = [
     "Pair",
     "Quant",
     "Region",
+    "RunAgain",
     "Skipped",
     "Status",
     "TensorInfo",
@@ -68,6 +69,13 @@ class Verdict(StrEnum):
     ALIGNED = "aligned"
     DIVERGED = "diverged"
     INCONCLUSIVE = "inconclusive"
+
+
+class RunAgain(StrEnum):
+    """Which side is run again, its tensors overridden with the other side's values, to see each region's own error."""
+
+    REFERENCE = "reference"
+    CANDIDATE = "candidate"
 
 
 class UnmatchedClass(StrEnum):

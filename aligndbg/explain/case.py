@@ -12,22 +12,26 @@ import numpy as np
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
-from aligndbg.core.regions import region
-from aligndbg.core.types import FLOAT_DTYPES, Array, Cause, Fault, Graph, Node, Pair, Quant
+from aligndbg.core.regions import next_pairs, region
+from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
+from aligndbg.explain.thresholds import (
+    AS_RUNTIME_LSB,
+    AS_RUNTIME_REL,
+    FLOOR,
+    FLOOR_LSB,
+    GUESS_LSB,
+    LEFT_OF_SMALL,
+    LEFT_OF_SMALL_LSB,
+    LEFT_SHARE,
+    OTHER_FLOOR,
+)
 from aligndbg.explain.to_program import canonical_program
 
-__all__ = ["Case", "Context", "Half", "OutOfTimeError", "Side", "Trial", "make_case"]
+__all__ = ["Case", "Context", "Half", "OutOfTimeError", "SideRun", "Trial", "make_case"]
 
 
 SIDES = ("reference", "candidate")
-# How near a program must come to the value that the runtime gave, to stand for it: kernels differ by rounding.
-SAME_REL, SAME_LSB = 2e-4, 1.5
-EXPLAINED_SHARE = 0.05  # of the error that a correction may leave, where it is still over the floor
-FLOOR = {"float32": 2e-5, "float64": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
-FLOOR_LSB = 1.5
-GUESS_LSB = 4.0
-STILL, STILL_LSB = 0.2, 0.6  # of a small error, whose twentieth is below the floor
 
 
 class OutOfTimeError(Exception):
@@ -35,7 +39,7 @@ class OutOfTimeError(Exception):
 
 
 @dataclass(frozen=True)
-class Side:
+class SideRun:
     """What is known of one side: its graph, what it computed, what it was fed, and how to read its constants.
 
     `feeds` are those of the isolated run. `fixed` are constants replaced in it (weights on a quantized grid).
@@ -64,19 +68,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Context:
-    """Both sides, the pairs that isolation trusted, and what the isolated run computed on the side it re-ran.
+    """Both sides, the pairs that isolation trusted, and what the isolated run computed on the side that it ran again.
 
-    `forward`: the candidate was re-run on the reference's values; else the mirror. `over` names the pairs over
-    tolerance, `open` those that were not overridden and so are no border of a region, by reference name.
+    By reference name: the pairs over tolerance, and those that were not overridden and so are no border of a region.
     """
 
-    reference: Side
-    candidate: Side
+    reference: SideRun
+    candidate: SideRun
     pairs: tuple[Pair, ...]
-    over: frozenset[str]
-    forward: bool
+    over_tolerance: frozenset[str]
+    run_again: RunAgain
     isolated: Mapping[str, Array]
-    open: frozenset[str] = frozenset()
+    not_overridden: frozenset[str] = frozenset()
     deadline: float = float("inf")  # of time.perf_counter
 
     def check_time(self) -> None:
@@ -89,7 +92,7 @@ class Half:
     """One side of a case. `value` is its output, from inputs that are the same on both sides; real, own layout."""
 
     side: str
-    own: Side
+    own: SideRun
     nodes: tuple[Node, ...]
     output: str
     feeds: dict[str, Array]
@@ -113,7 +116,7 @@ class Trial:
     made: Program | Array
     summary: str
     change: str = ""
-    cost: float = 1.0
+    cost: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Array] | None = None  # in place of the side's own
     guess: bool = False  # one of many that are tried because they are common
@@ -126,32 +129,20 @@ class Case:
     def __init__(self, fault: Fault, pair: Pair, reference: Half, candidate: Half, context: Context) -> None:
         self.fault, self.pair, self.context = fault, pair, context
         self.halves = {"reference": reference, "candidate": candidate}
-        quants = context.candidate.quant(pair.candidate), context.reference.quant(pair.reference)
-        self.grid = next((q for q in quants if q is not None and q.scale.size == 1), None)
-        self.grid_dtype = next(
-            (s.graph.tensors[n].dtype for s, n, q in zip(
-                (context.candidate, context.reference), (pair.candidate, pair.reference), quants, strict=True
-            ) if q is not None), "int8",
-        )  # fmt: skip
-        if fault.isolated_unit != "lsb":
-            self.grid = None
-        dtypes = [s.graph.tensors[n].dtype for s, n in (
-            (context.reference, pair.reference), (context.candidate, pair.candidate)
-        ) if n in s.graph.tensors]  # fmt: skip
-        self.floor = FLOOR_LSB if self.grid is not None else max((FLOOR.get(d, 2e-5) for d in dtypes), default=2e-5)
+        outputs = (context.reference, pair.reference), (context.candidate, pair.candidate)
+        tensors = [run.graph.tensors[name] for run, name in outputs if name in run.graph.tensors]
+        quants = [(t.dtype, t.quant) for t in reversed(tensors) if t.quant is not None]
+        self.quant_dtype = quants[0][0] if quants else "int8"
+        self.quant: Quant | None = None  # of the output, where its error is counted in quantization steps
+        if fault.isolated_unit == "lsb":
+            self.quant = next((q for _, q in quants if q.scale.size == 1), None)
+        floors = [FLOOR.get(t.dtype, OTHER_FLOOR) for t in tensors]
+        self.floor = FLOOR_LSB if self.quant is not None else max(floors, default=OTHER_FLOOR)
         self.before = self.error(reference.value, candidate.value)
-        self.best = float("inf")  # weight of the best explanation so far
-        self.found: Cause | None = None
-        self.out_of_time = False
-        self.tried: dict[str, tuple[float, str]] = {}  # hypothesis -> the best error it reached, and how
-
-    def note(self, name: str, trial: Trial, after: float) -> None:
-        if name not in self.tried or after < self.tried[name][0]:
-            self.tried[name] = after, trial.summary
 
     @property
     def unit(self) -> str:
-        return "lsb" if self.grid is not None else "rel_l2"
+        return "lsb" if self.quant is not None else "rel_l2"
 
     def half(self, side: str) -> Half:
         return self.halves[side]
@@ -167,9 +158,9 @@ class Case:
     def error(self, reference: Array, candidate: Array) -> float:
         """Relative L2 of the difference, or its largest value in quantization steps. Own layouts, real values."""
         r, c = self.aligned("reference", reference), self.aligned("candidate", candidate)
-        if self.grid is not None:
-            limits = np.iinfo(self.grid_dtype)
-            scale, zero = float(self.grid.scale.reshape(-1)[0]), int(self.grid.zero_point.reshape(-1)[0])
+        if self.quant is not None:
+            limits = np.iinfo(self.quant_dtype)
+            scale, zero = float(self.quant.scale.reshape(-1)[0]), int(self.quant.zero_point.reshape(-1)[0])
             steps = [np.clip(np.round(v / scale), limits.min - zero, limits.max - zero) for v in (r, c)]
             return float(np.max(np.abs(steps[0] - steps[1]), initial=0.0))
         finite = np.isfinite(r)
@@ -195,11 +186,12 @@ class Case:
 
         A guess (a change that neither side is known to have) of many proves nothing where a step or two are at stake.
         """
-        if self.grid is not None and trial.guess and self.before < GUESS_LSB:
+        if self.quant is not None and trial.guess and self.before < GUESS_LSB:
             return False
         if not self.before > 0 or after != after:
             return False
-        share, left = EXPLAINED_SHARE * self.before, (STILL_LSB if self.grid is not None else STILL) * self.before
+        share = LEFT_SHARE * self.before
+        left = (LEFT_OF_SMALL_LSB if self.quant is not None else LEFT_OF_SMALL) * self.before
         return after <= max(self.floor, trial.floor, share if np.isfinite(share) else 0.0) and after <= left
 
     def programs(self, plain: bool = True) -> Iterable[tuple[str, Program]]:
@@ -228,7 +220,7 @@ def _witness(fault: Fault, context: Context) -> Pair | None:
     """The pair whose own error the fault is: itself, or the first faulty one computed from an unpaired operator."""
     by_reference = {p.reference: p for p in context.pairs}
     own = by_reference.get(fault.reference or "")
-    if own is not None and own.candidate == fault.candidate and own.reference in context.over:
+    if own is not None and own.candidate == fault.candidate and own.reference in context.over_tolerance:
         return own
     below: list[Pair] = []
     for name, graph, names in (
@@ -236,79 +228,90 @@ def _witness(fault: Fault, context: Context) -> Pair | None:
         (fault.candidate, context.candidate.graph, {p.candidate: p for p in context.pairs}),
     ):
         if name:
-            below += _below(graph, name, names)
-    return next((p for p in below if p.reference in context.over), own)
-
-
-def _below(graph: Graph, name: str, paired: Mapping[str, Pair]) -> list[Pair]:
-    from aligndbg.core.regions import next_pairs
-
-    return next_pairs(graph.consumers(), paired, name)
+            below += next_pairs(graph.consumers(), names, name)
+    return next((p for p in below if p.reference in context.over_tolerance), own)
 
 
 def _half(name: str, pair: Pair, context: Context) -> Half | str:
     """One side of a pair's region, with the inputs that both sides share and the output it makes of them."""
-    own, other = (context.reference, context.candidate)[:: 1 if name == "reference" else -1]
-    source = context.forward == (name == "reference")
-    mine = {getattr(p, name): p for p in context.pairs if p.reference not in context.open}
+    own = context.reference if name == "reference" else context.candidate
+    borders = {getattr(p, name): p for p in context.pairs if p.reference not in context.not_overridden}
     output = getattr(pair, name)
-    found = region(own.graph, output, mine)
-    nodes = tuple(own.graph.node(n) for n in found.nodes)
-    feeds: dict[str, Array] = {}
-    for i in found.inputs:
-        value = own.value(i) if source or i not in mine or i in own.graph.inputs else None
-        if i in own.graph.inputs:
-            value = own.feeds.get(i, value)
-        elif value is None:
-            value = _translated(mine[i], name, own, other)
-        if value is None:
-            return f"the {name}'s {i!r} has no value"
-        feeds[i] = value
-    constants = _constants(own, nodes)
-    value = own.value(output) if source else context.isolated.get(output)
+    found = region(own.graph, output, borders)
+    feeds = _inputs(name, found.inputs, borders, context)
+    if isinstance(feeds, str):
+        return feeds
+    value = own.value(output) if name != context.run_again else context.isolated.get(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
+    nodes = tuple(own.graph.node(n) for n in found.nodes)
     half = Half(name, own, nodes, output, feeds, own.real(output, value), None, stored=dict(feeds))
+    constants = _constants(own, nodes)
     if constants is None:
         half.why_not = f"the {name}'s constants are not known"
         return half
     if not own.graph.opset:
         half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
-    try:
-        program = canonical_program(
-            own.graph, nodes, list(feeds), output, {**constants, **own.fixed}, _shapes(own, constants)
-        )
-        made = own.real(output, program.run(half.feeds)[0])
-        near = _near(own, output, made, half.value)
-    except CannotEvaluateError as error:
-        half.why_not = str(error)
-        return half
-    if near:
-        half.why_not = f"its canonical form gives another value than the {name} itself ({near})"
-        return half
-    half.program = program
+    made = _checked_program(half, constants)
+    if isinstance(made, str):
+        half.why_not = made
+    else:
+        half.program = made
     return half
 
 
-def _near(own: Side, output: str, made: Array, value: Array) -> str:
-    """Why the program cannot stand for the runtime, or ""."""
+def _inputs(name: str, wanted: Sequence[str], borders: Mapping[str, Pair], context: Context) -> dict[str, Array] | str:
+    """What a side's region was fed when its error was measured, as stored; or what is missing of it."""
+    own, other = (context.reference, context.candidate)[:: 1 if name == "reference" else -1]
+    feeds: dict[str, Array] = {}
+    for i in wanted:
+        if i in own.graph.inputs:
+            value = own.feeds.get(i, own.value(i))
+        else:
+            value = own.value(i) if name != context.run_again or i not in borders else None
+            if value is None:
+                value = _translated(borders[i], name, own, other)
+        if value is None:
+            return f"the {name}'s {i!r} has no value"
+        feeds[i] = value
+    return feeds
+
+
+def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | str:
+    """The region as a program that gives what the runtime gave; or why there is none."""
+    own = half.own
+    try:
+        program = canonical_program(
+            own.graph, half.nodes, list(half.feeds), half.output, {**constants, **own.fixed}, _shapes(own, constants)
+        )
+        made = own.real(half.output, program.run(half.feeds)[0])
+        apart = _apart(own, half.output, made, half.value)
+    except CannotEvaluateError as error:
+        return str(error)
+    if apart:
+        return f"its canonical form gives another value than the {half.side} itself ({apart})"
+    return program
+
+
+def _apart(own: SideRun, output: str, made: Array, value: Array) -> str:
+    """What tells the program's value from the runtime's, or "" where it can stand for it."""
     if made.shape != value.shape:
         return f"shape {made.shape}"
     a, b = made.astype(np.float64), value.astype(np.float64)
     quant = own.quant(output)
     if quant is not None and quant.scale.size == 1:
         apart = float(np.max(np.abs(a - b), initial=0.0)) / float(quant.scale[0])
-        return "" if apart <= SAME_LSB else f"{apart:.2g} steps"
+        return "" if apart <= AS_RUNTIME_LSB else f"{apart:.2g} steps"
     finite = np.isfinite(b)
     if not np.array_equal(finite, np.isfinite(a)):
         return "other infinities"
     norm = float(np.linalg.norm(b[finite]))
     apart = float(np.linalg.norm(a[finite] - b[finite]))
-    limit = max(SAME_REL, FLOOR.get(str(value.dtype), 0.0))
+    limit = max(AS_RUNTIME_REL, FLOOR.get(str(value.dtype), 0.0))
     return "" if apart <= limit * norm else f"{apart / norm if norm else apart:.2g} relative L2"
 
 
-def _translated(pair: Pair, name: str, own: Side, other: Side) -> Array | None:
+def _translated(pair: Pair, name: str, own: SideRun, other: SideRun) -> Array | None:
     """What the isolated run put in place of this side's tensor: the other side's value in its layout and dtype."""
     theirs = pair.candidate if name == "reference" else pair.reference
     ours = getattr(pair, name)
@@ -317,14 +320,14 @@ def _translated(pair: Pair, name: str, own: Side, other: Side) -> Array | None:
         return None
     value = other.real(theirs, stored)
     moved = pair.layout.to_candidate(value) if name == "candidate" else pair.layout.to_reference(value)
-    grid, like = own.quant(ours), own.value(ours)
+    quant, like = own.quant(ours), own.value(ours)
     dtype = like.dtype if like is not None else moved.dtype
     return np.ascontiguousarray(
-        grid.quantize(moved, dtype) if grid is not None and dtype.kind in "iu" else moved.astype(dtype, copy=False)
+        quant.quantize(moved, dtype) if quant is not None and dtype.kind in "iu" else moved.astype(dtype, copy=False)
     )
 
 
-def _constants(own: Side, nodes: Sequence[Node]) -> dict[str, Array] | None:
+def _constants(own: SideRun, nodes: Sequence[Node]) -> dict[str, Array] | None:
     """The constants that the nodes read; None where they cannot be read (a recorded trace)."""
     wanted = sorted({i for n in nodes for i in n.inputs if i in own.graph.constants})
     if not wanted:
@@ -333,7 +336,7 @@ def _constants(own: Side, nodes: Sequence[Node]) -> dict[str, Array] | None:
     return found if len(found) == len(wanted) else None
 
 
-def _shapes(own: Side, stored: Mapping[str, Array]) -> Callable[[str], tuple[int, ...]]:
+def _shapes(own: SideRun, stored: Mapping[str, Array]) -> Callable[[str], tuple[int, ...]]:
     def shape(name: str) -> tuple[int, ...]:
         value = stored.get(name)
         value = own.value(name) if value is None else value
@@ -345,7 +348,3 @@ def _shapes(own: Side, stored: Mapping[str, Array]) -> Callable[[str], tuple[int
         return known
 
     return shape
-
-
-def is_float(array: Array) -> bool:
-    return str(array.dtype) in FLOAT_DTYPES

@@ -11,18 +11,18 @@ from aligndbg.canonical.program import Program
 from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.types import Array
 from aligndbg.explain.folding import LINEAR
+from aligndbg.explain.thresholds import LARGEST_EPSILON
 
-__all__ = ["Slot", "SlotPair", "pair_slots", "slots"]
+__all__ = ["ConstantPair", "RoleConstant", "is_epsilon", "pair_constants", "role_constants"]
 
 
-SMALLEST_EPSILON, LARGEST_EPSILON = 0.0, 0.05
 # ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
 GATES = {"LSTM": (0, 2, 3, 1), "RNN": (0,)}
 NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class RoleConstant:
     """One constant that a step reads. `value` is as the role has it: weights (out, in, ...), terms, factors.
 
     `put` gives the program with another value there; `absent` marks a bias that is not written.
@@ -38,11 +38,11 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
-class SlotPair:
+class ConstantPair:
     """The same constant on both sides. `theirs` is the candidate's value in the reference's shape."""
 
-    reference: Slot
-    candidate: Slot
+    reference: RoleConstant
+    candidate: RoleConstant
     theirs: Array
     ours: Array  # the reference's value in the candidate's shape
 
@@ -54,9 +54,9 @@ class SlotPair:
         return float(np.linalg.norm(a - b)) / scale if scale else 0.0
 
 
-def slots(program: Program) -> list[Slot]:
+def role_constants(program: Program) -> list[RoleConstant]:
     """Every float constant with a role; epsilons and shapes left out."""
-    found: list[Slot] = []
+    found: list[RoleConstant] = []
     for k, step in enumerate(program.steps):
         if not step.node:
             continue
@@ -66,29 +66,32 @@ def slots(program: Program) -> list[Slot]:
             for at, role in NORM_ROLES.items():
                 value = program.constant(step, at)
                 if value is not None:
-                    found.append(_plain(program, k, at, role, value))
+                    found.append(_as_stored(program, k, at, role, value))
         elif step.op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu") and len(step.inputs) == 2:
             for at in (0, 1):
                 value = program.constant(step, at)
-                if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and _is_epsilon(value)):
+                if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and is_epsilon(value)):
                     found += _arithmetic(program, k, at, value)
         elif step.op in GATES:
             found += _recurrent(program, k)
     return found
 
 
-def _is_epsilon(value: Array) -> bool:
-    return bool(value.size) and not np.ptp(value) and SMALLEST_EPSILON < float(value.reshape(-1)[0]) <= LARGEST_EPSILON
+def is_epsilon(value: Array) -> bool:
+    """Whether a constant that is added is what keeps a normalization from dividing by zero."""
+    if value.dtype.kind != "f" or not value.size or np.ptp(value):
+        return False
+    return 0 < float(value.reshape(-1)[0]) <= LARGEST_EPSILON
 
 
-def _plain(program: Program, k: int, at: int, role: str, value: Array) -> Slot:
+def _as_stored(program: Program, k: int, at: int, role: str, value: Array) -> RoleConstant:
     def put(new: Array) -> Program:
         return program.with_constant(k, at, np.ascontiguousarray(new.reshape(value.shape)).astype(value.dtype))
 
-    return Slot(role, k, program.steps[k].op, value, put, node=program.steps[k].node)
+    return RoleConstant(role, k, program.steps[k].op, value, put, node=program.steps[k].node)
 
 
-def _linear(program: Program, k: int) -> list[Slot]:
+def _linear(program: Program, k: int) -> list[RoleConstant]:
     step = program.steps[k]
     weight = program.constant(step, 1)
     if weight is None:
@@ -100,7 +103,7 @@ def _linear(program: Program, k: int) -> list[Slot]:
         return program.with_constant(k, 1, np.ascontiguousarray(moved).astype(weight.dtype))
 
     canonical = np.moveaxis(weight, axis, 0)
-    found = [Slot("weight", k, step.op, canonical, put_weight, node=step.node)]
+    found = [RoleConstant("weight", k, step.op, canonical, put_weight, node=step.node)]
     if step.op == "MatMul":
         return found
     bias = program.constant(step, 2)
@@ -113,11 +116,11 @@ def _linear(program: Program, k: int) -> list[Slot]:
     def put_bias(new: Array) -> Program:
         return program.with_constant(k, 2, np.ascontiguousarray(new.reshape(channels)).astype(weight.dtype))
 
-    found.append(Slot("term", k, step.op, value, put_bias, absent, step.node))
+    found.append(RoleConstant("term", k, step.op, value, put_bias, absent, step.node))
     return found
 
 
-def _recurrent(program: Program, k: int) -> list[Slot]:
+def _recurrent(program: Program, k: int) -> list[RoleConstant]:
     """One direction's weights as (gates * hidden, in), gates in Keras' and PyTorch's order; both biases as a sum."""
     step = program.steps[k]
     order = GATES[step.op]
@@ -134,7 +137,7 @@ def _recurrent(program: Program, k: int) -> list[Slot]:
             value = back if at < 3 else np.concatenate([back, np.zeros_like(back)])
             return program.with_constant(k, at, value[None].astype(stored.dtype))
 
-        found.append(Slot(role, k, step.op, gates[list(order)].reshape(whole.shape), put, node=step.node))
+        found.append(RoleConstant(role, k, step.op, gates[list(order)].reshape(whole.shape), put, node=step.node))
     return found
 
 
@@ -144,12 +147,12 @@ def _output_axis(op: str, rank: int, transposed: bool) -> int:
     return 1 if op in ("ConvTranspose", "Gemm") else rank - 1
 
 
-def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[Slot]:
+def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[RoleConstant]:
     op = program.steps[k].op
     if op == "PRelu":
-        return [_plain(program, k, at, "slope", value)] if at else []
+        return [_as_stored(program, k, at, "slope", value)] if at else []
     if op == "Pow":
-        return [_plain(program, k, at, "exponent", value)] if at else []
+        return [_as_stored(program, k, at, "exponent", value)] if at else []
     role = "term" if op in ("Add", "Sub") else "factor"
     if at == 1 and op in ("Sub", "Div") and (op == "Sub" or np.all(value != 0)):
         turn: Callable[[Array], Array] = np.negative if op == "Sub" else np.reciprocal
@@ -157,13 +160,15 @@ def _arithmetic(program: Program, k: int, at: int, value: Array) -> list[Slot]:
         def put(new: Array) -> Program:
             return program.with_constant(k, at, turn(new.reshape(value.shape)).astype(value.dtype))
 
-        return [Slot(role, k, op, turn(value), put, node=program.steps[k].node)]
-    return [_plain(program, k, at, role, value)]
+        return [RoleConstant(role, k, op, turn(value), put, node=program.steps[k].node)]
+    return [_as_stored(program, k, at, role, value)]
 
 
-def pair_slots(reference: Sequence[Slot], candidate: Sequence[Slot]) -> tuple[list[SlotPair], list[Slot], list[Slot]]:
-    """Slots of one role and size, the nearest values first, each once; then what is left on either side."""
-    proposals: list[tuple[float, int, int, SlotPair]] = []
+def pair_constants(
+    reference: Sequence[RoleConstant], candidate: Sequence[RoleConstant]
+) -> tuple[list[ConstantPair], list[RoleConstant], list[RoleConstant]]:
+    """Constants of one role and size, the nearest values first, each once; then what is left on either side."""
+    proposals: list[tuple[float, int, int, ConstantPair]] = []
     for i, r in enumerate(reference):
         for j, c in enumerate(candidate):
             if r.role == c.role and r.value.size == c.value.size:
@@ -189,14 +194,14 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(d for d in shape if d != 1)
 
 
-def _pair(r: Slot, c: Slot) -> SlotPair | None:
+def _pair(r: RoleConstant, c: RoleConstant) -> ConstantPair | None:
     if _squeezed(r.value.shape) == _squeezed(c.value.shape):
-        return SlotPair(r, c, c.value.reshape(r.value.shape), r.value.reshape(c.value.shape))
-    best: tuple[float, SlotPair] | None = None
+        return ConstantPair(r, c, c.value.reshape(r.value.shape), r.value.reshape(c.value.shape))
+    best: tuple[float, ConstantPair] | None = None
     flat = r.value.reshape(-1).astype(np.float64)
     for layout in layouts(r.value.shape, c.value.shape):
         there = np.ascontiguousarray(layout.to_reference(c.value))
         error = sampled_error(flat, there.reshape(-1).astype(np.float64))
         if best is None or error < best[0]:
-            best = error, SlotPair(r, c, there, np.ascontiguousarray(layout.to_candidate(r.value)))
+            best = error, ConstantPair(r, c, there, np.ascontiguousarray(layout.to_candidate(r.value)))
     return best[1] if best is not None else None

@@ -14,6 +14,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain.thresholds import FOLDED_REL
 
 __all__ = ["LINEAR", "WINDOWS", "norm_terms", "plain_form"]
 
@@ -25,7 +26,6 @@ UNARY = frozenset(
     | {"Exp", "Sqrt", "Reciprocal", "Abs", "Neg", "Erf", "Round", "Identity", "Cast", "Mish", "Selu", "Log", "Floor"}
 )
 BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"})
-SAME = 1e-4  # relative: folding rounds the weights once more
 
 
 def plain_form(program: Program, feeds: Mapping[str, Array]) -> Program:
@@ -38,7 +38,7 @@ def plain_form(program: Program, feeds: Mapping[str, Array]) -> Program:
     with np.errstate(all="ignore"):
         norm = float(np.linalg.norm(before.astype(np.float64)))
         apart = float(np.linalg.norm(after.astype(np.float64) - before.astype(np.float64)))
-    return plain if before.shape == after.shape and apart <= SAME * norm else program
+    return plain if before.shape == after.shape and apart <= FOLDED_REL * norm else program
 
 
 def _folded(program: Program) -> Program:
@@ -152,37 +152,17 @@ def _pad_below_transpose(program: Program) -> Program | None:
 
 def _sink_transpose(program: Program) -> Program | None:
     """Transpose, op -> op, Transpose, for what works on each element alone."""
-    for _k, step in enumerate(program.steps):
+    for step in program.steps:
         if step.op != "Transpose" or "perm" not in step.attributes:
             continue
         at = _only_reader(program, step.outputs[0])
         if at is None:
             continue
-        perm, reader = list(step.attributes["perm"]), program.steps[at]
-        back = [int(p) for p in np.argsort(perm)]
-        others = [i for i in reader.inputs if i and i != step.outputs[0]]
-        constants: dict[str, Array] = {}
-        renamed: dict[str, str] = {step.outputs[0]: step.inputs[0]}
-        if reader.op in UNARY and all(i in program.constants for i in others):
-            pass  # Clip's limits are scalars
-        elif reader.op in BINARY and reader.inputs[0] != reader.inputs[-1] and len(reader.outputs) == 1:
-            for i in others:
-                value = program.constants.get(i)
-                if value is not None and value.ndim <= len(perm):
-                    name = f"{reader.outputs[0]}:{i}"
-                    full = value.reshape([1] * (len(perm) - value.ndim) + list(value.shape))
-                    constants[name] = np.ascontiguousarray(full.transpose(back)) if value.size > 1 else value
-                    renamed[i] = name
-                    continue
-                source = program.producer(i)
-                twin = program.steps[source] if source is not None else None
-                if twin is None or twin.op != "Transpose" or list(twin.attributes.get("perm", ())) != perm:
-                    break
-                renamed[i] = twin.inputs[0]
-            if len(renamed) != len(set(others)) + 1:
-                continue
-        else:
+        reader = program.steps[at]
+        found = _untransposed_operands(program, step, reader)
+        if found is None:
             continue
+        renamed, constants = found
         inner = f"{reader.outputs[0]}:untransposed"
         moved = replace(reader, inputs=tuple(renamed.get(i, i) for i in reader.inputs), outputs=(inner,))
         last = replace(step, inputs=(inner,), outputs=reader.outputs)
@@ -190,8 +170,44 @@ def _sink_transpose(program: Program) -> Program | None:
     return None
 
 
+def _untransposed_operands(
+    program: Program, step: Step, reader: Step
+) -> tuple[dict[str, str], dict[str, Array]] | None:
+    """What an elementwise `reader` of the Transpose `step` reads where it comes before that, by what it reads now.
+
+    With the constants among these that are new; None where it does not work on each element alone, or another operand
+    is not transposed so.
+    """
+    renamed = {step.outputs[0]: step.inputs[0]}
+    others = dict.fromkeys(i for i in reader.inputs if i and i != step.outputs[0])
+    if reader.op in UNARY and all(i in program.constants for i in others):
+        return renamed, {}  # Clip's limits are scalars
+    if reader.op not in BINARY or reader.inputs[0] == reader.inputs[-1] or len(reader.outputs) != 1:
+        return None
+    perm = list(step.attributes["perm"])
+    constants: dict[str, Array] = {}
+    for i in others:
+        value = program.constants.get(i)
+        if value is not None and value.ndim <= len(perm):
+            renamed[i] = f"{reader.outputs[0]}:{i}"
+            constants[renamed[i]] = _transposed_back(value, perm)
+            continue
+        source = program.producer(i)
+        twin = program.steps[source] if source is not None else None
+        if twin is None or twin.op != "Transpose" or list(twin.attributes.get("perm", ())) != perm:
+            return None
+        renamed[i] = twin.inputs[0]
+    return renamed, constants
+
+
+def _transposed_back(value: Array, perm: list[int]) -> Array:
+    """A constant that is broadcast against a transposed tensor, for that tensor before it was transposed."""
+    full = value.reshape([1] * (len(perm) - value.ndim) + list(value.shape))
+    return np.ascontiguousarray(full.transpose(np.argsort(perm))) if value.size > 1 else value
+
+
 def _pad_into_conv(program: Program) -> Program | None:
-    for _k, step in enumerate(program.steps):
+    for step in program.steps:
         if step.op != "Pad" or step.attributes.get("mode", "constant") != "constant" or len(step.inputs) > 3:
             continue
         at, pads = _only_reader(program, step.outputs[0]), program.constant(step, 1)
@@ -227,9 +243,9 @@ def _scaling(program: Program, step: Step, source: str, axis: int, rank: int) ->
         return norm_terms(program, step)
     if step.op not in ("Add", "Sub", "Mul", "Div") or len(step.inputs) != 2:
         return None
-    slot = 1 - step.inputs.index(source)
-    value = program.constant(step, slot)
-    if value is None or value.dtype.kind != "f" or value.ndim > rank or (slot == 0 and step.op == "Div"):
+    position = 1 - step.inputs.index(source)
+    value = program.constant(step, position)
+    if value is None or value.dtype.kind != "f" or value.ndim > rank or (position == 0 and step.op == "Div"):
         return None
     full = value.reshape([1] * (rank - value.ndim) + list(value.shape)).astype(np.float64)
     if full.size != full.shape[axis]:
@@ -242,7 +258,7 @@ def _scaling(program: Program, step: Step, source: str, axis: int, rank: int) ->
         return c, zero
     if step.op == "Div":
         return 1 / c, zero
-    return (one, -c) if slot == 1 else (-one, c)
+    return (one, -c) if position == 1 else (-one, c)
 
 
 def _fold_scaling(program: Program) -> Program | None:

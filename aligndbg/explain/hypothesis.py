@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Cause
-from aligndbg.explain.case import Case, OutOfTimeError, Trial
+from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.costs import ON_REFERENCE
 
-__all__ = ["Hypothesis", "other_side", "weigh"]
+__all__ = ["Hypothesis", "Tested", "other_side"]
 
 
 def other_side(side: str) -> str:
     return "candidate" if side == "reference" else "reference"
+
+
+@dataclass
+class Tested:
+    """What the trials of one fault have shown so far: the best explanation, its weight, what each hypothesis did."""
+
+    cause: Cause | None = None
+    weight: float = math.inf
+    out_of_time: bool = False
+    tried: dict[str, tuple[float, str]] = field(default_factory=dict)  # the best error that it reached, and how
+
+    def add(self, name: str, case: Case, trial: Trial, after: float) -> None:
+        if name not in self.tried or after < self.tried[name][0]:
+            self.tried[name] = after, trial.summary
+        weight = weigh(case, trial, after)
+        if case.explains(trial, after) and weight < self.weight:
+            self.weight, self.cause = weight, _cause(name, case, trial, after)
 
 
 class Hypothesis:
@@ -29,27 +49,16 @@ class Hypothesis:
         """Changes to be tested, each against the fault's own tensors."""
         raise NotImplementedError
 
-    def test(self, case: Case) -> Cause | None:
-        """The best explanation so far, after these trials; those that cannot beat it are not run."""
-        try:  # what the trials search for is evaluated, too
-            for trial in self.trials(case):
-                if trial.cost < case.best:
-                    self._try(case, trial)
-        except OutOfTimeError:
-            case.out_of_time = True
-        except CannotEvaluateError:
-            pass  # the search for more trials ends here; what was found stands
-        return case.found
+    def test(self, case: Case, so_far: Tested) -> None:
+        """Adds what these trials show; those that cannot beat the best explanation are not run. Raises OutOfTimeError.
 
-    def _try(self, case: Case, trial: Trial) -> None:
-        try:
-            after = case.after(trial)
-        except CannotEvaluateError:
-            return
-        case.note(self.name, trial, after)
-        weight = weigh(case, trial, after)
-        if case.explains(trial, after) and weight < case.best:
-            case.best, case.found = weight, _cause(self.name, case, trial, after)
+        Where proposing more takes an operator that cannot be run, they end, and what was found stands.
+        """
+        with suppress(CannotEvaluateError):
+            for trial in self.trials(case):
+                if trial.cost < so_far.weight:
+                    with suppress(CannotEvaluateError):
+                        so_far.add(self.name, case, trial, case.after(trial))
 
 
 def _cause(name: str, case: Case, trial: Trial, after: float) -> Cause:
@@ -60,8 +69,8 @@ def _cause(name: str, case: Case, trial: Trial, after: float) -> Cause:
 
 def weigh(case: Case, trial: Trial, after: float) -> float:
     """Simplicity first: ten times the error, over the noise, is worth as much as one more number to be chosen."""
-    noise = 1.0 if case.grid is not None else case.floor / 10
-    on_reference = 0.05 if trial.side == "reference" else 0.0  # of two equal ones, tell what to change in the candidate
+    noise = 1.0 if case.quant is not None else case.floor / 10
+    on_reference = ON_REFERENCE if trial.side == "reference" else 0.0
     return trial.cost + on_reference + max(0.0, math.log10(max(after, 1e-300) / noise))
 
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, Status
-from aligndbg.explain.case import Context, Side
+from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
+from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
-from aligndbg.explain.whole_pair import another_network, input_causes, shared_grids, swapped_axes
+from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.isolate import moved_past
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
-from aligndbg.locate.rerun import Sides
+from aligndbg.locate.rerun import CapturedPair
 from aligndbg.measure.results import Measurement
 from aligndbg.trace.capture import Captured
 
@@ -28,7 +28,7 @@ MANY_FAULTS = 3  # from here on it may be another network
 
 
 def causes_of_faults(
-    faults: tuple[Fault, ...], sides: Sides, isolation: Isolation, clock: Clock, repro: Path | None
+    faults: tuple[Fault, ...], sides: CapturedPair, isolation: Isolation, clock: Clock, repro: Path | None
 ) -> tuple[Fault, ...]:
     """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder."""
     if not faults:
@@ -44,7 +44,7 @@ def causes_of_faults(
 
 def causes_of_the_pair(
     faults: tuple[Fault, ...],
-    sides: Sides,
+    sides: CapturedPair,
     feeding: Feeding,
     measured: Sequence[Measurement],
     outputs: frozenset[str],
@@ -56,34 +56,45 @@ def causes_of_the_pair(
     causes = input_causes(feeding.findings)
     with clock.stage("explain"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
-        causes += shared_grids(measured, outputs, sides.left.trace, sides.right.trace)
+        causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
         if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):
             faults, found = another_network(faults, sides.weights(), suspect)
             causes += found
     return faults, tuple(causes)
 
 
-def _contexts(faults: Sequence[Fault], sides: Sides, isolation: Isolation) -> list[Context]:
+def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:
     """For each fault what is known where it was measured: in the isolated run, or past a one-sided activation."""
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    if isolation.past is None:
+    if isolation.replay_past_activation is None:
         return [usual] * len(faults)
-    past = _context(sides, isolation, isolation.past, moved_past(trusted, isolation.activations.values()))
-    beyond = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.beyond}
-    return [past if (f.reference, f.candidate) in beyond else usual for f in faults]
+    past = _context(
+        sides, isolation, isolation.replay_past_activation, moved_past(trusted, isolation.activations.values())
+    )
+    there = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.own_past_activation}
+    return [past if (f.reference, f.candidate) in there else usual for f in faults]
 
 
-def _context(sides: Sides, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
-    forward = isolation.standing is None or isolation.standing.forward
+def _context(sides: CapturedPair, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
+    assert isolation.standing is not None
+    run_again = isolation.standing.run_again
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
-    reference = _side(sides.reference, sides.left, sides.feeds, None if forward else replay)
-    candidate = _side(sides.candidate, sides.right, fed_apart, replay if forward else None)
-    return Context(reference, candidate, tuple(pairs), isolation.over, forward, replay.trace.values, isolation.open)
+    reference = _side(sides.reference, sides.left, sides.feeds, replay if run_again is RunAgain.REFERENCE else None)
+    candidate = _side(sides.candidate, sides.right, fed_apart, replay if run_again is RunAgain.CANDIDATE else None)
+    return Context(
+        reference,
+        candidate,
+        tuple(pairs),
+        isolation.over_tolerance,
+        run_again,
+        replay.trace.values,
+        isolation.not_overridden,
+    )
 
 
-def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, replay: Replay | None) -> Side:
+def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | None, replay: Replay | None) -> SideRun:
     """`replay` where this side was run again."""
 
     def read(names: Sequence[str]) -> Mapping[str, Array]:
@@ -91,4 +102,4 @@ def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | Non
 
     fed = (replay.feeds if replay else feeds) or {}
     fixed = replay.weights if replay else {}
-    return Side(captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path)
+    return SideRun(captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path)

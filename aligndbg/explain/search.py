@@ -10,23 +10,23 @@ from typing import Any
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Cause, Fault
 from aligndbg.explain.advice import ADVICE
-from aligndbg.explain.case import Case, Context, Half, make_case
+from aligndbg.explain.case import Case, Context, Half, OutOfTimeError, make_case
 from aligndbg.explain.hypotheses.activation import Activation
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
 from aligndbg.explain.hypotheses.axis import Axis
 from aligndbg.explain.hypotheses.constants import Constants
 from aligndbg.explain.hypotheses.epsilon import Epsilon
-from aligndbg.explain.hypotheses.fitted_constants import Fit
-from aligndbg.explain.hypotheses.input_preparation import Inputs
+from aligndbg.explain.hypotheses.fitted_constants import FittedConstants
+from aligndbg.explain.hypotheses.input_preparation import InputPreparation
 from aligndbg.explain.hypotheses.number_formats import Nonfinite, Precision
 from aligndbg.explain.hypotheses.order import Arrangement, Operands
 from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
 from aligndbg.explain.hypotheses.pooling import Pooling
 from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.hypotheses.resize import Resize
-from aligndbg.explain.hypothesis import Hypothesis
+from aligndbg.explain.hypothesis import Hypothesis, Tested
 
-__all__ = ["HYPOTHESES", "explain_fault", "explain_faults"]
+__all__ = ["explain_faults"]
 
 
 MOST_OPERATORS = 20
@@ -38,10 +38,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Pooling(),
     Axis(),
     Constants(),
-    Fit(),
+    FittedConstants(),
     Operands(),
     Arrangement(),
-    Inputs(),
+    InputPreparation(),
     Activation(),
     Resize(),
     Epsilon(),
@@ -83,25 +83,35 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
         case = str(error)
     if isinstance(case, str):
         return Cause("unexplained", f"it could not be experimented on: {case}", details={"why": case})
+    tested = _tested(case)
+    details, cause = _details(case, tested), tested.cause
+    if cause is None:
+        return Cause("unexplained", _unexplained(tested), case.before, None, details)
+    return replace(cause, details={**details, "change": ADVICE[cause.kind], **cause.details})
+
+
+def _tested(case: Case) -> Tested:
+    """What all hypotheses show that there was time for."""
+    found = Tested()
     for hypothesis in HYPOTHESES:
-        if not case.out_of_time and hypothesis.applies(case):
-            hypothesis.test(case)
-    details = _details(case)
-    if case.found is None:
-        return Cause("unexplained", _unexplained(case), case.before, None, details)
-    return replace(case.found, details={**details, "change": ADVICE[case.found.kind], **case.found.details})
+        if hypothesis.applies(case):
+            try:
+                hypothesis.test(case, found)
+            except OutOfTimeError:
+                return replace(found, out_of_time=True)
+    return found
 
 
-def _details(case: Case) -> dict[str, Any]:
+def _details(case: Case, tested: Tested) -> dict[str, Any]:
     """What is told with every cause: where in each model, the attributes, what was tried and what could not be."""
-    tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in case.tried.items()]
+    tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in tested.tried.items()]
     return {
         "where": {side: _where(half) for side, half in case.halves.items()},
         "attributes": compared_attributes(case),
         "unit": case.unit,
         "tried": tried,
         "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
-        "out_of_time": case.out_of_time,
+        "out_of_time": tested.out_of_time,
     }
 
 
@@ -111,7 +121,7 @@ def _where(half: Half) -> dict[str, Any]:
     return {"file": half.own.path, "tensor": half.output, "operators": operators, "count": len(half.nodes)}
 
 
-def _unexplained(case: Case) -> str:
-    tried = ", ".join(case.tried) or "nothing"
-    when = ", and there was no time left for others" if case.out_of_time else ""
+def _unexplained(tested: Tested) -> str:
+    tried = ", ".join(tested.tried) or "nothing"
+    when = ", and there was no time left for others" if tested.out_of_time else ""
     return f"no hypothesis makes the error vanish (tried: {tried}){when}"

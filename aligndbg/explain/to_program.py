@@ -12,7 +12,7 @@ from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array, Graph, Node
 
-__all__ = ["FORM_OPSET", "canonical_program"]
+__all__ = ["canonical_program"]
 
 
 FORM_OPSET = 17  # of the steps that are written here

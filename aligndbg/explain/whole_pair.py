@@ -1,4 +1,4 @@
-"""What is wrong with the pair as a whole: fed apart, axes swapped, one grid for unlike values, another network."""
+"""What is wrong with the pair as a whole: fed apart, axes swapped, one scale for unlike values, another network."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import numpy as np
 
 from aligndbg.core.types import Array, Cause, Fault, LayoutKind, Node, Quant, Trace
 from aligndbg.explain.advice import ADVICE
+from aligndbg.explain.thresholds import (
+    CLIPPED_SHARE,
+    COARSE_STEPS,
+    EQUAL_ONCE_MOVED,
+    FEWEST_OF_PART,
+    FEWEST_WEIGHTS,
+    FINE_STEPS,
+    FOUND_SHARE,
+    LOST,
+    SAME_SIZES,
+    WEIGHTS_TO_BLAME,
+)
 from aligndbg.feeds.difference import FeedFinding
 from aligndbg.match.weights import WeightIndex, WeightPrint
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Measurement
 
-__all__ = ["another_network", "input_causes", "shared_grids", "swapped_axes"]
+__all__ = ["another_network", "input_causes", "shared_scales", "swapped_axes"]
 
 
-FEWEST_WEIGHTS = 3  # of two weights that differ nothing general can be said
-FOUND_SHARE = 0.3  # of the weights that another network may share by chance (norms of ones, biases of zeros)
 WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
-CLIPPED_SHARE = 1e-3  # of an input's values; a grid made from typical data cuts off a few
-LOST = 0.5  # relative error of a part that its grid cannot hold
-COARSE = 4.0  # steps: a part whose values span fewer has collapsed
 MAX_PARTS = 512
 MAX_ELEMENTS = 1 << 22
 CLIPPED_INPUT = "feed values in the range that the input was calibrated for, or calibrate again with such values"
@@ -56,7 +63,8 @@ def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left:
         layout = m.pair.layout
         kept = [a for a in layout.permutation if layout.from_shape[a] != 1]
         same = layout.reference_shape == layout.candidate_shape and layout.kind is LayoutKind.PERMUTE
-        if m.pair.reference not in outputs or not same or kept == sorted(kept) or not m.metrics.rel_l2 < 0.05:
+        equal = m.metrics.rel_l2 < EQUAL_ONCE_MOVED
+        if m.pair.reference not in outputs or not same or kept == sorted(kept) or not equal:
             continue
         straight = compare(left.values[m.pair.reference], right.values[m.pair.candidate])
         moved = sum(o.pair.layout.permutation == layout.permutation for o in measured)
@@ -89,7 +97,7 @@ def another_network(
     if not suspect or min(len(ours), len(theirs)) < FEWEST_WEIGHTS:
         return faults, []
     known = [f.cause for f in faults if f.cause is not None]
-    if known and sum(c.kind in WHOLE for c in known) < 0.8 * len(known):
+    if known and sum(c.kind in WHOLE for c in known) < WEIGHTS_TO_BLAME * len(known):
         return faults, []
     counts = {w.count for w in theirs.values()}
     shaped = sum(w.count in counts for w in ours.values()) / len(ours)
@@ -98,7 +106,7 @@ def another_network(
     if found > FOUND_SHARE:
         return faults, []
     what = "other weights throughout"
-    if shaped <= 0.9:
+    if shaped <= SAME_SIZES:
         what = "other shapes" if len(ours) == len(theirs) else "other layers"
     words = (
         f"this is another network ({what}): of the reference's {len(ours)} weights {found:.0%} are in the candidate, "
@@ -115,10 +123,10 @@ def another_network(
     return tuple(replace(f, cause=cause) for f in faults[:1]), [cause]
 
 
-def shared_grids(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
+def shared_scales(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
     """A quantized tensor whose parts need unlike scales: boxes of 0..640 and scores of 0..1 in one, the scores lost.
 
-    Proved by putting the reference's values on the shared grid, and then each lost part on one of its own.
+    Proved by putting the reference's values on the shared scale, and then each lost part on one of its own.
     """
     joined = right.graph.producers()
     for m in measured:
@@ -148,17 +156,17 @@ def _stored(name: str, trace: Trace, producers: Mapping[str, Node]) -> str:
 
 
 def _lost_parts(reference: Array, axis: int, quant: Quant, dtype: np.dtype[Any]) -> list[int] | None:
-    """Channels that move, by less than the grid can show, beside others that it shows well."""
+    """Channels that move, by less than the scale can show, beside others that it shows well."""
     if not 1 < reference.shape[axis] <= MAX_PARTS:
         return None
     rows = np.moveaxis(reference, axis, 0).reshape(reference.shape[axis], -1).astype(np.float64)
-    if rows.shape[1] < 8:
+    if rows.shape[1] < FEWEST_OF_PART:
         return None
     on_grid = quant.dequantize(quant.quantize(rows, dtype)).astype(np.float64)
     norm = np.linalg.norm(rows, axis=1)
     lost = np.linalg.norm(on_grid - rows, axis=1) > LOST * norm
-    coarse = np.ptp(rows, axis=1) < COARSE * float(quant.scale.reshape(-1)[0])
-    fine = np.ptp(rows, axis=1) > 16 * COARSE * float(quant.scale.reshape(-1)[0])
+    coarse = np.ptp(rows, axis=1) < COARSE_STEPS * float(quant.scale.reshape(-1)[0])
+    fine = np.ptp(rows, axis=1) > FINE_STEPS * float(quant.scale.reshape(-1)[0])
     parts = np.flatnonzero(lost & coarse & (norm > 0))
     return [int(k) for k in parts] if parts.size and fine.any() else None
 

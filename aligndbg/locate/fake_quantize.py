@@ -1,8 +1,8 @@
-"""Judging a quantized candidate fairly: the reference computes from the candidate's own grid values and weights.
+"""Fake quantization: the float side computes from the values and weights that the quantized side holds.
 
 An int8 op is at fault only for what it does with the integers it was given. So its float counterpart is run on
-dequantized inputs, with weights put on the grid that a converter would choose (per channel, max|w| / 127), and the
-result is quantized as the candidate's output is: clean kernels then stay within one step. Knows no framework.
+dequantized inputs, with weights rounded as a converter would round them (per channel, max|w| / 127), and the result
+is quantized as the int8 one is: clean kernels then stay within one step. Knows no framework.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Layout, Node, Quant, Trace
 
-__all__ = ["grid_feeds", "grid_weights"]
+__all__ = ["fake_quantized_feeds", "fake_quantized_weights"]
 
 
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
 HALF_STEP = 0.5001  # of a grid: what rounding to it may cost, and float32's own rounding of the scale
 
 
-LIKE = 0.5  # error (of the spread) under which two weights are the same one, quantization and a fault included
+SAME_WEIGHT = 0.5  # error (of the spread) under which two weights are the same one, quantization and a fault included
 
 
-def grid_feeds(
+def fake_quantized_feeds(
     feeds: Mapping[str, Array],
     candidate_feeds: Mapping[str, Array],
     links: Iterable[tuple[str, str, Layout]],
@@ -49,7 +49,7 @@ def grid_feeds(
     return out
 
 
-def grid_weights(
+def fake_quantized_weights(
     counterparts: Mapping[str, str], reference: Graph, candidate: Graph, read_reference: Read, read_candidate: Read
 ) -> dict[str, Array]:
     """Float weights (by constant name, own layout and dtype) put on the grids of the quantized side's.
@@ -87,7 +87,7 @@ def grid_weights(
                 if not _rounded_only(layout.to_candidate(value), stored, quant):
                     if value.ndim < 2:
                         continue  # of a normalization's vectors another one may look like it
-                    stored = _on_grid(value, layout, quant, values_c[other].dtype)
+                    stored = _requantized(value, layout, quant, values_c[other].dtype)
                 out[name] = np.asarray(layout.to_reference(stored).astype(value.dtype), order="C")
     return out
 
@@ -125,7 +125,7 @@ def _layout(reference: Array, candidate: Array) -> Layout | None:
         error = sampled_error(reference.reshape(-1).astype(np.float64), layout.to_reference(candidate).reshape(-1))
         if best is None or error < best[0]:
             best = (error, layout)
-    return best[1] if best is not None and best[0] < LIKE else None
+    return best[1] if best is not None and best[0] < SAME_WEIGHT else None
 
 
 def _rounded_only(value: Array, stored: Array, quant: Quant) -> bool:
@@ -136,7 +136,7 @@ def _rounded_only(value: Array, stored: Array, quant: Quant) -> bool:
     return bool(np.all(np.abs(value.astype(np.float64) - stored) <= HALF_STEP * steps))
 
 
-def _on_grid(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:
+def _requantized(value: Array, layout: Layout, quant: Quant, dtype: np.dtype) -> Array:
     """In the candidate's layout: quantized with the scales that a converter would choose, and back."""
     moved = layout.to_candidate(value).astype(np.float64)
     per_tensor = quant.axis is None or quant.scale.size == 1

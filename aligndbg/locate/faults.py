@@ -9,7 +9,7 @@ from aligndbg.core.ops import MOVING
 from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Fault, Graph, Pair, Region, Trace
 from aligndbg.locate.isolation import Isolation
-from aligndbg.locate.one_sided import Sides, one_sided_activation
+from aligndbg.locate.one_sided import PairedGraphs, one_sided_activation
 from aligndbg.measure.results import Metrics
 
 __all__ = ["make_faults", "one_sided_activations"]
@@ -41,8 +41,10 @@ def make_faults(reference: Trace, candidate: Trace, isolation: Isolation, limit:
             found = _fault(p.reference, p.candidate, [p], sides, isolation)
             moved = one_sided_activation(found, sides)
             out.append((order[p.reference], moved or found))
-            if moved and p.reference in isolation.beyond:
-                rest = _fault(p.reference, p.candidate, [p], _passed(moved, sides), isolation, isolation.beyond)
+            if moved and p.reference in isolation.own_past_activation:
+                rest = _fault(
+                    p.reference, p.candidate, [p], _passed(moved, sides), isolation, isolation.own_past_activation
+                )
                 out.append((order[p.reference], rest))
     by_place: dict[tuple[str | None, str | None], Fault] = {}
     for _, f in sorted(out, key=lambda item: item[0]):
@@ -67,17 +69,17 @@ def one_sided_activations(reference: Trace, candidate: Trace, isolation: Isolati
     return out
 
 
-def _places(reference: Trace, candidate: Trace, isolation: Isolation) -> tuple[list[Pair], list[Pair], Sides]:
+def _places(reference: Trace, candidate: Trace, isolation: Isolation) -> tuple[list[Pair], list[Pair], PairedGraphs]:
     """The confirmed pairs, those of them that are over tolerance, and the tensors that are borders of regions."""
     pairs = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     sides = (
-        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.open}),
-        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.open}),
+        (reference.graph, {p.reference: p for p in pairs if p.reference not in isolation.not_overridden}),
+        (candidate.graph, {p.candidate: p for p in pairs if p.reference not in isolation.not_overridden}),
     )
-    return pairs, [p for p in pairs if p.reference in isolation.over], sides
+    return pairs, [p for p in pairs if p.reference in isolation.over_tolerance], sides
 
 
-def _passed(moved: Fault, sides: Sides) -> Sides:
+def _passed(moved: Fault, sides: PairedGraphs) -> PairedGraphs:
     """The borders of regions where those are right after a one-sided activation, not before it."""
     names = (moved.reference or "", moved.candidate or "")
     before = sides[0][1].get(names[0]) or sides[1][1][names[1]]
@@ -89,7 +91,7 @@ def _passed(moved: Fault, sides: Sides) -> Sides:
     )
 
 
-def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: Sides) -> Fault:
+def _with_counterpart(fault: Fault, side: int, below: Sequence[Pair], sides: PairedGraphs) -> Fault:
     """A fault at one side's unpaired op, with what its pairs have in common on the other side (an unrolled LSTM)."""
     graph, paired = sides[1 - side]
     names = [p.candidate if side == 0 else p.reference for p in below]
@@ -122,7 +124,7 @@ def _fault(
     r: str | None,
     c: str | None,
     pairs: Sequence[Pair],
-    sides: Sides,
+    sides: PairedGraphs,
     isolation: Isolation,
     own: Mapping[str, Metrics] | None = None,
 ) -> Fault:

@@ -10,15 +10,15 @@ from aligndbg.core.ops import FAMILIES, MOVING, PASSIVE_OPS, WEIGHT_OPS, kindred
 from aligndbg.core.regions import region
 from aligndbg.core.types import Fault, Graph, Node, Pair
 
-__all__ = ["Sides", "one_sided_activation"]
+__all__ = ["PairedGraphs", "one_sided_activation"]
 
 
 ACTIVATIONS = FAMILIES[1]
 ELEMENTWISE = ACTIVATIONS | FAMILIES[2] | {"Erf", "Pow", "Exp", "Neg"}
-Sides = tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]]
+PairedGraphs = tuple[tuple[Graph, Mapping[str, Pair]], tuple[Graph, Mapping[str, Pair]]]
 
 
-def one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
+def one_sided_activation(fault: Fault, sides: PairedGraphs) -> Fault | None:
     """The fault moved to an activation that only one side's region has, right after a paired tensor.
 
     Without it, or with one too many, an op agrees with the other side's value before the activation, and what comes
@@ -62,7 +62,7 @@ def one_sided_activation(fault: Fault, sides: Sides) -> Fault | None:
     )
 
 
-def _written_out(k: int, nodes: Sequence[Sequence[Node]], sides: Sides) -> list[tuple[int, str, str]]:
+def _written_out(k: int, nodes: Sequence[Sequence[Node]], sides: PairedGraphs) -> list[tuple[int, str, str]]:
     """An activation that side `k` of a region has more, as several elementwise ops: (k, its input, its output)."""
     graph, paired = sides[k]
     inside = {o: n for n in nodes[k] for o in n.outputs}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.threads import Submit, threads
-from aligndbg.core.types import Array, Pair, Trace
+from aligndbg.core.types import Array, Pair, RunAgain, Trace
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.judge import Judge, read_bytes
 from aligndbg.measure.results import Metrics
@@ -42,17 +42,17 @@ Begin = Callable[[Trace, Mapping[str, str]], Callable[[str], None]]
 
 
 class Rerun(Protocol):
-    """`aside`: another run's values are still to be read, so this one's are kept on disk."""
+    """`on_disk`: another run's values are still to be read, so this one's are kept on disk."""
 
-    def __call__(self, overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay: ...
+    def __call__(self, overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay: ...
 
 
 Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
 
 
-def rerun_name(pair: Pair, forward: bool) -> str:
+def rerun_name(pair: Pair, run_again: RunAgain) -> str:
     """The pair's tensor on the side that is run again."""
-    return pair.candidate if forward else pair.reference
+    return pair.reference if run_again is RunAgain.REFERENCE else pair.candidate
 
 
 class Run:
@@ -61,17 +61,18 @@ class Run:
     A pair that is too large for the judge's room is compared when the run is over, and its memory free.
     """
 
-    def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], forward: bool) -> None:
-        self._judge, self._borders, self._pairs, self._forward = judge, list(borders), list(pairs), forward
+    def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], run_again: RunAgain) -> None:
+        self._judge, self._borders, self._pairs = judge, list(borders), list(pairs)
+        self._run_again = run_again
         self._own: dict[str, Future[Metrics]] = {}
         self._large: list[Callable[[], None]] = []
 
     def compared(
-        self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, aside: bool = False
+        self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, on_disk: bool = False
     ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
         """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
         with threads(self._judge.room) as submit:
-            replay = rerun(overrides, partial(self._begin, submit), aside=aside)
+            replay = rerun(overrides, partial(self._begin, submit), on_disk=on_disk)
             for begin in self._large:
                 begin()
             known = [p for p in self._pairs if p.reference in self._own]
@@ -84,11 +85,11 @@ class Run:
         return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
 
     def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
-        forward = self._forward
+        forward = self._run_again is RunAgain.CANDIDATE
         for one in self._own.values():  # of a run that ended in a refusal
             one.cancel()
         self._own, self._large = {}, []
-        overridden = [p for p in self._borders if rerun_name(p, forward) not in refused]
+        overridden = [p for p in self._borders if rerun_name(p, self._run_again) not in refused]
         inner = inner_roundings(self._judge.reference.graph, self._judge.candidate.graph, overridden)
         judge = self._judge = self._judge.under(replace(self._judge.conditions, inner=inner))
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}

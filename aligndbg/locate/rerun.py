@@ -9,9 +9,9 @@ from typing import Protocol
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
-from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, Trace
+from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, RunAgain, Trace
 from aligndbg.feeds.translate import FeedPlan
-from aligndbg.locate.fake_quantize import grid_feeds, grid_weights
+from aligndbg.locate.fake_quantize import fake_quantized_feeds, fake_quantized_weights
 from aligndbg.locate.isolate import isolate
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Begin, Replay
@@ -23,7 +23,7 @@ from aligndbg.measure.limits import Conditions
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["NewStore", "Sides", "isolate_sides"]
+__all__ = ["CapturedPair", "NewStore", "isolate_sides"]
 
 
 class NewStore(Protocol):
@@ -33,7 +33,7 @@ class NewStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Sides:
+class CapturedPair:
     """Both sides as they were run and captured, for the stages that run one of them again."""
 
     reference: Backend
@@ -61,56 +61,58 @@ def is_quantized(trace: Trace) -> bool:
 
 
 def isolate_sides(
-    sides: Sides, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
+    sides: CapturedPair, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
 ) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
     fed, same = sides.plan.feeds or {}, sides.translated or {}
     if any(fed[name].shape != same[name].shape for name in fed.keys() & same.keys()):
         return None, "the candidate was fed other sizes than the reference"
     # An override of a quantized candidate would be rounded to its grid: then it is the reference that is run again.
-    wanted = [(sides.candidate, True)] if not sides.quantized else []
-    wanted.append((sides.reference, False))
-    able = [(b, forward) for b, forward in wanted if "override" in b.capabilities and (forward or sides.feeds)]
+    able = []
+    if not sides.quantized and "override" in sides.candidate.capabilities:
+        able.append(RunAgain.CANDIDATE)
+    if "override" in sides.reference.capabilities and sides.feeds:
+        able.append(RunAgain.REFERENCE)
     why = "neither side can be run with overrides"
     if "override" in sides.reference.capabilities and not able:
         why = "the reference has no feeds to be run with"
-    for backend, forward in able:
+    for run_again in able:
         try:
-            return _isolate(sides, backend, forward, matching, judge, new_store, clock), "it could not be isolated"
+            return _isolate(sides, run_again, matching, judge, new_store, clock), "it could not be isolated"
         except (UnsupportedError, ModelError, RuntimeCrashError) as error:
-            why = f"{backend.info.path} cannot be run with overrides: {error.fact}"
+            path = (sides.reference if run_again is RunAgain.REFERENCE else sides.candidate).info.path
+            why = f"{path} cannot be run with overrides: {error.fact}"
     return None, why
 
 
 def _isolate(
-    sides: Sides,
-    backend: Backend,
-    forward: bool,
+    sides: CapturedPair,
+    run_again: RunAgain,
     matching: Matching,
     judge: Judge,
     new_store: NewStore,
     clock: Clock,
 ) -> Isolation:
+    candidate_again = run_again is RunAgain.CANDIDATE
+    backend, captured = (sides.candidate, sides.right) if candidate_again else (sides.reference, sides.left)
     # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
-    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if forward else sides.feeds or {}
+    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if candidate_again else sides.feeds or {}
     weights: dict[str, Array] = {}
     if sides.quantized:
         judge = judge.under(Conditions(weights_unknown="run" not in sides.candidate.capabilities))
         with clock.stage("isolate"):
-            feeds, weights = _on_grid(sides, matching, feeds)
-    elif forward and is_quantized(sides.left.trace):
+            feeds, weights = _as_the_candidate_quantizes(sides, matching, feeds)
+    elif candidate_again and is_quantized(sides.left.trace):
         judge = judge.under(Conditions(weights_unknown="run" not in sides.reference.capabilities))
         with clock.stage("isolate"):
-            weights = {} if judge.conditions.weights_unknown else _on_the_reference_grid(sides, matching)
+            weights = {} if judge.conditions.weights_unknown else _as_the_reference_quantizes(sides, matching)
     refused: dict[str, str] = {}
 
-    made_before = (sides.right if forward else sides.left).trace
-
-    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
         while True:
-            store = new_store(0) if aside else new_store()
+            store = new_store(0) if on_disk else new_store()
             asked = overrides.but(refused)
-            arrived = begin(replace(made_before, values=store), refused)
+            arrived = begin(replace(captured.trace, values=store), refused)
             try:
                 made = capture_with_prints(
                     backend, feeds, store, clock, "isolate", overrides=asked.over(weights), arrived=arrived
@@ -126,8 +128,8 @@ def _isolate(
     def rematch(
         trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
     ) -> Matching:
-        ours = (sides.left.trace, sides.left.prints) if forward else (trace, prints)
-        theirs = (trace, prints) if forward else (sides.right.trace, sides.right.prints)
+        ours = (sides.left.trace, sides.left.prints) if candidate_again else (trace, prints)
+        theirs = (trace, prints) if candidate_again else (sides.right.trace, sides.right.prints)
         with clock.pairing() as tick:
             return match(
                 ours[0],
@@ -143,21 +145,21 @@ def _isolate(
             )
 
     return isolate(
-        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, forward=forward
+        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, run_again=run_again
     )
 
 
-def _on_grid(
-    sides: Sides, matching: Matching, feeds: Mapping[str, Array]
+def _as_the_candidate_quantizes(
+    sides: CapturedPair, matching: Matching, feeds: Mapping[str, Array]
 ) -> tuple[Mapping[str, Array], dict[str, Array]]:
     """The reference's feeds and weights on the grids of a quantized candidate."""
     candidate = sides.right.trace.graph
     fed = sides.plan.feeds or sides.right.trace.feeds or {}
     links = [k for k in sides.links if k[1] in fed]
-    feeds = grid_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
+    feeds = fake_quantized_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
     if "run" not in sides.candidate.capabilities:
         return feeds, {}  # a trace keeps no weights: judged by the weaker rule
-    return feeds, grid_weights(
+    return feeds, fake_quantized_weights(
         {p.reference: p.candidate for p in matching.pairs},
         sides.left.trace.graph,
         candidate,
@@ -166,9 +168,9 @@ def _on_grid(
     )
 
 
-def _on_the_reference_grid(sides: Sides, matching: Matching) -> dict[str, Array]:
+def _as_the_reference_quantizes(sides: CapturedPair, matching: Matching) -> dict[str, Array]:
     """The weights of a float candidate on the grids of a quantized reference."""
-    return grid_weights(
+    return fake_quantized_weights(
         {p.candidate: p.reference for p in matching.pairs},
         sides.right.trace.graph,
         sides.left.trace.graph,

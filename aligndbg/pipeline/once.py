@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Pair, Trace, bound, release
+from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Trace, bound, release
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
-from aligndbg.feeds.plan import InputOptions, plan_feeds
+from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
-from aligndbg.locate.rerun import Sides, isolate_sides
+from aligndbg.locate.rerun import CapturedPair, NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
 from aligndbg.measure.tolerance import ToleranceRules
-from aligndbg.pipeline.try_feeds import capture_and_match
-from aligndbg.trace.capture import capture_with_prints
+from aligndbg.pipeline.try_feeds import run_and_match
+from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import basis_of
-from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
+from aligndbg.verdict.checks import blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
 
 __all__ = ["Settings", "diff_once"]
@@ -60,64 +60,25 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
     with ExitStack() as stack:
         with clock.stage("load"):
             feeding = plan_feeds(ref, cand, options)
-        budget = settings.budget if settings.budget is not None else _default_memory()
-
-        for side in (ref, cand):
-            bound(side, budget // STORES)
-
-        def new_store(nbytes: int | None = None) -> Store:
-            return stack.enter_context(_closing(Store(budget // STORES if nbytes is None else nbytes)))
-
-        def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
-            if not settings.repeated:
-                release(backend)
-
-        left = capture_with_prints(ref, feeding.reference, new_store(), clock, "run reference")
-        done(ref)
-        weights = weight_reader(ref, cand)
-        right, plan, matching, notes = capture_and_match(cand, feeding, left, new_store, clock, settings.user, weights)
-        done(cand)
-        sides = Sides(ref, cand, feeding.reference, plan, left, right, settings.user, feeding.translated, weights)
-        judge = Judge(left.trace, right.trace, settings.rules, joint=settings.details, room=budget // STORES)
+        run = _begun(ref, cand, settings, clock, stack)
+        left = _run_reference(run, feeding)
+        sides, matching, notes = _run_candidate(run, feeding, left)
+        judge = Judge(left.trace, sides.right.trace, settings.rules, joint=settings.details, room=run.share)
         judge.refuse_unused()
-        found: Checks = {}
-        if settings.checks:
-            with clock.stage("checks"):
-                found = repeat_and_observe(
-                    (
-                        ("reference", ref, feeding.reference, left.trace),
-                        ("candidate", cand, plan.feeds, right.trace),
-                    ),
-                    done,
-                )
-        isolation, why_not = (
-            isolate_sides(sides, matching, judge, new_store, clock) if settings.isolate else (None, NOT_ASKED)
-        )
-        for side in (ref, cand):
-            done(side)
+        checks = _check_models(run, sides)
+        isolation, why_not = _isolate(run, sides, matching, judge)
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
-        found["isolation_runs"] = isolation.runs if isolation else None
-        found |= blind_spots(left.trace, left.prints, matching)
-        with clock.stage("checks"):
-            found["clipped"] = clipped_ranges(left.trace, right.trace, matching)
-        measured = _measure(judge, matching.pairs, isolation, why_not, clock, settings.details)
-        faults, truncated = (
-            make_faults(left.trace, right.trace, isolation, settings.max_faults) if isolation else ((), False)
+        checks |= _check_values(run, sides, matching, isolation)
+        measured = _measure(run, judge, matching.pairs, isolation, why_not)
+        explained = _faults_and_causes(run, sides, feeding, isolation, measured)
+        swapped = _inputs_transposed(sides)
+        verdict, why = decide(
+            judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
         )
-        outputs = _outputs(left.trace, right.trace, matching.pairs)
-        if isolation is not None:
-            faults = causes_of_faults(faults, sides, isolation, clock, settings.repro)
-        faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, clock)
-        swapped = any(
-            link.layout.reference_shape == link.layout.candidate_shape
-            and link.layout.permutation != tuple(range(len(link.layout.permutation)))
-            for link in plan.links
-        )
-        verdict, why = decide(judge, matching, measured, faults, settings.min_coverage, inputs_transposed=swapped)
-        said = [*left.trace.graph.notes, *right.trace.graph.notes]
-        notes = [*said, *feeding.notes, *(f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings), *notes]
-        notes += drift_notes(verdict, measured)
+        limits = settings.min_coverage, settings.max_faults
+        kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
+        notes = [*_notes(sides, feeding), *notes, *drift_notes(verdict, measured), *check_warnings(checks)]
         return Diff(
             reference=ref.info,
             candidate=cand.info,
@@ -125,20 +86,151 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             verdict_reason=why,
             pairs=tuple(measured),
             matching=matching,
-            faults=faults,
-            truncated=truncated,
-            causes=causes,
-            outputs=outputs,
-            inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in plan.links),
-            checks=found,
+            faults=explained.faults,
+            truncated=explained.truncated,
+            causes=explained.causes,
+            outputs=explained.outputs,
+            inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in sides.plan.links),
+            checks=checks,
             timing=dict(clock.seconds),
             memory=dict(clock.memory),
-            warnings=tuple(dict.fromkeys([*notes, *check_warnings(found)])),
-            graphs=(left.trace.graph, right.trace.graph),
-            basis=basis_of(judge, measured, isolation, why_not, settings.min_coverage, settings.max_faults, swapped)
-            if settings.details
-            else None,
+            warnings=tuple(dict.fromkeys(notes)),
+            graphs=(left.trace.graph, sides.right.trace.graph),
+            basis=kept,
         )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every step is done with. `new_store` gives one that lives until the diff is made, `share` its usual size."""
+
+    reference: Backend
+    candidate: Backend
+    settings: Settings
+    clock: Clock
+    new_store: NewStore
+    share: int  # bytes: of the memory budget, what one of the stores that are filled at once may hold
+
+    def done(self, *sides: Backend) -> None:
+        """The next run of these needs another session: both models' need not be there at once."""
+        for side in sides if not self.settings.repeated else ():
+            release(side)
+
+
+@dataclass(frozen=True)
+class _Explained:
+    faults: tuple[Fault, ...]
+    truncated: bool
+    causes: tuple[Cause, ...]
+    outputs: frozenset[str]
+
+
+def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
+    share = (settings.budget if settings.budget is not None else _default_memory()) // STORES
+    for side in (ref, cand):
+        bound(side, share)
+
+    def new_store(nbytes: int | None = None) -> Store:
+        return stack.enter_context(_closing(Store(share if nbytes is None else nbytes)))
+
+    return _Run(ref, cand, settings, clock, new_store, share)
+
+
+def _run_reference(run: _Run, feeding: Feeding) -> Captured:
+    left = capture_with_prints(run.reference, feeding.reference, run.new_store(), run.clock, "run reference")
+    run.done(run.reference)
+    return left
+
+
+def _run_candidate(run: _Run, feeding: Feeding, left: Captured) -> tuple[CapturedPair, Matching, list[str]]:
+    """Both sides as they were run, their pairs, and what is to be told of how the candidate was fed."""
+    ref, cand, user = run.reference, run.candidate, run.settings.user
+    weights = weight_reader(ref, cand)
+    fed = run_and_match(cand, feeding, left, run.new_store, run.clock, user, weights)
+    run.done(cand)
+    sides = CapturedPair(ref, cand, feeding.reference, fed.plan, left, fed.captured, user, feeding.translated, weights)
+    return sides, fed.matching, [fed.note] if fed.note else []
+
+
+def _check_models(run: _Run, sides: CapturedPair) -> Checks:
+    """Whether both give the same values once more, and without taps."""
+    if not run.settings.checks:
+        return {}
+    with run.clock.stage("checks"):
+        reference = "reference", run.reference, sides.feeds, sides.left.trace
+        candidate = "candidate", run.candidate, sides.plan.feeds, sides.right.trace
+        return repeat_and_observe((reference, candidate), run.done)
+
+
+def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -> tuple[Isolation | None, str]:
+    """Each pair's own error; or None, and why. Nothing is run after this."""
+    isolation, why_not = None, NOT_ASKED
+    if run.settings.isolate:
+        isolation, why_not = isolate_sides(sides, matching, judge, run.new_store, run.clock)
+    run.done(run.reference, run.candidate)
+    return isolation, why_not
+
+
+def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation: Isolation | None) -> Checks:
+    """What this input cannot show, and how isolating went."""
+    found: Checks = {"isolation_runs": isolation.runs if isolation else None}
+    found |= blind_spots(sides.left.trace, sides.left.prints, matching)
+    with run.clock.stage("checks"):
+        found["clipped"] = clipped_ranges(sides.left.trace, sides.right.trace, matching)
+    return found
+
+
+def _measure(
+    run: _Run, judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str
+) -> list[Measurement]:
+    out = []
+    with run.clock.comparing(len(pairs)) as (tick, step):
+
+        def measured(pair: Pair) -> Measurement:
+            tick()
+            own = isolation.own.get(pair.reference) if isolation else None
+            doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
+            found = judge.measure(pair, own, doubt, why_not)
+            return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
+
+        for found in judge.each(measured, pairs):
+            out.append(found)
+            step()
+    return out
+
+
+def _faults_and_causes(
+    run: _Run, sides: CapturedPair, feeding: Feeding, isolation: Isolation | None, measured: Sequence[Measurement]
+) -> _Explained:
+    """The faults that isolation shows, why each is one, and what is wrong with the pair as a whole."""
+    left, right = sides.left.trace, sides.right.trace
+    faults, truncated = tuple[Fault, ...](), False
+    if isolation is not None:
+        faults, truncated = make_faults(left, right, isolation, run.settings.max_faults)
+        faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
+    outputs = _outputs(left, right, [m.pair for m in measured])
+    faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    return _Explained(faults, truncated, causes, outputs)
+
+
+def _outputs(left: Trace, right: Trace, pairs: Iterable[Pair]) -> frozenset[str]:
+    ours, theirs = set(left.graph.outputs), set(right.graph.outputs)
+    return frozenset(p.reference for p in pairs if p.reference in ours or p.candidate in theirs)
+
+
+def _inputs_transposed(sides: CapturedPair) -> bool:
+    """Whether an input of one shape on both sides is fed with its axes in another order."""
+    return any(
+        link.layout.reference_shape == link.layout.candidate_shape
+        and link.layout.permutation != tuple(range(len(link.layout.permutation)))
+        for link in sides.plan.links
+    )
+
+
+def _notes(sides: CapturedPair, feeding: Feeding) -> list[str]:
+    """What loading and feeding the models have to say."""
+    unlike = (f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings)
+    return [*sides.left.trace.graph.notes, *sides.right.trace.graph.notes, *feeding.notes, *unlike]
 
 
 @contextmanager
@@ -153,27 +245,3 @@ def _default_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available * MEMORY_SHARE)
-
-
-def _measure(
-    judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str, clock: Clock, details: bool
-) -> list[Measurement]:
-    out = []
-    with clock.comparing(len(pairs)) as (tick, step):
-
-        def measured(pair: Pair) -> Measurement:
-            tick()
-            own = isolation.own.get(pair.reference) if isolation else None
-            doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            found = judge.measure(pair, own, doubt, why_not)
-            return replace(found, detail=judge.detail(pair, found.metrics)) if details else found
-
-        for found in judge.each(measured, pairs):
-            out.append(found)
-            step()
-    return out
-
-
-def _outputs(left: Trace, right: Trace, pairs: Sequence[Pair]) -> frozenset[str]:
-    ours, theirs = set(left.graph.outputs), set(right.graph.outputs)
-    return frozenset(p.reference for p in pairs if p.reference in ours or p.candidate in theirs)

@@ -11,7 +11,7 @@ import numpy as np
 
 from aligndbg.core.arrays import dtype_of
 from aligndbg.core.errors import UsageError
-from aligndbg.core.types import Fault, ModelInfo, Pair, Trace
+from aligndbg.core.types import Fault, ModelInfo, Pair, RunAgain, Trace
 from aligndbg.diff_result import Diff
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
@@ -78,10 +78,10 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
     now = now.under(isolation.conditions) if isolation else now
     faults, truncated, again = found.faults, found.truncated, AGAIN
     if kept is not None and isolation is not None:
-        over = now.over(isolation)
+        over = now.over_tolerance(isolation)
         if over != kept.over:
             isolation = isolation.judged(found.graphs[kept.forward], over)
-            still = replace(isolation, beyond=now.beyond(isolation))
+            still = replace(isolation, own_past_activation=now.past_activation(isolation))
             made, truncated = make_faults(now.reference, now.candidate, still, basis.max_faults)
             faults = tuple(_with_cause(f, found.faults) for f in made)
             if any(cause.kind == "different_network" for cause in found.causes):
@@ -122,7 +122,8 @@ def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     own = {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None}
     doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
     own = {**own, **kept.shadowed}
-    standing = Standing(own, kept.over, kept.refused, kept.aside, kept.forward, kept.nearer, kept.farther)
+    again = RunAgain.CANDIDATE if kept.forward else RunAgain.REFERENCE
+    standing = Standing(own, kept.over, kept.refused, kept.aside, again, kept.nearer, kept.farther)
     inner = inner_roundings(*found.graphs, [m.pair for m in found.pairs if m.pair.reference not in kept.refused])
     return Isolation(
         found.matching,
@@ -173,7 +174,7 @@ class _SavedJudge(Judge):
     def metrics(self, pair: Pair) -> Metrics:
         return self.recounted(pair, self._kept[pair.reference, pair.layout.permutation])
 
-    def over(self, isolation: Isolation) -> frozenset[str]:
+    def over_tolerance(self, isolation: Isolation) -> frozenset[str]:
         """The pairs over tolerance on their own, by reference name."""
         assert isolation.standing is not None
         own = isolation.standing.own
@@ -183,10 +184,10 @@ class _SavedJudge(Judge):
             if p.reference in own and not self.own_within(p, self.recounted(p, own[p.reference], isolated=True))
         )
 
-    def beyond(self, isolation: Isolation) -> dict[str, Metrics]:
+    def past_activation(self, isolation: Isolation) -> dict[str, Metrics]:
         """What remains of pairs past a one-sided activation, where it is over tolerance."""
         pairs = {p.reference: p for p in isolation.matching.pairs}
-        found = {r: self.recounted(pairs[r], m, isolated=True) for r, m in isolation.beyond.items()}
+        found = {r: self.recounted(pairs[r], m, isolated=True) for r, m in isolation.own_past_activation.items()}
         return {r: m for r, m in found.items() if not self.own_within(pairs[r], m)}
 
     def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError
@@ -15,7 +16,7 @@ from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["capture_and_match"]
+__all__ = ["FedRun", "run_and_match"]
 
 
 MAX_PLANS = 4  # ways to feed the candidate that are tried when the first does not make the layers agree
@@ -25,7 +26,25 @@ AGREED = 0.6
 BETTER_SHARE, BETTER_PAIRS = 1.1, 0.5
 
 
-def capture_and_match(
+@dataclass(frozen=True)
+class FedRun:
+    """The candidate as one plan feeds it, and its pairs. `note` is to be told, of a plan that is not the first."""
+
+    captured: Captured
+    plan: FeedPlan
+    matching: Matching
+    store: Store
+    note: str = ""
+
+    def beats(self, other: FedRun) -> bool:
+        return self.matching.agreement > BETTER_SHARE * other.matching.agreement + BETTER_PAIRS
+
+    @property
+    def agrees(self) -> bool:
+        return self.matching.agreement >= AGREED * len(self.matching.pairs)
+
+
+def run_and_match(
     backend: Backend,
     feeding: Feeding,
     left: Captured,
@@ -33,39 +52,43 @@ def capture_and_match(
     clock: Clock,
     user: Mapping[str, str] | None,
     weights: Weights,
-) -> tuple[Captured, FeedPlan, Matching, list[str]]:
+) -> FedRun:
     """Run the candidate as the first plan feeds it; where the layers do not agree, try the others and keep the best."""
-    best: tuple[Captured, FeedPlan, Matching] | None = None
-    kept: Store | None = None
+    first: FeedPlan | None = None
+    best: FedRun | None = None
     refused: ModelError | None = None
-    ran: list[FeedPlan] = []
     for plan in feeding.plans[:MAX_PLANS]:
-        made = new_store()
+        store = new_store()
         try:
-            right = capture_with_prints(backend, plan.feeds or None, made, clock, "run candidate")
+            right = capture_with_prints(backend, plan.feeds or None, store, clock, "run candidate")
         except ModelError as error:  # a module says which layout it takes by failing on the others
             refused = refused or error
             continue
-        ran.append(plan)
-        links = [(link.reference, link.candidate, link.layout) for link in plan.links]
-        with clock.pairing() as tick:
-            matching = match(
-                left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
-            )
-        if best is None or matching.agreement > BETTER_SHARE * best[2].agreement + BETTER_PAIRS:
-            best = (right, plan, matching)
-            lost, kept = kept, made
+        made = FedRun(right, plan, _matched(left, right, plan, clock, user, weights), store)
+        first = first or plan
+        if best is None:
+            best = made
         else:
-            lost = made
-        if lost is not None:
-            lost.close()
-        if matching.agreement >= AGREED * len(matching.pairs) or "run" not in backend.capabilities:
+            best, lost = (made, best) if made.beats(best) else (best, made)
+            lost.store.close()
+        if made.agrees or "run" not in backend.capabilities:
             break
     if best is None:
         assert refused is not None
         raise refused
-    notes = []
-    if best[1] is not ran[0]:
-        how = "; ".join(f"{link.candidate}: {link.how}" for link in best[1].links)
-        notes.append(f"the candidate's layers agree only when it is fed so: {how}")
-    return (*best, notes)
+    return best if best.plan is first else replace(best, note=_fed_so(best.plan))
+
+
+def _matched(
+    left: Captured, right: Captured, plan: FeedPlan, clock: Clock, user: Mapping[str, str] | None, weights: Weights
+) -> Matching:
+    links = [(link.reference, link.candidate, link.layout) for link in plan.links]
+    with clock.pairing() as tick:
+        return match(
+            left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
+        )
+
+
+def _fed_so(plan: FeedPlan) -> str:
+    how = "; ".join(f"{link.candidate}: {link.how}" for link in plan.links)
+    return f"the candidate's layers agree only when it is fed so: {how}"

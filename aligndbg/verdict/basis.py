@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aligndbg.core.types import Trace
+from aligndbg.core.types import RunAgain, Trace
 from aligndbg.locate.isolation import Isolation
 from aligndbg.measure.judge import Judge, other_layouts
 from aligndbg.measure.results import Measurement, Metrics
@@ -108,16 +108,16 @@ def isolated_of(isolation: Isolation) -> Isolated:
     standing = isolation.standing
     assert standing is not None
     return Isolated(
-        forward=standing.forward,
-        over=standing.over,
-        over_shown=isolation.over,
+        forward=standing.run_again is RunAgain.CANDIDATE,
+        over=standing.over_tolerance,
+        over_shown=isolation.over_tolerance,
         shadowed={r: m for r, m in standing.own.items() if r not in isolation.own},
         refused=standing.refused,
-        aside=standing.aside,
-        nearer=standing.nearer,
-        farther=standing.farther,
+        aside=standing.set_aside,
+        nearer=standing.improved,
+        farther=standing.worsened,
         runs=isolation.runs,
-        beyond=isolation.beyond,
+        beyond=isolation.own_past_activation,
     )
 
 

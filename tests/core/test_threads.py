@@ -34,7 +34,7 @@ def test_an_error_ends_the_work_and_is_raised() -> None:
     assert len(begun) < 1000
 
 
-def test_what_is_worked_on_at_a_time_fits_the_room_but_for_what_is_larger_than_it() -> None:
+def test_what_is_worked_on_at_a_time_fits_the_budget_but_for_what_is_larger_than_it() -> None:
     lock, held, most = threading.Lock(), 0, 0
 
     def work(size: int) -> int:
@@ -48,8 +48,8 @@ def test_what_is_worked_on_at_a_time_fits_the_room_but_for_what_is_larger_than_i
         return size
 
     sizes = [3, 9, 3, 3, 8, 1, 2, 3, 3, 10] * 3
-    assert list(in_threads(work, sizes, size=int, room=10)) == sizes
+    assert list(in_threads(work, sizes, size=int, memory_budget=10)) == sizes
     assert most <= 10
     most = 0
-    assert list(in_threads(work, [20, 1, 30, 2], size=int, room=10)) == [20, 1, 30, 2]
+    assert list(in_threads(work, [20, 1, 30, 2], size=int, memory_budget=10)) == [20, 1, 30, 2]
     assert most == 30

@@ -12,7 +12,7 @@ import aligndbg
 from aligndbg.backends.tflite.to_onnx import same_pads
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step, evaluate
 from aligndbg.core.types import Graph, Node, Trace
-from aligndbg.explain.constant_roles import slots
+from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.to_program import canonical_program
 
@@ -76,7 +76,7 @@ def test_each_operator_alone(fixtures: Path, name: str) -> None:
             assert made.shape == value.shape, node
             assert float(np.abs(made - value).max()) <= limit, node
         form = plain_form(program, feeds)
-        for slot in slots(form):
+        for slot in role_constants(form):
             same = slot.put(slot.value).run(feeds)[0]
             assert np.allclose(same, form.run(feeds)[0], rtol=1e-4, atol=1e-5), (node, slot.role)
         done += 1

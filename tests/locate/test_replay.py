@@ -10,7 +10,7 @@ import pytest
 
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Array, Graph, Layout, LayoutKind, ModelInfo, Node, Pair, TensorInfo, Trace
+from aligndbg.core.types import Array, Graph, Layout, LayoutKind, ModelInfo, Node, Pair, RunAgain, TensorInfo, Trace
 from aligndbg.locate.replay import Begin, Replay, Run
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Metrics
@@ -58,7 +58,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
     judge.done = {name: threading.Event() for name in NAMES}
     waited: list[bool] = []
 
-    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
         made: dict[str, Array] = {}
         again = trace(made)
         arrived = begin(again, {})
@@ -68,7 +68,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
             waited.append(judge.done[name].wait(5 if during else 0.05))
         return Replay(again, {})
 
-    _, own, over = Run(judge, pairs, pairs, forward=True).compared(rerun, Lazy({}), Clock(None).comparing)
+    _, own, over = Run(judge, pairs, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), Clock(None).comparing)
     assert waited == [during] * len(NAMES)
     assert list(own) == NAMES
     assert over == {WRONG}
@@ -77,7 +77,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
 def test_after_a_refusal_only_the_last_attempt_counts(values: dict[str, Array], pairs: list[Pair]) -> None:
     judge = Judge(trace(values), trace(dict(values)), ToleranceRules())
 
-    def rerun(overrides: Lazy, begin: Begin, *, aside: bool = False) -> Replay:
+    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
         attempts: list[tuple[Mapping[str, str], float]] = [({}, 2.0), ({"t4": "refused"}, 1.0)]
         for refused, factor in attempts:
             made: dict[str, Array] = {}
@@ -88,6 +88,6 @@ def test_after_a_refusal_only_the_last_attempt_counts(values: dict[str, Array], 
                 arrived(name)
         return Replay(again, {}, refused)
 
-    _, own, over = Run(judge, pairs, pairs, forward=True).compared(rerun, Lazy({}), Clock(None).comparing)
+    _, own, over = Run(judge, pairs, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), Clock(None).comparing)
     assert list(own) == NAMES[:4], "what did not come is not compared"
     assert not over

@@ -1,15 +1,12 @@
-"""Many samples: where they come from, what is kept of them, and that sharing them out changes nothing."""
+"""Many samples: sharing them out changes nothing."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,75 +17,7 @@ import pytest
 import aligndbg
 from aligndbg.backends.open import absolute
 from aligndbg.core.errors import ModelError, UsageError
-from aligndbg.pipeline.merge import Partial, merge, result_of
-
-SHAPE = (1, 3, 32, 40)
-
-
-@pytest.fixture(scope="module")
-def pair(fixtures: Path) -> tuple[Path, Path]:
-    return fixtures / "cnn.onnx", fixtures / "cnn_weight_fault.tflite"
-
-
-@pytest.fixture(scope="module")
-def name(pair: tuple[Path, Path]) -> str:
-    return aligndbg.layers(pair[0]).inputs[0]
-
-
-def document(diff: aligndbg.Diff) -> dict[str, Any]:
-    """All that a diff found; how long it took differs from run to run."""
-    found: dict[str, Any] = json.loads(diff.to_json())
-    del found["timing"], found["memory"]
-    return found
-
-
-def inputs(count: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(1).uniform(size=(count, *SHAPE)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def singles(pair: tuple[Path, Path], name: str) -> list[aligndbg.Diff]:
-    return [aligndbg.diff(*pair, {name: x}, isolate=False, checks=False) for x in inputs(5)]
-
-
-def test_the_statistics_are_those_of_the_samples(singles: list[aligndbg.Diff]) -> None:
-    found = result_of([Partial.of(k, f"s{k}", diff) for k, diff in enumerate(singles)])
-    for i, measured in enumerate(found.pairs):
-        errors = [diff.pairs[i].metrics.rel_l2 for diff in singles]
-        assert measured.samples is not None
-        assert (measured.samples["count"], measured.samples["of"]) == (5, 5)
-        assert measured.samples["rel_l2_worst"] == max(errors)
-        assert measured.samples["rel_l2_median"] == np.median(errors)
-        assert measured.samples["rel_l2_p90"] == np.quantile(errors, 0.9)
-        worst = measured.samples["worst_sample"]
-        assert measured.metrics == singles[worst].pairs[i].metrics
-    assert [row["name"] for row in found.samples] == ["s0", "s1", "s2", "s3", "s4"]
-    assert [row["verdict"] for row in found.samples] == [diff.verdict for diff in singles]
-
-
-def test_merging_in_any_order_and_grouping_gives_the_same(singles: list[aligndbg.Diff]) -> None:
-    partials = [Partial.of(k, f"s{k}", diff) for k, diff in enumerate(singles)]
-    serial = document(result_of(partials))
-    for seed in range(5):
-        shuffled = random.Random(seed).sample(partials, len(partials))
-        cut = seed % 4 + 1
-        grouped = [reduce(merge, shuffled[:cut]), reduce(merge, shuffled[cut:])]
-        assert document(result_of(grouped)) == serial
-
-
-def test_nan_is_the_worst_and_is_counted(singles: list[aligndbg.Diff]) -> None:
-    from dataclasses import replace
-
-    first = singles[1].pairs[0]
-    broken = replace(first, metrics=replace(first.metrics, rel_l2=float("nan")))
-    second = replace(singles[1], pairs=(broken, *singles[1].pairs[1:]))
-    found = result_of([Partial.of(0, "a", singles[0]), Partial.of(1, "b", second)]).pairs[0]
-    assert found.samples is not None
-    assert (found.samples["worst_name"], found.samples["rel_l2_undefined"]) == ("b", 1)
-    assert found.samples["rel_l2_worst"] == singles[0].pairs[0].metrics.rel_l2
-
-
-# ---- datasets
+from samples import document, inputs
 
 
 def test_a_folder_and_an_npz_of_the_same_samples_give_the_same(

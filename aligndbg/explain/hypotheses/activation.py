@@ -10,9 +10,11 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.activations import ACTIVATIONS, describe_step, written
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import SLOPE_RANGE
 
 __all__ = ["Activation"]
 
@@ -64,7 +66,7 @@ def _removed(program: Program, side: str, at: int) -> Trial:
         program.bypassed(at),
         f"the {side} applies {what}, the {other_side(side)} does not",
         f"without it in the {side}",
-        0.5,
+        costs.ACTIVATION_REMOVED,
         {"activation": what, "on": side},
     )
 
@@ -78,7 +80,7 @@ def _added(case: Case, side: str, program: Program, name: str) -> Iterator[Trial
             program.followed(name, each.steps, each.constants),
             f"the {other_side(side)} applies {each.name}, the {side} does not",
             f"with {each.name} in the {side}",
-            0.8,
+            costs.ACTIVATION_ADDED,
             {"activation": each.name, "on": other_side(side)},
             guess=True,
         )
@@ -107,7 +109,7 @@ def _replaced(program: Program, side: str, at: int, name: str, changed: Program,
         f"with {name} in the {side}",
         cost,
         {k: {"activation": v} for k, v in words.items()},
-        guess=cost >= 1.0,
+        guess=cost >= costs.USUAL_ACTIVATION,
     )
 
 
@@ -123,13 +125,14 @@ def _replacements(
         rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}
         if len(rest) == len([i for i in other.inputs[1:] if i]):
             made = replace(other, inputs=(x, *rest), outputs=(y,), node=step.node)
-            yield _name(theirs, other), program.with_steps(at, made, constants=rest), 0.4
+            yield _name(theirs, other), program.with_steps(at, made, constants=rest), costs.OTHERS_ACTIVATION
     for each in written(x, y, _dtype(case, side)):
         if each.name != own:
-            yield each.name, program.with_steps(at, *each.steps, constants=each.constants), 1.0
+            changed = program.with_steps(at, *each.steps, constants=each.constants)
+            yield each.name, changed, costs.USUAL_ACTIVATION
     slope = _negative_slope(case, side, program, at)
     if slope is not None:
-        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), 1.5
+        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), costs.FITTED_SLOPE
 
 
 def _leaky(program: Program, at: int, alpha: float) -> Program:
@@ -149,7 +152,7 @@ def _negative_slope(case: Case, side: str, program: Program, at: int) -> float |
         return None
     square = float(np.sum(step * step))
     slope = float(np.sum((target - flat) * step)) / square if square else 0.0
-    return slope if 1e-4 < slope < 0.99 else None
+    return slope if SLOPE_RANGE[0] < slope < SLOPE_RANGE[1] else None
 
 
 def _name(program: Program, step: Step) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Layout
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -60,7 +61,7 @@ class Attribute(Hypothesis):
                         both[side].with_attributes(at, **{key: values[other_side(side)]}),
                         f"the candidate's {steps['candidate'].op} has {key}={theirs}, the reference's {key}={ours}",
                         f"with {key}={values[other_side(side)]} in the {side}",
-                        0.6,
+                        costs.OTHERS_ATTRIBUTE,
                         {k: {key: v} for k, v in values.items()},
                     )
 
@@ -80,7 +81,7 @@ def _together(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike
             f"the candidate's {both[side].steps[at[side]].op} has {words['candidate']}, "
             f"the reference's {words['reference']}",
             f"with the {other_side(side)}'s in the {side}",
-            0.9,
+            costs.OTHERS_ATTRIBUTES,
             {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}},
         )
 
@@ -95,7 +96,7 @@ def compared_attributes(case: Case) -> list[dict[str, Any]]:
         r, c = both["reference"].steps[at_r], both["candidate"].steps[at_c]
         other = {key for key, _, _ in differing(r, c)}
         for key in sorted({*r.attributes, *c.attributes}):
-            ours, theirs = (_plain(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
+            ours, theirs = (_listed(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
             same = key not in other or (key == "axis" and _same_axis(ours, theirs, case.pair.layout))
             rows.append({"op": r.op, "attribute": key, "reference": ours, "candidate": theirs, "same": same})
     return sorted(rows, key=lambda row: row["same"])
@@ -113,7 +114,7 @@ def differing(r: Step, c: Step) -> list[tuple[str, Any, Any]]:
     """(attribute, reference's, candidate's) where they are not the same."""
     found = []
     for key in sorted({*r.attributes, *c.attributes}):
-        ours, theirs = (_plain(s.attributes.get(key, _default(key, r, c))) for s in (r, c))
+        ours, theirs = (_listed(s.attributes.get(key, _default(key, r, c))) for s in (r, c))
         if ours != theirs and ours is not None and theirs is not None:
             found.append((key, ours, theirs))
     return found
@@ -139,7 +140,7 @@ def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int
             yield k, left[step.op].pop(0)
 
 
-def _plain(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aligndbg.canonical.program import Program
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -45,6 +46,6 @@ def _trial(program: Program, side: str, at: int, own: int, axis: int) -> Trial:
         program.with_attributes(at, axis=axis),
         f"the {side}'s {step.op} works along axis {own}, the {other_side(side)}'s along what is axis {axis} there",
         f"with axis {axis} in the {side}",
-        0.5,
+        costs.AXIS,
         {side: {"axis": own}, "explained_by": {"axis": axis}},
     )

@@ -9,15 +9,16 @@ import numpy as np
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
-from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.constant_roles import is_epsilon
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import SAME_EPSILON, SAME_FOUND_EPSILON
 
 __all__ = ["Epsilon"]
 
 
 USUAL = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-2, 0.0)
-SMALL = 0.05  # a larger constant is no epsilon
 GOLDEN = (math.sqrt(5) - 1) / 2
 DECADES = (-13.0, 0.5)
 REFINEMENTS = 22
@@ -36,17 +37,19 @@ class Epsilon(Hypothesis):
         known = {side: [value for _, value, _ in _places(program)] for side, program in case.programs(plain=False)}
         for side, program in case.programs(plain=False):
             for what, value, change in _places(program):
-                others = [v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=1e-3)]
+                others = [
+                    v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=SAME_EPSILON)
+                ]
                 for guess in others:
-                    yield _trial(side, what, value, guess, change(guess), 0.0)
+                    yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON)
                 if len(known) == 2 and known[other_side(side)] and not others:
                     continue  # both are known, and alike
                 for guess in USUAL:
-                    if not math.isclose(guess, value, rel_tol=1e-3):
-                        yield _trial(side, what, value, guess, change(guess), 1.0)
+                    if not math.isclose(guess, value, rel_tol=SAME_EPSILON):
+                        yield _trial(side, what, value, guess, change(guess), costs.USUAL_EPSILON)
                 found = _search(case, side, change)
-                if found is not None and not math.isclose(found, value, rel_tol=1e-2):
-                    yield _trial(side, what, value, found, change(found), 2.0)
+                if found is not None and not math.isclose(found, value, rel_tol=SAME_FOUND_EPSILON):
+                    yield _trial(side, what, value, found, change(found), costs.FITTED_EPSILON)
 
 
 def _places(program: Program) -> Iterator[tuple[str, float, Change]]:
@@ -56,26 +59,20 @@ def _places(program: Program) -> Iterator[tuple[str, float, Change]]:
             value = float(step.attributes.get("epsilon", 1e-5))
             yield step.op, value, lambda e, k=k: program.with_attributes(k, epsilon=float(e))  # type: ignore[misc]
         elif step.op == "Add" and len(step.inputs) == 2:
-            for slot in (0, 1):
-                constant = program.constant(step, slot)
-                if constant is not None and _is_epsilon(constant):
+            for position in (0, 1):
+                constant = program.constant(step, position)
+                if constant is not None and is_epsilon(constant):
                     yield (
                         step.op,
                         float(constant.reshape(-1)[0]),
-                        lambda e, k=k, slot=slot, like=constant: program.with_constant(  # type: ignore[misc]
-                            k, slot, np.full_like(like, e)
+                        lambda e, k=k, position=position, like=constant: program.with_constant(  # type: ignore[misc]
+                            k, position, np.full_like(like, e)
                         ),
                     )
 
 
-def _is_epsilon(value: Array) -> bool:
-    if value.dtype.kind != "f" or not value.size or np.ptp(value):
-        return False
-    return 0 < float(value.reshape(-1)[0]) <= SMALL
-
-
 def _search(case: Case, side: str, change: Change) -> float | None:
-    """The epsilon of least error: a grid of decades, then golden sections."""
+    """The epsilon of least error: some powers of ten, then golden sections."""
 
     def error(power: float) -> float:
         try:
@@ -83,12 +80,12 @@ def _search(case: Case, side: str, change: Change) -> float | None:
         except CannotEvaluateError:
             return math.inf
 
-    grid = np.linspace(*DECADES, 10)
-    errors = [error(p) for p in grid]
+    powers = np.linspace(*DECADES, 10)
+    errors = [error(p) for p in powers]
     at = int(np.argmin(errors))
     if not math.isfinite(errors[at]):
         return None
-    low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
+    low, high = powers[max(at - 1, 0)], powers[min(at + 1, len(powers) - 1)]
     a, b = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     fa, fb = error(a), error(b)
     for _ in range(REFINEMENTS):

@@ -10,30 +10,29 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Half, Trial
-from aligndbg.explain.constant_roles import Slot, slots
+from aligndbg.explain.constant_roles import RoleConstant, role_constants
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import FACTOR_IS_ONE, FEWEST_TO_FIT
 
-__all__ = ["Fit"]
+__all__ = ["FittedConstants"]
 
 
 BENDS = {"Relu": (0.0, np.inf), "Clip": (-np.inf, np.inf)}  # what passes an activation unchanged
-FEWEST = 8  # values that an affine fit of two numbers needs
-LIKE = 1e-3  # of a channel's factor: as good as 1
 
 
 @dataclass(frozen=True)
 class _Linear:
     """The last linear step before the output, with the affine map of each channel that fits the other side."""
 
-    step: int
-    weight: Slot
-    bias: Slot
+    weight: RoleConstant
+    bias: RoleConstant
     factor: Array
     term: Array
 
 
-class Fit(Hypothesis):
+class FittedConstants(Hypothesis):
     """candidate = reference * a + b in each output channel of the linear operator: one a, a few, or only b."""
 
     name = "fit"
@@ -44,11 +43,12 @@ class Fit(Hypothesis):
     def trials(self, case: Case) -> Iterator[Trial]:
         for side, program in case.programs():
             other = other_side(side)
-            for slot in slots(program):
-                if slot.role == "term" and slot.value.any():
-                    words = f"the {other}'s {slot.op} has no bias"
+            for constant in role_constants(program):
+                if constant.role == "term" and constant.value.any():
+                    words = f"the {other}'s {constant.op} has no bias"
                     change = f"without it in the {side}"
-                    yield Trial("missing_bias", side, slot.put(np.zeros_like(slot.value)), words, change, 0.5)
+                    without = constant.put(np.zeros_like(constant.value))
+                    yield Trial("missing_bias", side, without, words, change, costs.BIAS_MISSING)
             found = _fitted(case, side, program)
             if found is not None:
                 yield from _affine(case, side, found)
@@ -57,24 +57,24 @@ class Fit(Hypothesis):
 def _affine(case: Case, side: str, f: _Linear) -> Iterator[Trial]:
     other, change = other_side(side), f"with that in the {side}"
     ratio = float(np.median(f.factor))
-    scaled = [k for k, a in enumerate(f.factor) if abs(a - 1) > LIKE]
+    scaled = [k for k, a in enumerate(f.factor) if abs(a - 1) > FACTOR_IS_ONE]
     shape = (-1, *[1] * (f.weight.value.ndim - 1))
     words = f"the {other}'s weights of {f.weight.op} are {ratio:.4g} times the {side}'s"
-    kind = "scale" if case.grid is None else "quantization_scale"
-    yield Trial(kind, side, f.weight.put(f.weight.value * ratio), words, change, 1.0, {"ratio": ratio})
+    kind = "scale" if case.quant is None else "quantization_scale"
+    yield Trial(kind, side, f.weight.put(f.weight.value * ratio), words, change, costs.FITTED_FACTOR, {"ratio": ratio})
     term = f.bias.value + f.term
-    moved = [k for k, b in enumerate(f.term) if abs(b) > LIKE * (float(np.max(np.abs(f.term))) or 1.0)]
+    moved = [k for k, b in enumerate(f.term) if abs(b) > FACTOR_IS_ONE * (float(np.max(np.abs(f.term))) or 1.0)]
     words = f"the {other}'s bias of {f.bias.op} differs in {len(moved)} of {f.term.size} channels"
-    yield Trial("bias", side, f.bias.put(term), words, change, 1.5, {"channels": moved[:100]})
+    yield Trial("bias", side, f.bias.put(term), words, change, costs.FITTED_BIAS, {"channels": moved[:100]})
     if scaled:
         words = f"the {other}'s weights of {f.weight.op} are scaled in {len(scaled)} of {f.factor.size} channels"
         made = f.weight.put(f.weight.value * f.factor.reshape(shape))
         details = {"channels": scaled[:100], "factors": [float(f.factor[k]) for k in scaled[:100]]}
-        yield Trial("weight", side, made, words, change, 2.0, details)
+        yield Trial("weight", side, made, words, change, costs.FITTED_CHANNELS, details)
 
 
 def _fitted(case: Case, side: str, program: Program) -> _Linear | None:
-    half, known = case.half(side), slots(program)
+    half, known = case.half(side), role_constants(program)
     for weight in reversed([s for s in known if s.role == "weight"]):
         bias = next((s for s in known if s.step == weight.step and s.role == "term"), None)
         axis = 1 if weight.op.startswith("Conv") else -1
@@ -89,7 +89,8 @@ def _fitted(case: Case, side: str, program: Program) -> _Linear | None:
         if limits is None or target is None or target.shape != before.shape:
             return None
         factor, term = _by_channel(before - _shaped(bias.value, before.ndim, axis), target, axis, limits)
-        return _Linear(weight.step, weight, bias, factor, np.where(np.abs(factor - 1) > LIKE, 0, term - bias.value))
+        moved = np.where(np.abs(factor - 1) > FACTOR_IS_ONE, 0, term - bias.value)
+        return _Linear(weight, bias, factor, moved)
     return None
 
 
@@ -124,6 +125,6 @@ def _by_channel(x: Array, y: Array, axis: int, limits: tuple[float, float]) -> t
     factor, term = np.ones(len(xs)), np.zeros(len(xs))
     for k, (u, v) in enumerate(zip(xs, ys, strict=True)):
         inside = (v > limits[0]) & (v < limits[1])
-        if np.count_nonzero(inside) >= FEWEST and np.ptp(u[inside]) > 0:
+        if np.count_nonzero(inside) >= FEWEST_TO_FIT and np.ptp(u[inside]) > 0:
             factor[k], term[k] = np.polyfit(u[inside], v[inside], 1)
     return factor, term

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis
 
-__all__ = ["Inputs"]
+__all__ = ["InputPreparation"]
 
 
 MOST_CHANNELS = 4
@@ -30,7 +31,7 @@ SCALINGS: tuple[tuple[str, float, float], ...] = (
 )
 
 
-class Inputs(Hypothesis):
+class InputPreparation(Hypothesis):
     """The region reads the model's input: the same region on that input prepared otherwise."""
 
     name = "inputs"
@@ -71,19 +72,19 @@ def changes(x: Array) -> Iterator[tuple[str, str, Array, float]]:
         if 2 <= x.shape[axis] <= MOST_CHANNELS:
             for order in itertools.islice(itertools.permutations(range(x.shape[axis])), 1, None):
                 words = f"taken with its channels (axis {axis}) in the order {list(order)}"
-                yield "input_channel_order", words, np.take(x, order, axis), 0.3
+                yield "input_channel_order", words, np.take(x, order, axis), costs.INPUT_CHANNELS
     for name, factor, term in SCALINGS:
-        yield "input_normalization", f"replaced by {name}", x * factor + term, 0.5
+        yield "input_normalization", f"replaced by {name}", x * factor + term, costs.INPUT_SCALED
     yield from _by_channel(x)
     for axis in range(1, x.ndim):
         if x.shape[axis] > MOST_CHANNELS:
-            yield "flip", f"reversed along axis {axis}", np.flip(x, axis), 0.4
+            yield "flip", f"reversed along axis {axis}", np.flip(x, axis), costs.INPUT_MOVED
     for perm in itertools.permutations(range(x.ndim)):
         if perm != tuple(range(x.ndim)) and tuple(x.shape[p] for p in perm) == x.shape and x.ndim <= 5:
-            yield "layout", f"transposed by {list(perm)}", x.transpose(perm), 0.4
+            yield "layout", f"transposed by {list(perm)}", x.transpose(perm), costs.INPUT_MOVED
     for perm in ((0, 2, 3, 1), (0, 3, 1, 2)) if x.ndim == 4 else ():
         there = np.ascontiguousarray(x.transpose(perm)).reshape(x.shape)
-        yield "layout", f"read as memory in the order {list(perm)} of its axes", there, 0.6
+        yield "layout", f"read as memory in the order {list(perm)} of its axes", there, costs.INPUT_READ_AS
 
 
 def _by_channel(x: Array) -> Iterator[tuple[str, str, Array, float]]:
@@ -91,6 +92,7 @@ def _by_channel(x: Array) -> Iterator[tuple[str, str, Array, float]]:
     for axis in [a for a in range(1, x.ndim) if x.shape[a] == 3]:
         shape = [3 if a == axis else 1 for a in range(x.ndim)]
         m, s = mean.reshape(shape), std.reshape(shape)
-        yield "input_normalization", "normalized by ImageNet's mean and std", (x - m) / s, 0.5
-        yield "input_normalization", "divided by 255, then normalized by ImageNet's", (x / 255 - m) / s, 0.6
-        yield "input_normalization", "un-normalized from ImageNet's mean and std", x * s + m, 0.5
+        yield "input_normalization", "normalized by ImageNet's mean and std", (x - m) / s, costs.INPUT_SCALED
+        words = "divided by 255, then normalized by ImageNet's"
+        yield "input_normalization", words, (x / 255 - m) / s, costs.INPUT_SCALED_TWICE
+        yield "input_normalization", "un-normalized from ImageNet's mean and std", x * s + m, costs.INPUT_SCALED

@@ -6,17 +6,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
-from aligndbg.explain.constant_roles import slots
+from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.hypothesis import Hypothesis, other_side
-from aligndbg.explain.rounding import GRIDS, round_to
+from aligndbg.explain.rounding import NUMBER_FORMATS, round_to
+from aligndbg.explain.thresholds import COMPUTED_IN
 
 __all__ = ["Nonfinite", "Precision"]
 
 
+HALVES = ("float16", "bfloat16")
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
-ROUNDED = {"float16": 4e-3, "bfloat16": 3e-2}  # relative: what computing in it may leave after one rounding
 
 
 class Precision(Hypothesis):
@@ -25,29 +28,32 @@ class Precision(Hypothesis):
     name = "precision"
 
     def applies(self, case: Case) -> bool:
-        return case.grid is None and bool(np.isfinite(case.before))
+        return case.quant is None and bool(np.isfinite(case.before))
 
     def trials(self, case: Case) -> Iterator[Trial]:
         for side in ("reference", "candidate"):
-            other, half = other_side(side), case.half(side)
-            for grid in ("float16", "bfloat16"):
-                words = f"the {other}'s result is the {side}'s rounded to {grid}"
-                made = round_to(half.value, grid)
-                yield Trial("precision", side, made, words, f"with the {side}'s rounded so", 0.3, {"to": grid})
+            value = case.half(side).value
+            for to in HALVES:
+                words = f"the {other_side(side)}'s result is the {side}'s rounded to {to}"
+                yield _rounded(side, round_to(value, to), words, costs.ROUNDED_RESULT, to)
         for side, program in case.programs(plain=False):
-            half = case.half(side)
-            for grid in ("float16", "bfloat16"):
-                feeds = {k: round_to(v, grid) if v.dtype.kind == "f" else v for k, v in half.feeds.items()}
-                words = f"the {other_side(side)} computes from inputs rounded to {grid}"
-                change = f"with the {side}'s rounded so"
-                yield Trial("precision", side, program, words, change, 0.6, {"to": grid}, feeds=feeds)
+            fed = case.half(side).feeds
+            for to in HALVES:
+                feeds = {k: round_to(v, to) if v.dtype.kind == "f" else v for k, v in fed.items()}
+                words = f"the {other_side(side)} computes from inputs rounded to {to}"
+                yield _rounded(side, program, words, costs.ROUNDED_INPUTS, to, feeds)
         for side, program in case.programs() if len(list(case.programs())) == 1 else ():
-            for slot in slots(program):
-                for grid in GRIDS if slot.role == "weight" else ():
-                    words = f"the {other_side(side)}'s weights of {slot.op} are rounded to {grid}"
-                    change = f"with the {side}'s rounded so"
-                    made_p = slot.put(round_to(slot.value, grid))
-                    yield Trial("precision", side, made_p, words, change, 0.8, {"to": grid})
+            for constant in role_constants(program):
+                for to in NUMBER_FORMATS if constant.role == "weight" else ():
+                    words = f"the {other_side(side)}'s weights of {constant.op} are rounded to {to}"
+                    made = constant.put(round_to(constant.value, to))
+                    yield _rounded(side, made, words, costs.ROUNDED_WEIGHTS, to)
+
+
+def _rounded(
+    side: str, made: Program | Array, words: str, cost: float, to: str, feeds: dict[str, Array] | None = None
+) -> Trial:
+    return Trial("precision", side, made, words, f"with the {side}'s rounded so", cost, {"to": to}, feeds)
 
 
 class Nonfinite(Hypothesis):
@@ -78,17 +84,18 @@ def _counts(value: Array, lost: Array) -> dict[str, float]:
 
 def _overflow(case: Case, side: str, ours: Array, lost: Array, details: dict[str, object]) -> Iterator[Trial]:
     other = other_side(side)
-    for grid, largest in LARGEST.items():
+    for number_format, largest in LARGEST.items():
         past = np.abs(ours) > largest
         if not past.any() or not np.array_equal(past, lost):
             continue
-        made = round_to(case.half(side).value.astype(np.float32), grid)
+        made = round_to(case.half(side).value.astype(np.float32), number_format)
         words = (
-            f"the {other} overflows {grid}: {int(past.sum())} values are over {largest:g}, "
+            f"the {other} overflows {number_format}: {int(past.sum())} values are over {largest:g}, "
             f"the largest {float(np.max(np.abs(ours[past]))):.4g}"
         )
-        change = f"with the {side}'s result cast to {grid}"
-        yield Trial("overflow", side, made, words, change, 0.3, {**details, "limit": largest}, floor=ROUNDED[grid])
+        change = f"with the {side}'s result cast to {number_format}"
+        found, floor = {**details, "limit": largest}, COMPUTED_IN[number_format]
+        yield Trial("overflow", side, made, words, change, costs.OVERFLOW, found, floor=floor)
 
 
 def _origin(case: Case, side: str, ours: Array, theirs: Array, lost: Array, details: dict[str, object]) -> Trial:
@@ -103,4 +110,4 @@ def _origin(case: Case, side: str, ours: Array, theirs: Array, lost: Array, deta
     layout = case.pair.layout
     made = layout.to_candidate(patched) if side == "candidate" else patched
     change = "with those left out"
-    return Trial("nonfinite", side, made, words, change, 0.6, {**details, "inputs_finite": clean})
+    return Trial("nonfinite", side, made, words, change, costs.NONFINITE, {**details, "inputs_finite": clean})

@@ -11,6 +11,7 @@ import numpy as np
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -55,10 +56,9 @@ def _operands(program: Program, side: str, at: int, order: Sequence[int]) -> Tri
     step = program.steps[at]
     what = "operands" if len(order) == 2 else f"parts, here {list(order)},"
     words = f"the {other_side(side)}'s {step.op} takes its {what} in another order than the {side}'s"
+    change = f"with them exchanged in the {side}"
     changed = program.with_inputs(at, [step.inputs[i] for i in order])
-    return Trial(
-        "operand_order", side, changed, words, f"with them exchanged in the {side}", 0.3, {"order": list(order)}
-    )
+    return Trial("operand_order", side, changed, words, change, costs.OPERANDS, {"order": list(order)})
 
 
 class Arrangement(Hypothesis):
@@ -84,20 +84,22 @@ def _of_values(case: Case) -> Iterator[Trial]:
         if size > 1:
             words = f"the candidate's result is the reference's reversed along axis {axis}"
             change = "with the reference's reversed"
-            yield Trial("flip", "reference", np.flip(r, axis), words, change, 0.4, {"axis": axis})
+            yield Trial("flip", "reference", np.flip(r, axis), words, change, costs.FLIPPED, {"axis": axis})
     for perm in _permutations(r.shape):
         words = f"the candidate's result is the reference's with axes in the order {list(perm)}"
         change = "with the reference's transposed so"
-        yield Trial("layout", "reference", r.transpose(perm), words, change, 0.5, {"permutation": list(perm)})
+        moved, so = r.transpose(perm), {"permutation": list(perm)}
+        yield Trial("layout", "reference", moved, words, change, costs.TRANSPOSED, so)
     packed = r.reshape([d for d in r.shape if d != 1])
     for perm in _all_permutations(packed.ndim):
         change = "with the reference's memory read so"
+        read_so = {"permutation": list(perm), "reshaped": True}
         words = f"the candidate's result is the reference's read in the order {list(perm)} of its axes and reshaped"
         made = np.ascontiguousarray(packed.transpose(perm)).reshape(r.shape)
-        yield Trial("layout", "reference", made, words, change, 0.7, {"permutation": list(perm), "reshaped": True})
+        yield Trial("layout", "reference", made, words, change, costs.RESHAPED, read_so)
         back = packed.reshape([packed.shape[p] for p in perm]).transpose(np.argsort(perm)).reshape(r.shape)
         words = f"the candidate's result is the reference's memory read as axes in the order {list(perm)}"
-        yield Trial("layout", "reference", back, words, change, 0.7, {"permutation": list(perm), "reshaped": True})
+        yield Trial("layout", "reference", back, words, change, costs.RESHAPED, read_so)
     for axis in range(r.ndim):
         order = channel_order(r, c, axis)
         if order is not None:
@@ -105,7 +107,8 @@ def _of_values(case: Case) -> Iterator[Trial]:
             words = f"the candidate's axis {axis} holds the reference's channels in the order {shown}"
             details = {"axis": axis, "order": order, "shuffle_groups": _groups(order)}
             change = "with the reference's in that order"
-            cost = 0.6 if len(order) <= 16 else 0.9 if details["shuffle_groups"] else 1.5
+            many = costs.CHANNELS_SHUFFLED if details["shuffle_groups"] else costs.MANY_CHANNELS_REORDERED
+            cost = costs.CHANNELS_REORDERED if len(order) <= 16 else many
             yield Trial("channel_order", "reference", np.take(r, order, axis), words, change, cost, details)
 
 
@@ -166,7 +169,7 @@ def _perms(case: Case, side: str, program: Program) -> Iterator[Trial]:
                     program.with_attributes(at, perm=list(perm)),
                     f"the candidate transposes by {words['candidate']}, the reference by {words['reference']}",
                     f"with {list(perm)} in the {side}",
-                    0.5,
+                    costs.TRANSPOSE,
                     {side: {"perm": own}, other_side(side): {"perm": list(perm)}},
                 )
 
@@ -207,4 +210,5 @@ def _reshapes(case: Case, side: str, program: Program) -> Iterator[Trial]:
             )
             words = f"the {other_side(side)} transposes by {list(perm)} before it reshapes, the {side} does not"
             change = f"with that transpose in the {side}"
-            yield Trial("layout", side, program.with_steps(at, *steps), words, change, 0.8, {"permutation": list(perm)})
+            made, cost = program.with_steps(at, *steps), costs.TRANSPOSE_BEFORE_RESHAPE
+            yield Trial("layout", side, made, words, change, cost, {"permutation": list(perm)})

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from aligndbg.canonical.program import Program
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Half, Trial
 from aligndbg.explain.folding import WINDOWS
 from aligndbg.explain.hypothesis import Hypothesis, other_side
@@ -33,10 +34,10 @@ class Padding(Hypothesis):
             known = _written(case.other(side)) if theirs is None else [pads for _, pads in _windows(theirs)]
             for n, (at, pads) in enumerate(_windows(program)):
                 if n < len(known) and known[n] != pads and len(known[n]) == len(pads):
-                    yield _trial(program, side, at, pads, known[n], 0.0)
+                    yield _trial(program, side, at, pads, known[n], costs.OTHERS_PADS)
                 if theirs is None:
                     for split in _splits(pads):
-                        yield _trial(program, side, at, pads, split, 1.0)
+                        yield _trial(program, side, at, pads, split, costs.PADS_SPLIT)
 
 
 def _windows(program: Program) -> list[tuple[int, list[int]]]:
@@ -92,7 +93,7 @@ class StrideOffset(Hypothesis):
                         f"the candidate's {step.op} takes every {steps} from {words['candidate']}, the reference's "
                         f"from {words['reference']}",
                         f"from {list(begins)} in the {side}",
-                        0.4,
+                        costs.STRIDE_OFFSET,
                         {side: {"starts": starts}, other_side(side): {"starts": list(begins)}, "steps": steps},
                     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from aligndbg.canonical.program import Program
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -38,14 +39,13 @@ class Pooling(Hypothesis):
                 for op in OTHERS.get(step.op, ()):
                     kept = {k: v for k, v in step.attributes.items() if k not in ONLY.get(step.op, ())}
                     changed = program.with_steps(at, replace(step, op=op, attributes=kept))
-                    yield _trial(changed, side, step.op, op, f"with {op} in the {side}", 0.5)
+                    yield _trial(changed, side, step.op, op, f"with {op} in the {side}", costs.POOLING)
                 flags = {"AveragePool": ("count_include_pad", "ceil_mode"), "MaxPool": ("ceil_mode",)}
                 for flag in flags.get(step.op, ()):
                     own = int(step.attributes.get(flag, 0))
                     changed = program.with_attributes(at, **{flag: 1 - own})
-                    yield _trial(
-                        changed, side, f"{flag}={own}", f"{flag}={1 - own}", f"with {1 - own} in the {side}", 0.4
-                    )
+                    words = f"{flag}={own}", f"{flag}={1 - own}", f"with {1 - own} in the {side}"
+                    yield _trial(changed, side, *words, costs.POOLING_FLAG)
 
 
 def _trial(changed: Program, side: str, own: str, other: str, change: str, cost: float) -> Trial:

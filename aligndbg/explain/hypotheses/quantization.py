@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 
 from aligndbg.core.types import Array
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypotheses.attribute import same_operators
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import FEWEST_TO_FIT, ZERO_POINT_ONLY
 
 __all__ = ["QuantizationScale", "QuantizerConstants"]
 
 
-MIN_SAMPLES = 8
-
-
-GRID_PARTS = {1: "scale", 2: "zero point"}  # by input slot of QuantizeLinear and DequantizeLinear
+QUANTIZER_PARTS = {1: "scale", 2: "zero point"}  # by input of QuantizeLinear and DequantizeLinear
 
 
 class QuantizerConstants(Hypothesis):
@@ -33,9 +32,9 @@ class QuantizerConstants(Hypothesis):
         both = dict(case.programs(plain=False))
         for at_r, at_c in same_operators(both["reference"], both["candidate"]):
             op = both["candidate"].steps[at_c].op
-            for slot, part in GRID_PARTS.items() if op in ("QuantizeLinear", "DequantizeLinear") else ():
+            for position, part in QUANTIZER_PARTS.items() if op in ("QuantizeLinear", "DequantizeLinear") else ():
                 places = {"reference": at_r, "candidate": at_c}
-                value = {s: both[s].constant(both[s].steps[k], slot) for s, k in places.items()}
+                value = {s: both[s].constant(both[s].steps[k], position) for s, k in places.items()}
                 r, c = value["reference"], value["candidate"]
                 if r is None or c is None or r.shape != c.shape or r.dtype != c.dtype or np.array_equal(r, c):
                     continue
@@ -48,9 +47,9 @@ class QuantizerConstants(Hypothesis):
                 for side in ("candidate", "reference"):
                     theirs = value[other_side(side)]
                     assert theirs is not None
-                    change = f"with the {other_side(side)}'s in the {side}"
-                    made = both[side].with_constant(places[side], slot, theirs)
-                    yield Trial("quantization_scale", side, made, words, change, 0.5, {"part": part, **shown})
+                    change, details = f"with the {other_side(side)}'s in the {side}", {"part": part, **shown}
+                    made = both[side].with_constant(places[side], position, theirs)
+                    yield Trial("quantization_scale", side, made, words, change, costs.OTHERS_QUANTIZER, details)
 
 
 class QuantizationScale(Hypothesis):
@@ -59,32 +58,33 @@ class QuantizationScale(Hypothesis):
     name = "quantization"
 
     def applies(self, case: Case) -> bool:
-        return case.grid is not None
+        return case.quant is not None
 
     def trials(self, case: Case) -> Iterator[Trial]:
-        assert case.grid is not None
+        assert case.quant is not None
         r = case.aligned("reference", case.half("reference").value)
         c = case.aligned("candidate", case.half("candidate").value)
-        scale, zero = float(case.grid.scale.reshape(-1)[0]), int(case.grid.zero_point.reshape(-1)[0])
-        limits = np.iinfo(case.grid_dtype)
+        scale, zero = float(case.quant.scale.reshape(-1)[0]), int(case.quant.zero_point.reshape(-1)[0])
+        limits = np.iinfo(case.quant_dtype)
         inside = (np.round(c / scale) + zero > limits.min) & (np.round(c / scale) + zero < limits.max)
-        details: dict[str, Any] = {"scale": scale, "zero_point": zero, "dtype": case.grid_dtype}
+        details: dict[str, Any] = {"scale": scale, "zero_point": zero, "dtype": case.quant_dtype}
         details["saturated"] = float(1 - np.mean(inside))
         fit = _fit(r[inside], c[inside])
         if fit is None:
             return
         a, b = fit
         found = details | {"factor": a, "offset": b, "offset_steps": b / scale}
-        if abs(a - 1) < 0.01:
+        if abs(a - 1) < ZERO_POINT_ONLY:
             words = f"the candidate's grid is off by {b / scale:+.3g} steps: its zero point ({zero}) does not fit"
-            yield Trial("quantization_scale", "reference", r + b, words, "with that added to the reference", 1.0, found)
+            change = "with that added to the reference"
+            yield Trial("quantization_scale", "reference", r + b, words, change, costs.FITTED_ZERO_POINT, found)
         words = f"the candidate's values are {a:.4g} times the reference's{_plus(b / scale)}: its scale does not fit"
         change = "with the reference scaled so"
-        yield Trial("quantization_scale", "reference", r * a + b, words, change, 2.0, found, guess=True)
+        yield Trial("quantization_scale", "reference", r * a + b, words, change, costs.FITTED_SCALE, found, guess=True)
 
 
 def _fit(r: Array, c: Array) -> tuple[float, float] | None:
-    if r.size < MIN_SAMPLES or not np.ptp(r):
+    if r.size < FEWEST_TO_FIT or not np.ptp(r):
         return None
     a, b = np.polyfit(r.reshape(-1), c.reshape(-1), 1)
     return float(a), float(b)

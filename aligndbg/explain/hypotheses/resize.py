@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aligndbg.canonical.program import Program
+from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
@@ -42,11 +43,12 @@ class Resize(Hypothesis):
             for n, at in enumerate(_places(program)):
                 own = _settings(program, at)
                 if n < len(known) and known[n] != own:
-                    yield _trial(program, side, at, own, known[n], 0.2)
+                    yield _trial(program, side, at, own, known[n], costs.OTHERS_RESIZE)
                 for settings in _combinations(own["mode"]):
                     if settings != own:
                         changes = sum(settings[k] != own[k] for k in settings if _matters(settings["mode"], k))
-                        yield _trial(program, side, at, own, settings, 0.4 + 0.2 * changes)
+                        cost = costs.RESIZE + costs.RESIZE_SETTING * changes
+                        yield _trial(program, side, at, own, settings, cost)
 
 
 def _places(program: Program) -> list[int]:

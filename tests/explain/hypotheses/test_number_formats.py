@@ -1,0 +1,57 @@
+"""Rounding, overflow, NaN and Inf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from causes import C, EitherSide, Planted, cause_of, conv, edited
+from nets import Array, Middle, Net, chain
+
+
+def half_precision(net: Net, x: str) -> str:
+    net.op("Cast", [net.conv(x, "middle0", C, C)], "h", to=10)
+    return net.op("Cast", ["h"], "middle", to=1)
+
+
+def single(net: Net, x: str) -> str:
+    return net.op("Identity", [net.conv(x, "middle0", C, C)], "middle")
+
+
+def large(cast: bool) -> Middle:
+    def build(net: Net, x: str) -> str:
+        y = net.op("Mul", [x, net.constant("large", 6e4)], "grown")
+        if not cast:
+            return net.op("Identity", [y], "middle")
+        return net.op("Cast", [net.op("Cast", [y], "h", to=10)], "middle", to=1)
+
+    return build
+
+
+def root(absolute: bool) -> Middle:
+    """A square root, of negative values unless their sign is taken off first."""
+    return lambda net, x: net.op("Sqrt", [net.op("Abs", [x], "size") if absolute else x], "middle")
+
+
+def one_nan(weights: dict[str, Array]) -> None:
+    weights["middle.w"][2, 0, 0, 0] = np.nan
+
+
+class TestNumberFormats(EitherSide):
+    PLANTED = (
+        Planted("result_fp16", "precision", single, half_precision),
+        Planted("overflow", "overflow", large(False), large(True)),
+        Planted("nan_begins", "nonfinite", root(absolute=True), root(absolute=False)),
+        Planted("nan_weight", "nonfinite", conv(), edited(one_nan)),
+    )
+
+
+def test_where_nan_begins_is_said_with_its_side(tmp_path: Path, swapped: bool) -> None:
+    paths = chain(root(absolute=True), tmp_path / "a.onnx"), chain(root(absolute=False), tmp_path / "b.onnx")
+    cause = cause_of(*(paths[::-1] if swapped else paths))
+    assert cause.details["on"] == ("reference" if swapped else "candidate")
+    assert cause.details["inputs_finite"] is True
+    assert cause.details["nan"] > 0
+    assert cause.details["inf"] == 0
+    assert "they begin here" in cause.summary
