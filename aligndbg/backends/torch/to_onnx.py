@@ -18,7 +18,6 @@ from aligndbg.core.types import Node
 
 __all__ = ["FORMS"]
 
-
 FORMS: Forms = {}
 form = registry(FORMS)
 TO_ONNX = {"float32": 1, "float16": 10, "float64": 11}  # TensorProto.DataType
@@ -43,6 +42,9 @@ def _axis(e: Emitter, node: Node, default: int = 0) -> int:
 
 def _to_shape(e: Emitter, name: str, output: str) -> None:
     e.add("Reshape", [name, e.const(e.shape(output))], output)
+
+
+# Convolutions and what has windows.
 
 
 def _spatial(e: Emitter, node: Node) -> int:
@@ -122,6 +124,9 @@ def _resize(e: Emitter, node: Node) -> None:
     e.add("Resize", [node.inputs[0], "", *target], **known)
 
 
+# Matrices.
+
+
 @form("linear")
 def _linear(e: Emitter, node: Node) -> None:
     x, weight = node.inputs[:2]
@@ -182,6 +187,9 @@ def _attention(e: Emitter, node: Node) -> None:
     e.add("MatMul", [e.inner("Softmax", [scores], axis=-1), v])
 
 
+# Normalizations.
+
+
 @form("batch_norm", "_native_batch_norm_legit_no_training")
 def _batch_norm(e: Emitter, node: Node) -> None:
     x, *parameters = node.inputs
@@ -228,6 +236,8 @@ def _group_norm(e: Emitter, node: Node) -> None:
 def _softmax(e: Emitter, node: Node) -> None:
     e.add(node.canonical, node.inputs, axis=_axis(e, node, -1))
 
+
+# Elementwise.
 
 _UNARY = {
     "abs": "Abs", "ceil": "Ceil", "cos": "Cos", "erf": "Erf", "exp": "Exp", "floor": "Floor", "hardswish": "HardSwish",
@@ -346,6 +356,8 @@ def _cast(e: Emitter, node: Node) -> None:
     e.add("Cast", node.inputs[:1], to=TO_ONNX[dtype])
 
 
+# Reductions.
+
 _REDUCTIONS = {
     "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd",
     "linalg_vector_norm": "ReduceL2",
@@ -368,6 +380,9 @@ def _reduce(e: Emitter, node: Node) -> None:
 @form("cumsum")
 def _cumsum(e: Emitter, node: Node) -> None:
     e.add("CumSum", [node.inputs[0], e.const(_axis(e, node))])
+
+
+# Moving values.
 
 
 @form("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as")
