@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
+from aligndbg.backends.base import BaseBackend, check_options
 from aligndbg.backends.registry import REGISTRY, Entry, load_class
 from aligndbg.backends.worker.client import WorkerBackend
 from aligndbg.core.errors import MissingDependencyError, ModelError, UsageError, nearest
@@ -48,14 +49,14 @@ def open_model(
             return model
         taken = _by_class(model)
         if taken is None:
-            raise UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+            raise _no_model(model)
         _check_needs(taken)
         live: Backend = load_class(taken.target)(model, _known(defaults, taken))
         return live
     entry, target, options = _parse(model)
     _check_needs(entry)
     cls = load_class(entry.target)  # light: a backend imports its runtime when it is made
-    _check_options(entry, cls, options, target)
+    check_options(entry.name, _options_of(entry, cls, target), options, target)
     options = _known(defaults, entry) | options
     if in_process or not entry.worker:
         backend: Backend = cls(target, options)
@@ -100,6 +101,15 @@ def absolute(model: str | os.PathLike[str]) -> str:
     return f"{text[:at]}{target}{mark}{query}"
 
 
+def _no_model(model: Any) -> UsageError:
+    """What to say of an object that is no backend, or not all of one."""
+    lacking = [name for name in vars(Backend) if not name.startswith("_") and not hasattr(model, name)]
+    if not {"graph", "run"} & {*lacking}:
+        fact = f"a {type(model).__name__} is no backend: it lacks {', '.join(lacking)}"
+        return UsageError(fact, hint="subclass aligndbg.backends.base.BaseBackend, which has what one need not write")
+    return UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+
+
 def _by_class(model: Any) -> Entry | None:
     """The backend that takes live objects of this class, found by name: its framework is loaded already."""
     names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__}
@@ -107,7 +117,7 @@ def _by_class(model: Any) -> Entry | None:
 
 
 def _known(defaults: Mapping[str, str] | None, entry: Entry) -> dict[str, str]:
-    options = getattr(load_class(entry.target), "OPTIONS", None) or {}
+    options = load_class(entry.target).OPTIONS or {}
     return {name: value for name, value in (defaults or {}).items() if name in options}
 
 
@@ -180,12 +190,8 @@ def _check_needs(entry: Entry) -> None:
         )
 
 
-def _check_options(entry: Entry, cls: Any, options: Mapping[str, str], target: str) -> None:
-    known: Mapping[str, str] | None = getattr(cls, "OPTIONS", None)
-    if known is None:
+def _options_of(entry: Entry, cls: type[BaseBackend], target: str) -> Mapping[str, str]:
+    if cls.OPTIONS is None:
         hint = "call aligndbg from Python, with the object in place of the path"
         raise UsageError(f"a {entry.name} model is made in Python and passed as an object", context=target, hint=hint)
-    for name in options:
-        if name not in known:
-            hint = nearest(name, known) if known else "it takes none"
-            raise UsageError(f"the {entry.name} backend has no option {name!r}", context=target, hint=hint)
+    return cls.OPTIONS

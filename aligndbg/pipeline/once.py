@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Pair, Trace, bound, release
+from aligndbg.core.types import Backend, Pair, Trace
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import InputOptions, plan_feeds
@@ -63,14 +63,14 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         budget = settings.budget if settings.budget is not None else _default_memory()
 
         for side in (ref, cand):
-            bound(side, budget // STORES)
+            side.bound(budget // STORES)
 
         def new_store(nbytes: int | None = None) -> Store:
             return stack.enter_context(_closing(Store(budget // STORES if nbytes is None else nbytes)))
 
         def done(backend: Backend) -> None:  # its next run needs another session: both models need not be there at once
             if not settings.repeated:
-                release(backend)
+                backend.release()
 
         left = capture_with_prints(ref, feeding.reference, new_store(), clock, "run reference")
         done(ref)

@@ -160,10 +160,10 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_longest_suffix_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
-    def choose(entry: Entry, *_: object) -> None:
-        chosen.append(entry.name)
+    def choose(backend: str, *_: object) -> None:
+        chosen.append(backend)
 
-    monkeypatch.setattr(_open, "_check_options", choose)
+    monkeypatch.setattr(_open, "check_options", choose)
     monkeypatch.setitem(REGISTRY, "short", Entry("short", REGISTRY["onnx"].target, (".model",)))
     monkeypatch.setitem(REGISTRY, "long", Entry("long", REGISTRY["onnx"].target, (".big.model",)))
     for name in ("a.model", "a.big.model"):

@@ -19,7 +19,7 @@ from aligndbg.backends.registry import load_class
 from aligndbg.backends.worker.channel import Channel
 from aligndbg.core.errors import AligndbgError, ModelError
 from aligndbg.core.process_memory import give_back
-from aligndbg.core.types import Array, Graph, bound, release
+from aligndbg.core.types import Array, Graph
 
 WINDOW_COUNT, WINDOW_BYTES = 8, 64 << 20  # values the child may send ahead of the consumer
 
@@ -100,12 +100,12 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             elif request[0] == "run":
                 _, feeds, fetch, overridden, nbytes = request
                 if nbytes is not None:
-                    bound(backend, nbytes)
+                    backend.bound(nbytes)
                 _stream(channel, inbox, backend.run(feeds, fetch, _taken(given) if overridden else None))
                 learnt = sent is not None and backend.graph() is not sent  # some do by running
                 channel.send("end", backend.info, learnt)
             elif request[0] == "release":
-                release(backend)
+                backend.release()
                 give_back()
                 channel.send("released")
             elif request[0] == "unreadable":

@@ -196,11 +196,11 @@ class WorkerBackend:
         return self._values(token)
 
     def bound(self, nbytes: int) -> None:
-        """As `aligndbg.core.types.bound`."""
+        """As `Backend.bound`."""
         self._bound = nbytes
 
     def release(self) -> None:
-        """As `aligndbg.core.types.release`; a child that is not there holds nothing."""
+        """As `Backend.release`; a child that is not there holds nothing."""
         if self._child is not None and self._about is not None:
             self._request("release")
             self._receive()
