@@ -12,7 +12,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from aligndbg.backends.base import BaseBackend, check_options
-from aligndbg.backends.registry import REGISTRY, Entry, load_class
+from aligndbg.backends.registry import REGISTRY, Entry, load
 from aligndbg.backends.worker.client import WorkerBackend
 from aligndbg.core.errors import MissingDependencyError, ModelError, UsageError, nearest
 from aligndbg.core.types import Backend
@@ -51,11 +51,11 @@ def open_model(
         if taken is None:
             raise _no_model(model)
         _check_needs(taken)
-        live: Backend = load_class(taken.target)(model, _known(defaults, taken))
+        live: Backend = load(taken.target)(model, _known(defaults, taken))
         return live
     entry, target, options = _parse(model)
     _check_needs(entry)
-    cls = load_class(entry.target)  # light: a backend imports its runtime when it is made
+    cls = load(entry.target)  # light: a backend imports its runtime when it is made
     check_options(entry.name, _options_of(entry, cls, target), options, target)
     options = _known(defaults, entry) | options
     if in_process or not entry.worker:
@@ -117,7 +117,7 @@ def _by_class(model: Any) -> Entry | None:
 
 
 def _known(defaults: Mapping[str, str] | None, entry: Entry) -> dict[str, str]:
-    options = load_class(entry.target).OPTIONS or {}
+    options = load(entry.target).OPTIONS or {}
     return {name: value for name, value in (defaults or {}).items() if name in options}
 
 

@@ -6,14 +6,17 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["REGISTRY", "Entry", "load_class"]
+__all__ = ["REGISTRY", "Entry", "load"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """`target` is "module:Class"; `worker` says whether it runs in a child process; `needs` are import names.
 
-    `probe` is the "module:function" that tells the doctor more than whether the packages import.
+    `probe` is the "module:function" that tells the doctor more than whether the packages import, `to_onnx` the
+    "module:FORMS" of what its operators are in ONNX (`canonical.emitter.Forms`), where its graphs have no `opset`.
+    `cut` is the "module:function" that gives a part of a model as a file of its own kind, from the path, node names,
+    inputs and output; without it a part is written in its canonical form.
     `objects` are the full names of the classes whose live objects the backend takes in place of a path.
     """
 
@@ -25,6 +28,8 @@ class Entry:
     worker: bool = True
     summary: str = ""
     probe: str = ""
+    to_onnx: str = ""
+    cut: str = ""
     objects: tuple[str, ...] = ()
 
 
@@ -44,6 +49,8 @@ REGISTRY: dict[str, Entry] = {
             (".tflite", ".lite"),
             needs=("ai_edge_litert",),
             summary="TFLite models on LiteRT",
+            to_onnx="aligndbg.backends.tflite.to_onnx:FORMS",
+            cut="aligndbg.backends.tflite.edit:part_of_file",
         ),
         Entry(
             "trt",
@@ -61,6 +68,7 @@ REGISTRY: dict[str, Entry] = {
             extra="torch",
             needs=("torch",),
             summary="PyTorch modules, torch.export and TorchScript",
+            to_onnx="aligndbg.backends.torch.to_onnx:FORMS",
             objects=("torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"),
         ),
         Entry(
@@ -81,7 +89,7 @@ REGISTRY: dict[str, Entry] = {
 }
 
 
-def load_class(target: str) -> Any:
-    """ "module:Class" -> the class."""
+def load(target: str) -> Any:
+    """ "module:name" -> what is called so there."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

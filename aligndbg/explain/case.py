@@ -38,6 +38,8 @@ class OutOfTimeError(Exception):
 class Side:
     """What is known of one side: its graph, what it computed, what it was fed, and how to read its constants.
 
+    `backend` is the one that gave the graph, of a recorded trace too.
+
     `feeds` are those of the isolated run. `fixed` are constants replaced in it (weights on a quantized grid).
     """
 
@@ -47,6 +49,7 @@ class Side:
     read: Callable[[Sequence[str]], Mapping[str, Array]]
     fixed: Mapping[str, Array] = field(default_factory=dict)
     path: str = ""
+    backend: str = ""
 
     def value(self, name: str) -> Array | None:
         if name in self.values:
@@ -276,7 +279,7 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
         half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
     try:
         program = canonical_program(
-            own.graph, nodes, list(feeds), output, {**constants, **own.fixed}, _shapes(own, constants)
+            own.backend, own.graph, nodes, list(feeds), output, {**constants, **own.fixed}, _shapes(own, constants)
         )
         made = own.real(output, program.run(half.feeds)[0])
         near = _near(own, output, made, half.value)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from aligndbg.canonical.emitter import Emitter, Forms, gelu, registry
+from aligndbg.canonical.emitter import Emitter, Form, Forms, gelu, registry
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Node
 
@@ -20,6 +21,7 @@ __all__ = ["FORMS"]
 
 FORMS: Forms = {}
 form = registry(FORMS)
+OVERLAID = ("Slice", "ScatterND")  # not what overwrites, but a tensor that shares its memory
 TO_ONNX = {"float32": 1, "float16": 10, "float64": 11}  # TensorProto.DataType
 
 
@@ -502,3 +504,18 @@ def _index_select(e: Emitter, node: Node) -> None:
 @form("pixel_shuffle")
 def _pixel_shuffle(e: Emitter, node: Node) -> None:
     e.add("DepthToSpace", node.inputs, blocksize=int(node.attributes["upscale_factor"]), mode="CRD")
+
+
+# Operators that overwrite their input: torch marks them by `_` (`__and__` is no such).
+
+
+def _overwriting(form_of_value: Form) -> Form:
+    def overwriting(e: Emitter, node: Node) -> None:
+        if node.canonical in OVERLAID:
+            raise CannotEvaluateError(f"{node.op_type} has no canonical form here")
+        form_of_value(e, replace(node, op_type=node.op_type.removesuffix("_")))
+
+    return overwriting
+
+
+FORMS |= {f"{word}_": _overwriting(made) for word, made in FORMS.items() if not word.endswith("_")}

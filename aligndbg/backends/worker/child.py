@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from aligndbg.backends.registry import load_class
+from aligndbg.backends.registry import load
 from aligndbg.backends.worker.channel import Channel
 from aligndbg.core.errors import AligndbgError, ModelError
 from aligndbg.core.process_memory import give_back
@@ -78,7 +78,7 @@ def _leave(channel: Channel, status: int) -> NoReturn:
 
 def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: str, options: dict[str, str]) -> None:
     try:
-        backend = load_class(target)(model, options)
+        backend = load(target)(model, options)
         channel.send("ready", backend.info, backend.capabilities)
     except Exception as error:
         channel.send("error", _portable(error))
