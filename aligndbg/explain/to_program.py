@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from aligndbg.backends.registry import REGISTRY, load
+from aligndbg.backends.registry import entry_of, load
 from aligndbg.canonical.emitter import Emitter, Forms
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
+from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Array, Graph, Node
 
 __all__ = ["FORM_OPSET", "canonical_program"]
@@ -42,6 +43,9 @@ def canonical_program(
 
 
 def _forms(backend: str) -> Forms:
-    entry = REGISTRY.get(backend)
+    try:
+        entry = entry_of(backend)
+    except UsageError as error:  # of a trace whose backend is broken here
+        raise CannotEvaluateError(error.fact) from error
     forms: Forms = load(entry.to_onnx) if entry is not None and entry.to_onnx else {}
     return forms
