@@ -20,6 +20,7 @@ __all__ = [
     "check_names",
     "check_options",
     "checked_feeds",
+    "checked_overrides",
     "choice",
     "count",
     "digest",
@@ -135,6 +136,17 @@ def check_names(
             if name not in known:
                 fact = f"cannot {what} {name!r}: there is no such tensor"
                 raise kind(fact, context=path, hint=nearest(name, known))
+
+
+def checked_overrides(
+    graph: Graph, known: Collection[str], overrides: Mapping[str, Array] | None, path: str
+) -> dict[str, Array]:
+    """The overrides as arrays, at once. Raises what `check_names` does, and FeedError for one that does not fit."""
+    check_names(graph, known, (), overrides or (), path)
+    arrays = {name: np.asarray(array) for name, array in (overrides or {}).items()}
+    for name, array in arrays.items():
+        check_array(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array, path)
+    return arrays
 
 
 def checked_feeds(

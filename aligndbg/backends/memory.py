@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.backends.base import BaseBackend, check_array, check_names, checked_feeds
+from aligndbg.backends.base import BaseBackend, check_array, check_names, checked_feeds, checked_overrides
 from aligndbg.core.errors import ModelError, UsageError, nearest
 from aligndbg.core.types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
 
@@ -115,11 +115,9 @@ class MemoryBackend(BaseBackend):
     ) -> Iterator[tuple[str, Array]]:
         """As Backend.run; arguments are checked at once, the nodes run as the values are read."""
         wanted = dict.fromkeys(fetch)
-        changed = {name: np.asarray(value) for name, value in (overrides or {}).items()}
         graph = self.graph()
-        check_names(graph, self._tensors, wanted, changed, self.info.path)
-        for name, array in changed.items():
-            check_array(f"override of {name!r}", self._tensors[name], array, self.info.path)
+        check_names(graph, self._tensors, wanted, (), self.info.path)
+        changed = checked_overrides(graph, self._tensors, overrides, self.info.path)
         if not feeds and wanted.keys() <= self._constants.keys():
             return iter([(name, self._constants[name].copy()) for name in wanted])
         return self._run(checked_feeds(graph, feeds, self.info.path), wanted, changed)

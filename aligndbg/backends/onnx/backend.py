@@ -13,10 +13,10 @@ import numpy as np
 from aligndbg.backends.base import (
     BaseBackend,
     Kept,
-    check_array,
     check_names,
     check_options,
     checked_feeds,
+    checked_overrides,
     choice,
     count,
     digest,
@@ -111,14 +111,12 @@ class OnnxBackend(BaseBackend):
         When only graph outputs are fetched and nothing is overridden, the file runs as it is, without taps.
         """
         graph = self.graph()
-        overrides = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-        check_names(graph, self._rank, fetch, overrides, self._path)
-        for name, array in overrides.items():
-            check_array(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array, self._path)
+        check_names(graph, self._rank, fetch, (), self._path)
+        changed = checked_overrides(graph, self._rank, overrides, self._path)
         names = sorted(set(fetch), key=self._rank.__getitem__)
         without_feeds = bool(graph.inputs) and not feeds and all(name in graph.constants for name in names)
         arrays = {} if without_feeds else self._checked(feeds)
-        return self._values(names, arrays, overrides, without_feeds)
+        return self._values(names, arrays, changed, without_feeds)
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""

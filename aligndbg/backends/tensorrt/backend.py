@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.backends.base import BaseBackend, Kept, check_array, check_names, check_options, checked_feeds
+from aligndbg.backends.base import BaseBackend, Kept, check_names, check_options, checked_feeds, checked_overrides
 from aligndbg.backends.tensorrt.build import OPTIONS, Settings, build
 from aligndbg.backends.tensorrt.file import (
     deserialize,
@@ -22,7 +22,7 @@ from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import find_library, make_log
 from aligndbg.backends.tensorrt.session import execute, require_device
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.types import Array, Graph, ModelInfo
 
 __all__ = ["TensorrtBackend"]
 
@@ -91,13 +91,11 @@ class TensorrtBackend(BaseBackend):
         the largest difference is the option `observer_effect` of `info`.
         """
         graph = self.graph()
-        changed = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-        if changed and not self._overridable:
+        if overrides and not self._overridable:
             raise UnsupportedError("a finished engine cannot be overridden", hint="give trt:model.onnx to build one")
         rank = {name: i for i, name in enumerate(self._known(graph))}
-        check_names(graph, rank, fetch, changed, self.info.path)
-        for name, array in changed.items():
-            check_array(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array, self.info.path)
+        check_names(graph, rank, fetch, (), self.info.path)
+        changed = checked_overrides(graph, rank, overrides, self.info.path)
         names = sorted(set(fetch), key=rank.__getitem__)
         given: dict[str, Array] = {}
         if feeds or not all(name in graph.constants for name in names):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aligndbg.backends.base import BaseBackend, check_array, check_names, check_options, checked_feeds
+from aligndbg.backends.base import BaseBackend, check_names, check_options, checked_feeds, checked_overrides
 from aligndbg.backends.onnx.edit import constant_part, tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import build_graph
@@ -40,10 +40,8 @@ class EvaluatorBackend(BaseBackend):
     ) -> Iterator[tuple[str, Array]]:
         """As `Backend.run`. Arguments are checked before it returns."""
         graph, path = self._graph, self.info.path
-        changed = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-        check_names(graph, self._rank, fetch, changed, path)
-        for name, array in changed.items():
-            check_array(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array, path)
+        check_names(graph, self._rank, fetch, (), path)
+        changed = checked_overrides(graph, self._rank, overrides, path)
         names = sorted(set(fetch), key=self._rank.__getitem__)
         without_feeds = not feeds and graph.constants.issuperset(names)
         given = {} if without_feeds else checked_feeds(graph, feeds, path)
