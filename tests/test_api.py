@@ -540,13 +540,13 @@ def test_a_runtime_that_dies_when_it_is_run_whole_takes_only_that_check_along(
 def test_models_too_large_for_two_sessions_are_not_held_at_once(
     fixtures: Path, aligned: Diff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aligndbg.backends.onnx import backend as onnx_
-    from aligndbg.backends.tflite import backend as tflite_
+    from aligndbg.backends import base
+    from aligndbg.backends.onnx.backend import OnnxBackend
+    from aligndbg.backends.tflite.backend import TfliteBackend
 
-    monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
-    monkeypatch.setattr(tflite_, "_LARGE_FILE", 0)
-    onnx_model = onnx_.OnnxBackend(str(fixtures / "cnn.onnx"), {})
-    tflite_model = tflite_.TfliteBackend(str(fixtures / "cnn.tflite"), {})
+    monkeypatch.setattr(base, "LARGE_FILE", 0)
+    onnx_model = OnnxBackend(str(fixtures / "cnn.onnx"), {})
+    tflite_model = TfliteBackend(str(fixtures / "cnn.tflite"), {})
     together = []
     for side, other in ((onnx_model, tflite_model), (tflite_model, onnx_model)):
         run = side.run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aligndbg.backends.registry import REGISTRY, load_class
+from aligndbg.backends.registry import REGISTRY, load
 from aligndbg.cli.arguments import parser
 from aligndbg.cli.main import main
 from aligndbg.measure.results import Metrics
@@ -121,7 +121,7 @@ def section(page: Path, heading: str) -> str:
 def test_every_backend_is_described_with_its_options_and_files(name: str) -> None:
     text = section(DOCS / "backends.md", name)
     table = (DOCS / "backends.md").read_text().split("\n## ", 1)[0]
-    options = getattr(load_class(REGISTRY[name].target), "OPTIONS", {})
+    options = load(REGISTRY[name].target).OPTIONS or {}
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(options)
     row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
     assert all(f"`{suffix}`" in row for suffix in REGISTRY[name].suffixes)

@@ -10,7 +10,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from aligndbg.backends.registry import REGISTRY, Entry
+from aligndbg.backends.registry import REGISTRY, Entry, outside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,12 +30,15 @@ class BackendState:
     @property
     def broken(self) -> bool:
         """True where the base install should have brought what is missing; an extra is the user's choice."""
-        return not self.works and not self.entry.extra
+        return not self.works and not self.entry.extra and self.entry.package == "aligndbg"
 
 
 def check_backends() -> list[BackendState]:
-    """The state of each registered backend."""
-    return [BackendState(entry, *(_probed(entry) if entry.probe else _state(entry))) for entry in REGISTRY.values()]
+    """The state of each registered backend, and of those that other packages bring."""
+    others, failures = outside()
+    entries = [*REGISTRY.values(), *others.values()]
+    states = [BackendState(entry, *(_probed(entry) if entry.probe else _state(entry))) for entry in entries]
+    return states + [BackendState(Entry(name, "", package=""), False, text) for name, text in failures.items()]
 
 
 def render_doctor(states: Iterable[BackendState], console: Console) -> None:
@@ -51,7 +54,8 @@ def render_doctor(states: Iterable[BackendState], console: Console) -> None:
 
 def _state(entry: Entry) -> tuple[bool, str]:
     missing = [name for name in entry.needs if find_spec(name) is None]
-    install = f'pip install "aligndbg[{entry.extra}]"' if entry.extra else "pip install --force-reinstall aligndbg"
+    package = entry.package
+    install = f'pip install "{package}[{entry.extra}]"' if entry.extra else f"pip install --force-reinstall {package}"
     if missing:
         return False, f"{entry.summary}: {', '.join(missing)} is not installed; {install}"
     failure = _import_failure(entry.needs)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg.backends.base import BaseBackend, check_array, check_names, checked_feeds, checked_overrides
+from aligndbg.core.errors import ModelError, UsageError, nearest
 from aligndbg.core.types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
 
 __all__ = ["MemoryBackend", "MemoryNode"]
@@ -34,7 +35,7 @@ class MemoryNode:
     scope: str = ""
 
 
-class MemoryBackend:
+class MemoryBackend(BaseBackend):
     """A model of MemoryNodes in execution order, with every capability.
 
     `inputs` gives each input's shape (float32), or a TensorInfo for another dtype; a dimension of None or a symbol is
@@ -114,36 +115,12 @@ class MemoryBackend:
     ) -> Iterator[tuple[str, Array]]:
         """As Backend.run; arguments are checked at once, the nodes run as the values are read."""
         wanted = dict.fromkeys(fetch)
-        changed = {name: np.asarray(value) for name, value in (overrides or {}).items()}
-        for name in wanted:
-            self._check_name(name, UsageError)
-        for name, array in changed.items():
-            self._check_name(name, FeedError)
-            self._check_array("override", name, array)
-        given = {name: np.asarray(array) for name, array in feeds.items()}
-        if not given and wanted.keys() <= self._constants.keys():
+        graph = self.graph()
+        check_names(graph, self._tensors, wanted, (), self.info.path)
+        changed = checked_overrides(graph, self._tensors, overrides, self.info.path)
+        if not feeds and wanted.keys() <= self._constants.keys():
             return iter([(name, self._constants[name].copy()) for name in wanted])
-        for name in self._inputs:
-            if name not in given:
-                raise FeedError(f"no feed for the input {name!r}", hint=f"inputs: {', '.join(self._inputs)}")
-        for name, array in given.items():
-            if name not in self._inputs:
-                raise FeedError(f"no input is named {name!r}", hint=nearest(name, self._inputs))
-            self._check_array("feed", name, array)
-        return self._run(given, wanted, changed)
-
-    def _check_name(self, name: str, error: type[UsageError]) -> None:
-        if name not in self._tensors:
-            raise error(f"there is no tensor {name!r}", context=self.info.path, hint=nearest(name, self._tensors))
-        if name in self._untapped:
-            raise UnsupportedError(f"{name!r} cannot be read or overridden: {self._untapped[name]}", context=name)
-
-    def _check_array(self, what: str, name: str, array: Array) -> None:
-        info = self._tensors[name]
-        if info.dtype and array.dtype.name != info.dtype:
-            raise FeedError(f"the {what} {name!r} is {array.dtype.name}, the tensor {info.dtype}")
-        if info.shape is not None and not _fits(array.shape, info.shape):
-            raise FeedError(f"the {what} {name!r} has shape {list(array.shape)}, the tensor {list(info.shape)}")
+        return self._run(checked_feeds(graph, feeds, self.info.path), wanted, changed)
 
     def _run(
         self, feeds: Mapping[str, Array], wanted: Mapping[str, None], overrides: Mapping[str, Array]
@@ -152,9 +129,7 @@ class MemoryBackend:
 
         def settle(name: str, own: Array) -> Iterator[tuple[str, Array]]:
             override = overrides.get(name, own)
-            if override.shape != own.shape or override.dtype != own.dtype:
-                fact = f"the override {name!r} is {override.dtype}{list(override.shape)}"
-                raise FeedError(f"{fact}, the tensor {own.dtype}{list(own.shape)}")
+            check_array(f"override of {name!r}", TensorInfo(name, own.shape, own.dtype.name), override, self.info.path)
             seen[name] = override.view()
             seen[name].flags.writeable = False
             if name in wanted:
@@ -185,11 +160,3 @@ class MemoryBackend:
         self._tensors[name] = TensorInfo(
             name, value.shape if info.shape is None else info.shape, info.dtype or value.dtype.name, info.quant
         )
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-def _fits(actual: tuple[int, ...], declared: Shape) -> bool:
-    pairs = zip(actual, declared, strict=False)
-    return len(actual) == len(declared) and all(not isinstance(d, int) or a == d for a, d in pairs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
-from aligndbg.backends.registry import REGISTRY, Entry, load_class
+from aligndbg.backends.base import BaseBackend, check_options
+from aligndbg.backends.registry import REGISTRY, Entry, entry_of, load, outside
 from aligndbg.backends.worker.client import WorkerBackend
 from aligndbg.core.errors import MissingDependencyError, ModelError, UsageError, nearest
 from aligndbg.core.types import Backend
@@ -48,18 +49,17 @@ def open_model(
             return model
         taken = _by_class(model)
         if taken is None:
-            raise UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+            raise _no_model(model)
         _check_needs(taken)
-        live: Backend = load_class(taken.target)(model, _known(defaults, taken))
+        live: Backend = _class_of(taken)(model, _known(defaults, taken))
         return live
     entry, target, options = _parse(model)
     _check_needs(entry)
-    cls = load_class(entry.target)  # light: a backend imports its runtime when it is made
-    _check_options(entry, cls, options, target)
+    cls = _class_of(entry)
+    check_options(entry.name, _options_of(entry, cls, target), options, target)
     options = _known(defaults, entry) | options
     if in_process or not entry.worker:
-        backend: Backend = cls(target, options)
-        return backend
+        return cast(Backend, cls(target, options))
     return cast(Backend, WorkerBackend(entry, target, options, timeout))
 
 
@@ -100,31 +100,65 @@ def absolute(model: str | os.PathLike[str]) -> str:
     return f"{text[:at]}{target}{mark}{query}"
 
 
+def _no_model(model: Any) -> UsageError:
+    """What to say of an object that is no backend, or not all of one."""
+    lacking = [name for name in vars(Backend) if not name.startswith("_") and not hasattr(model, name)]
+    if not {"graph", "run"} & {*lacking}:
+        fact = f"a {type(model).__name__} is no backend: it lacks {', '.join(lacking)}"
+        return UsageError(fact, hint="subclass aligndbg.backends.base.BaseBackend, which has what one need not write")
+    return UsageError(f"cannot open a {type(model).__name__} as a model", hint=_kinds())
+
+
 def _by_class(model: Any) -> Entry | None:
     """The backend that takes live objects of this class, found by name: its framework is loaded already."""
     names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(model).__mro__}
-    return next((entry for entry in REGISTRY.values() if names & set(entry.objects)), None)
+    for entries in _sources():
+        for entry in entries.values():
+            if names & set(entry.objects):
+                return entry
+    return None
+
+
+def _sources() -> Iterator[Mapping[str, Entry]]:
+    """Ours, and then those of other packages, which are looked for only where ours do not do."""
+    yield REGISTRY
+    yield outside()[0]
+
+
+def _class_of(entry: Entry) -> type[Any]:
+    """Light: a backend imports its runtime when it is made."""
+    try:
+        cls = load(entry.target)
+    except (ImportError, AttributeError) as error:
+        fact = f"the {entry.name} backend cannot be loaded: {error}"
+        raise UsageError(fact, hint=f"update {entry.package}, or install it again") from error
+    if not (isinstance(cls, type) and issubclass(cls, BaseBackend)):
+        fact = f"the {entry.name} backend cannot be used: {entry.target} is no subclass of BaseBackend"
+        raise UsageError(fact, hint="subclass aligndbg.backends.base.BaseBackend, which has what one need not write")
+    return cls
 
 
 def _known(defaults: Mapping[str, str] | None, entry: Entry) -> dict[str, str]:
-    options = getattr(load_class(entry.target), "OPTIONS", None) or {}
+    options = _class_of(entry).OPTIONS or {}
     return {name: value for name, value in (defaults or {}).items() if name in options}
 
 
 def _parse(model: str | os.PathLike[str]) -> tuple[Entry, str, dict[str, str]]:
     text = os.fspath(model)
     if isinstance(model, os.PathLike) or os.path.exists(text):  # a file of that very name wins
-        return _by_suffix(text), _existing(text), {}
+        return _placed(_by_path(text), text, {})
     prefixed = _PREFIX.fullmatch(text)
     target, _, query = (prefixed[2] if prefixed else text).partition("?")
     options = _parse_options(query, text)
     if not prefixed:
-        return _by_suffix(target), _existing(target), options
+        return _placed(_by_path(target), target, options)
     name = prefixed[1]
-    if name not in REGISTRY:
-        raise UsageError(f"unknown backend {name!r}", context=text, hint=nearest(name, REGISTRY))
-    entry = REGISTRY[name]
-    return entry, _existing(target) if target.lower().endswith(entry.suffixes) else target, options
+    entry = entry_of(name)
+    if entry is None:
+        raise UsageError(f"unknown backend {name!r}", context=text, hint=nearest(name, [*REGISTRY, *outside()[0]]))
+    file = target.lower().endswith((*entry.suffixes, *entry.companions.values()))
+    folder = bool(entry.folders) and os.path.isdir(target)
+    return _placed(entry, target, options) if file or folder else (entry, target, options)
 
 
 def _parse_options(query: str, text: str) -> dict[str, str]:
@@ -139,21 +173,79 @@ def _parse_options(query: str, text: str) -> dict[str, str]:
     return options
 
 
-def _by_suffix(path: str) -> Entry:
-    """The backend whose longest suffix the path ends with."""
-    found = [(suffix, entry) for entry in REGISTRY.values() for suffix in entry.suffixes]
-    fitting = [(len(suffix), entry) for suffix, entry in found if path.lower().endswith(suffix)]
-    if not fitting:
-        _existing(path)  # a missing file or a folder is the better thing to say
-        suffix = Path(path).suffix
-        fact = f"unknown kind of model {suffix!r}" if suffix else "the path does not say what kind of model it is"
-        raise UsageError(fact, context=path, hint=_kinds())
-    return max(fitting, key=lambda pair: pair[0])[1]
+def _by_path(path: str) -> Entry:
+    """The backend whose folder it is, else that whose longest suffix it ends with, its own or its companion's."""
+    lone: list[str] = []
+    for entries in _sources():
+        for entry in entries.values():
+            if os.path.isdir(path) and _marked(entry, path):
+                return entry
+        found = [
+            (len(end), entry) for entry in entries.values() for end in entry.suffixes if path.lower().endswith(end)
+        ]
+        for entry in entries.values():
+            for end, other in _companions(entry, path):
+                main = _main(path, end, other)
+                found += [(len(other), entry)] if os.path.exists(main) else []
+                lone.append(os.path.basename(main))
+        if found:
+            return max(found, key=lambda pair: pair[0])[1]
+    _existing(path)  # a missing file or a folder is the better thing to say
+    if lone:
+        raise _alone(" or ".join(lone), path)
+    suffix = Path(path).suffix
+    fact = f"unknown kind of model {suffix!r}" if suffix else "the path does not say what kind of model it is"
+    raise UsageError(fact, context=path, hint=_kinds())
+
+
+def _placed(entry: Entry, path: str, options: dict[str, str]) -> tuple[Entry, str, dict[str, str]]:
+    """What the backend is given: a folder or a file that is there, and as an option the companion that it has."""
+    if entry.folders and os.path.isdir(path):
+        if not _marked(entry, path):
+            hint = "give the folder that holds it"
+            raise ModelError(f"a folder without {' or '.join(entry.folders)}", context=path, hint=hint)
+        return entry, path, options
+    pairs = _companions(entry, path)
+    if not pairs:
+        return entry, _existing(path), options
+    _existing(path)
+    suffix, other = next((pair for pair in pairs if os.path.exists(_main(path, *pair))), pairs[0])
+    main, option = _main(path, suffix, other), other.removeprefix(".")
+    beside = path if path != main else options.get(option, main[: -len(suffix)] + other)
+    if option in options:
+        _existing(beside)
+    for part in (main, beside):
+        if not os.path.exists(part):
+            raise _alone(os.path.basename(part), path, f"{path}?{option}=FILE" if part == beside else "")
+    return entry, main, options | {option: beside}
+
+
+def _marked(entry: Entry, folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, marker)) for marker in entry.folders)
+
+
+def _companions(entry: Entry, path: str) -> list[tuple[str, str]]:
+    """The pairs of suffixes of which the path may be one half."""
+    return [(end, other) for end, other in entry.companions.items() if path.lower().endswith((end, other))]
+
+
+def _main(path: str, suffix: str, other: str) -> str:
+    return path if path.lower().endswith(suffix) else path[: -len(other)] + suffix
+
+
+def _alone(missing: str, path: str, spelled: str = "") -> ModelError:
+    hint = f"put it there{f', or say where it is: {spelled}' if spelled else ''}"
+    return ModelError(f"a model of two files, and {missing} is not beside it", context=path, hint=hint)
 
 
 def _kinds() -> str:
-    suffixes = ", ".join(suffix for entry in REGISTRY.values() for suffix in entry.suffixes)
-    return f"known kinds: {suffixes}; or write backend:target, with a backend of {', '.join(REGISTRY)}"
+    others, failures = outside()
+    entries = [*REGISTRY.values(), *others.values()]
+    kinds = [suffix for entry in entries for suffix in entry.suffixes]
+    kinds += [f"a folder with {marker}" for entry in entries for marker in entry.folders]
+    names = ", ".join(entry.name for entry in entries)
+    known = f"known kinds: {', '.join(kinds)}; or write backend:target, with a backend of {names}"
+    return "; ".join([known, *failures.values()])
 
 
 def _existing(path: str) -> str:
@@ -173,19 +265,15 @@ def _existing(path: str) -> str:
 def _check_needs(entry: Entry) -> None:
     missing = [need for need in entry.needs if importlib.util.find_spec(need) is None]
     if missing:
-        what = f"aligndbg[{entry.extra}]" if entry.extra else "aligndbg"
+        what = f"{entry.package}[{entry.extra}]" if entry.extra else entry.package
         raise MissingDependencyError(
             f"the {entry.name} backend needs {' and '.join(missing)}, not installed here",
             hint=f'pip install "{what}"',
         )
 
 
-def _check_options(entry: Entry, cls: Any, options: Mapping[str, str], target: str) -> None:
-    known: Mapping[str, str] | None = getattr(cls, "OPTIONS", None)
-    if known is None:
+def _options_of(entry: Entry, cls: type[BaseBackend], target: str) -> Mapping[str, str]:
+    if cls.OPTIONS is None:
         hint = "call aligndbg from Python, with the object in place of the path"
         raise UsageError(f"a {entry.name} model is made in Python and passed as an object", context=target, hint=hint)
-    for name in options:
-        if name not in known:
-            hint = nearest(name, known) if known else "it takes none"
-            raise UsageError(f"the {entry.name} backend has no option {name!r}", context=target, hint=hint)
+    return cls.OPTIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from aligndbg.backends.base import BaseBackend
 from aligndbg.core.errors import UnsupportedError
 from aligndbg.core.types import Array, Graph, ModelInfo, Trace
 from aligndbg.trace.reader import read_trace
@@ -12,10 +13,10 @@ from aligndbg.trace.reader import read_trace
 __all__ = ["RecordedBackend"]
 
 
-class RecordedBackend:
+class RecordedBackend(BaseBackend):
     """An .npz or .safetensors file of tensors by name, ours or anyone's. Raises what `read_trace` does."""
 
-    OPTIONS: ClassVar[dict[str, str]] = {}
+    OPTIONS: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, target: str, options: Mapping[str, str]) -> None:
         self._trace = read_trace(target)
@@ -39,6 +40,3 @@ class RecordedBackend:
             context=self.info.path,
             hint="give the model file itself where its layers have to be run again",
         )
-
-    def close(self) -> None:
-        """Nothing to release: values that were read stay valid."""

@@ -78,4 +78,4 @@ class Clock:
                 self.memory[name] = max(self.memory.get(name, 0), peak)
 
     def _pids(self) -> list[int]:
-        return [os.getpid(), *(pid for side in self.sides if (pid := getattr(side, "pid", None)))]
+        return [os.getpid(), *(pid for side in self.sides if (pid := side.pid))]

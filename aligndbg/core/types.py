@@ -34,8 +34,6 @@ __all__ = [
     "Unmatched",
     "UnmatchedClass",
     "Verdict",
-    "bound",
-    "release",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -266,6 +264,10 @@ class Backend(Protocol):
     Raises FeedError for a missing, unknown or misshapen feed or override, UsageError for an unknown fetch,
     UnsupportedError for one that cannot be tapped or overridden (its name is then the error's `context`), ModelError
     when the runtime refuses the model.
+
+    `release` lets go of what is kept from one run to the next, `bound` says how many bytes may be held of overrides,
+    and of what is computed at a time, `pid` is that of the model's own process. `backends.base` has them for those that
+    have nothing to do there.
     """
 
     @property
@@ -273,6 +275,9 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]: ...
+
+    @property
+    def pid(self) -> int | None: ...
 
     def graph(self) -> Graph: ...
 
@@ -283,21 +288,11 @@ class Backend(Protocol):
         overrides: Mapping[str, Array] | None = None,
     ) -> Iterator[tuple[str, Array]]: ...
 
+    def release(self) -> None: ...
+
+    def bound(self, nbytes: int) -> None: ...
+
     def close(self) -> None: ...
-
-
-def release(backend: Backend) -> None:
-    """Lets go of what a backend keeps from one run to the next; those that keep nothing lack the method."""
-    let_go = getattr(backend, "release", None)
-    if let_go is not None:
-        let_go()
-
-
-def bound(backend: Backend, nbytes: int) -> None:
-    """How many bytes a backend may hold of overrides, and of what it computes at a time; not all have the method."""
-    limit = getattr(backend, "bound", None)
-    if limit is not None:
-        limit(nbytes)
 
 
 @dataclass(frozen=True)

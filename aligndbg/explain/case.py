@@ -42,6 +42,8 @@ class OutOfTimeError(Exception):
 class SideRun:
     """What is known of one side: its graph, what it computed, what it was fed, and how to read its constants.
 
+    `backend` is the one that gave the graph, of a recorded trace too.
+
     `feeds` are those of the isolated run. `fixed` are constants replaced in it (weights on a quantized grid).
     """
 
@@ -51,6 +53,7 @@ class SideRun:
     read: Callable[[Sequence[str]], Mapping[str, Array]]
     fixed: Mapping[str, Array] = field(default_factory=dict)
     path: str = ""
+    backend: str = ""
 
     def value(self, name: str) -> Array | None:
         if name in self.values:
@@ -281,9 +284,8 @@ def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | st
     """The region as a program that gives what the runtime gave; or why there is none."""
     own = half.own
     try:
-        program = canonical_program(
-            own.graph, half.nodes, list(half.feeds), half.output, {**constants, **own.fixed}, _shapes(own, constants)
-        )
+        known, shapes = {**constants, **own.fixed}, _shapes(own, constants)
+        program = canonical_program(own.backend, own.graph, half.nodes, list(half.feeds), half.output, known, shapes)
         made = own.real(half.output, program.run(half.feeds)[0])
         apart = _apart(own, half.output, made, half.value)
     except CannotEvaluateError as error:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from aligndbg.backends.registry import REGISTRY, load
 from aligndbg.canonical.evaluate import as_model
 from aligndbg.core.errors import UsageError
 from aligndbg.core.jsonable import plain_value
 from aligndbg.core.types import Array, Backend, Cause, Fault
-from aligndbg.explain.case import Case, Context, make_case
+from aligndbg.explain.case import Case, Context, Half, make_case
 
 __all__ = ["write_repro"]
 
 
+NEEDS = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}  # kinds of file that the script can run
 MOST = 3  # faults; what is after the third is more of the same
 
 SCRIPT = '''"""{title}
@@ -102,6 +104,7 @@ def write_repro(
 
 def _write(target: Path, case: Case, fault: Fault, sides: Mapping[str, Backend]) -> None:
     tensors: dict[str, Array] = {}
+    runtimes: list[str] = []
     layout = case.pair.layout
     about: dict[str, object] = {"layout": {"from_shape": layout.from_shape, "permutation": layout.permutation}}
     for side, backend in sides.items():
@@ -109,11 +112,11 @@ def _write(target: Path, case: Case, fault: Fault, sides: Mapping[str, Backend])
         keys = {name: f"{side}{k}" for k, name in enumerate(half.stored)}
         tensors |= {keys[name]: value for name, value in half.stored.items()}
         tensors[f"{side}_output"] = half.value
-        cut, runtime = CUTS.get(backend.info.backend, (None, ""))
-        content = cut(case, side, backend) if cut is not None and "run" in backend.capabilities else None
+        content, runtime = _cut(half, backend) if "run" in backend.capabilities else (None, "")
         name = f"{side}.{runtime}"
         if content is not None:
             (target / name).write_bytes(content)
+            runtimes.append(runtime)
         quant = half.own.quant(half.output)
         about[side] = {
             "file": name if content is not None else None,
@@ -130,11 +133,10 @@ def _write(target: Path, case: Case, fault: Fault, sides: Mapping[str, Backend])
     about["cause"] = fault.cause
     (target / "about.json").write_text(json.dumps(plain_value(about), indent=1) + "\n", encoding="utf-8")
     cause = fault.cause or Cause("unexplained", "")
-    needs = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "onnxruntime"}
     script = SCRIPT.format(
         title=_quoted(f"{fault.reference_op} {fault.reference} against {fault.candidate_op} {fault.candidate}"),
         summary=_quoted(f"{cause.kind}: {cause.summary}"),
-        needs=", ".join(dict.fromkeys(needs.get(b.info.backend, "nothing else") for b in sides.values())),
+        needs=", ".join(dict.fromkeys(NEEDS[runtime] for runtime in runtimes)) or "nothing else",
     )
     (target / "repro.py").write_text(script, encoding="utf-8")
 
@@ -144,26 +146,13 @@ def _quoted(text: str) -> str:
     return "".join(ch if ch.isprintable() and ch not in '"\\' else f"<{ord(ch):02x}>" for ch in text)
 
 
-def _cut_onnx(case: Case, side: str, backend: Backend) -> bytes | None:
-    half = case.half(side)
+def _cut(half: Half, backend: Backend) -> tuple[bytes | None, str]:
+    """One side as a file, and the runtime that takes it: its own where it can be cut, else ONNX Runtime."""
+    entry = REGISTRY.get(backend.info.backend)
+    if entry is not None and entry.cut and entry.name in NEEDS:
+        nodes = {n.name for n in half.nodes}
+        return load(entry.cut)(backend.info.path, nodes, list(half.stored), half.output), entry.name
     if half.program is None:
-        return None
+        return None, ""
     constants = {k: v for k, v in half.program.constants.items() if any(k in s.inputs for s in half.program.steps)}
-    return as_model(half.program.steps, half.stored, constants, [half.output], half.program.opset)
-
-
-def _cut_tflite(case: Case, side: str, backend: Backend) -> bytes | None:
-    from aligndbg.backends.tflite.edit import part
-    from aligndbg.backends.tflite.file import TfliteModel, map_file
-
-    half = case.half(side)
-    model = TfliteModel(backend.info.path, map_file(backend.info.path))
-    return part(model, {n.name for n in half.nodes}, list(half.stored), half.output)
-
-
-# By backend: how a side is cut out, and what runs the file. A torch module is written in its canonical form.
-CUTS: Mapping[str, tuple[Callable[[Case, str, Backend], bytes | None], str]] = {
-    "onnx": (_cut_onnx, "onnx"),
-    "tflite": (_cut_tflite, "tflite"),
-    "torch": (_cut_onnx, "onnx"),
-}
+    return as_model(half.program.steps, half.stored, constants, [half.output], half.program.opset), "onnx"

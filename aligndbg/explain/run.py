@@ -102,4 +102,6 @@ def _side(backend: Backend, captured: Captured, feeds: Mapping[str, Array] | Non
 
     fed = (replay.feeds if replay else feeds) or {}
     fixed = replay.weights if replay else {}
-    return SideRun(captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path)
+    return SideRun(
+        captured.trace.graph, captured.trace.values, fed, read, fixed, backend.info.path, captured.trace.info.backend
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Trace, bound, release
+from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Trace
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
@@ -23,7 +23,7 @@ from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import basis_of
-from aligndbg.verdict.checks import blind_spots, check_warnings, clipped_ranges, repeat_and_observe
+from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
 
 __all__ = ["Settings", "diff_once"]
@@ -114,7 +114,7 @@ class _Run:
     def done(self, *sides: Backend) -> None:
         """The next run of these needs another session: both models' need not be there at once."""
         for side in sides if not self.settings.repeated else ():
-            release(side)
+            side.release()
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _Explained:
 def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
     share = (settings.budget if settings.budget is not None else _default_memory()) // STORES
     for side in (ref, cand):
-        bound(side, share)
+        side.bound(share)
 
     def new_store(nbytes: int | None = None) -> Store:
         return stack.enter_context(_closing(Store(share if nbytes is None else nbytes)))

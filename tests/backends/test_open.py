@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aligndbg.backends import open as _open
+from aligndbg.backends.base import BaseBackend
 from aligndbg.backends.memory import MemoryBackend
 from aligndbg.backends.onnx.backend import OnnxBackend
 from aligndbg.backends.open import open_model
@@ -20,7 +22,7 @@ from aligndbg.backends.recorded import RecordedBackend
 from aligndbg.backends.registry import REGISTRY, Entry
 from aligndbg.backends.worker.client import WorkerBackend
 from aligndbg.core.errors import AligndbgError, MissingDependencyError, ModelError, UsageError
-from aligndbg.core.types import Backend
+from aligndbg.core.types import Backend, ModelInfo
 
 
 @pytest.fixture
@@ -160,10 +162,10 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_longest_suffix_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
-    def choose(entry: Entry, *_: object) -> None:
-        chosen.append(entry.name)
+    def choose(backend: str, *_: object) -> None:
+        chosen.append(backend)
 
-    monkeypatch.setattr(_open, "_check_options", choose)
+    monkeypatch.setattr(_open, "check_options", choose)
     monkeypatch.setitem(REGISTRY, "short", Entry("short", REGISTRY["onnx"].target, (".model",)))
     monkeypatch.setitem(REGISTRY, "long", Entry("long", REGISTRY["onnx"].target, (".big.model",)))
     for name in ("a.model", "a.big.model"):
@@ -171,6 +173,78 @@ def test_the_longest_suffix_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         opened(name)
         Path(name).rename("relu.onnx")
     assert chosen == ["short", "long"]
+
+
+class Told(BaseBackend):
+    """Tells what it was opened with."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {"bin": "the weights"}
+    capabilities = frozenset({"graph"})
+
+    def __init__(self, target: str, options: Mapping[str, str]) -> None:
+        self.info = ModelInfo(target, "told", options=dict(options))
+
+
+@pytest.fixture
+def two_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backends of a folder, and of two kinds of two files that share the second suffix."""
+    told = f"{__name__}:Told"
+    for name, end in (("one", ".graph"), ("other", ".net")):
+        monkeypatch.setitem(REGISTRY, name, Entry(name, told, (end,), companions={end: ".bin"}))
+    monkeypatch.setitem(REGISTRY, "whole", Entry("whole", told, folders=("saved.pb", "saved.txt")))
+    for file in ("a.graph", "a.bin", "b.net", "b.bin", "lone.net", "alone.bin", "w.bin"):
+        Path(file).touch()
+    Path("saved").mkdir()
+    Path("saved/saved.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "weights"),
+    [
+        ("a.graph", "a.graph", "a.bin"),
+        ("a.bin", "a.graph", "a.bin"),
+        ("b.bin", "b.net", "b.bin"),
+        (Path("b.bin"), "b.net", "b.bin"),
+        ("other:b.bin", "b.net", "b.bin"),
+        ("lone.net?bin=w.bin", "lone.net", "w.bin"),
+        ("saved", "saved", None),
+        ("whole:saved/", "saved/", None),
+    ],
+)
+@pytest.mark.usefixtures("two_files")
+def test_folders_and_files_with_companions(model: str | Path, path: str, weights: str | None) -> None:
+    backend = opened(model)
+    assert (backend.info.path, backend.info.options.get("bin")) == (path, weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "fact", "hint"),
+    [
+        ("lone.net", "lone.bin is not beside it", "say where it is: lone.net?bin=FILE"),
+        ("alone.bin", "alone.graph or alone.net is not beside it", "put it there"),
+        ("one:alone.bin", "alone.graph is not beside it", "put it there"),
+        ("lone.net?bin=no.bin", "no such file", "w.bin"),
+        ("c.net", "no such file", "b.net"),
+        ("c.bin", "no such file", "a.bin"),
+        ("whole:sub.onnx", "a folder without saved.pb or saved.txt", "holds it"),
+    ],
+)
+@pytest.mark.usefixtures("two_files")
+def test_companions_that_are_missing(model: str, fact: str, hint: str) -> None:
+    with pytest.raises(ModelError, match=fact) as caught:
+        opened(model)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("no_such_module:C", "cannot be loaded"), ("pathlib:Path", "no subclass of BaseBackend")],
+)
+def test_a_class_that_is_no_backend(folder: Path, monkeypatch: pytest.MonkeyPatch, target: str, says: str) -> None:
+    monkeypatch.setitem(REGISTRY, "odd", Entry("odd", target, (".odd",)))
+    Path("a.odd").touch()
+    with pytest.raises(UsageError, match=says):
+        opened("a.odd")
 
 
 @pytest.mark.parametrize("make", [open_model, opened])

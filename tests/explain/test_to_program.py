@@ -11,7 +11,7 @@ import pytest
 import aligndbg
 from aligndbg.backends.tflite.to_onnx import same_pads
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step, evaluate
-from aligndbg.core.types import Graph, Node, Trace
+from aligndbg.core.types import Graph, Node, TensorInfo, Trace
 from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.to_program import canonical_program
@@ -67,7 +67,7 @@ def test_each_operator_alone(fixtures: Path, name: str) -> None:
         def shape(tensor: str, stored: dict[str, Array] = stored) -> tuple[int, ...]:
             return tuple((stored.get(tensor) if tensor in stored else trace.values[tensor]).shape)  # type: ignore[union-attr]
 
-        program = canonical_program(graph, [node], list(feeds), node.outputs[0], stored, shape)
+        program = canonical_program(trace.info.backend, graph, [node], list(feeds), node.outputs[0], stored, shape)
         for form in (program, plain_form(program, feeds)):
             made = real(graph, node.outputs[0], form.run(feeds)[0])
             value = real(graph, node.outputs[0], trace.values[node.outputs[0]])
@@ -95,3 +95,14 @@ def test_what_cannot_be_run_says_why() -> None:
         evaluate([Step("Nonsense", ("x",), ("y",))], {"x": x}, ["y"], 17)
     with pytest.raises(CannotEvaluateError):
         evaluate([Step("MatMul", ("x", "w"), ("y",))], {"x": x, "w": np.ones((3, 2), np.float32)}, ["y"], 17)
+
+
+def test_an_operator_means_what_its_own_backend_says() -> None:
+    """Two runtimes have one word for two things; a recorded trace is of the backend that it was recorded from."""
+    graph = Graph(tensors={n: TensorInfo(n, (2,), "float32") for n in "xy"}, inputs=("x",), outputs=("y",))
+    node = Node("LOGISTIC", "n", ("x",), ("y",))
+    made = canonical_program("tflite", graph, [node], ["x"], "y", {}, lambda _: (2,))
+    assert [step.op for step in made.steps] == ["Sigmoid"]
+    for backend in ("torch", "memory", "nowhere"):
+        with pytest.raises(CannotEvaluateError, match="LOGISTIC has no canonical form"):
+            canonical_program(backend, graph, [node], ["x"], "y", {}, lambda _: (2,))

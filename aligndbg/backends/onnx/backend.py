@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from aligndbg.backends.base import (
+    BaseBackend,
+    Kept,
+    check_names,
+    check_options,
+    checked_feeds,
+    checked_overrides,
+    choice,
+    count,
+    digest,
+    sessions_kept,
+)
 from aligndbg.backends.onnx.edit import constant_part, tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import NOT_TENSORS, build_graph
@@ -28,7 +38,7 @@ from aligndbg.backends.onnx.session import (
     to_ort,
 )
 from aligndbg.backends.segments import share
-from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg.core.errors import ModelError, UnsupportedError
 from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
 
 if TYPE_CHECKING:
@@ -38,8 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["OnnxBackend"]
 
 
-RUNS_KEPT = 2
-LARGE_FILE = 64 << 20  # bytes of weights from which only the last run is kept: each packs its own copy
 WIDENED = ("float16", "bfloat16")  # on a CPU ORT keeps these as float32 between nodes: a cut would round them
 
 
@@ -50,7 +58,7 @@ class _Run(NamedTuple):
     stand_ins: Mapping[str, str]
 
 
-class OnnxBackend:
+class OnnxBackend(BaseBackend):
     """One .onnx file in ONNX Runtime: graph, run and override.
 
     With `graph_optimization` above `disable`, the graph is the one ONNX Runtime optimizes to, saved once and then run
@@ -59,7 +67,7 @@ class OnnxBackend:
     Raises UsageError for an unknown option or value, ModelError for a file that cannot be read.
     """
 
-    OPTIONS: ClassVar[dict[str, str]] = {
+    OPTIONS: ClassVar[Mapping[str, str]] = {
         "graph_optimization": "disable (default), basic, extended or all: how far ONNX Runtime may rewrite the graph",
         "provider": "cpu (default), cuda, ...: the execution provider, by short or full name",
         "threads": "a number (default 0: as many as ONNX Runtime chooses)",
@@ -67,22 +75,19 @@ class OnnxBackend:
     capabilities = frozenset({"graph", "run", "override"})
 
     def __init__(self, target: str, options: Mapping[str, str]) -> None:
-        for name in options:
-            if name not in self.OPTIONS:
-                raise UsageError(f"unknown option {name!r} of an ONNX model", hint=nearest(name, self.OPTIONS))
-        self._level = _choice("graph_optimization", options.get("graph_optimization", "disable"), LEVELS)
+        check_options("onnx", self.OPTIONS, options)
+        self._level = choice(options, "graph_optimization", "disable", LEVELS)
         self._provider = resolve_provider(options.get("provider", "cpu"))
-        self._threads = _count("threads", options.get("threads", "0"))
+        self._threads = count(options, "threads", 0)
         opened = {"graph_optimization": self._level, "provider": self._provider, "threads": str(self._threads)}
         self.info = ModelInfo(target, "onnx", f"onnxruntime {runtime().__version__}", opened)
         self._path = target
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._runs: OrderedDict[object, _Run] = OrderedDict()
         self._seen_bytes: dict[str, int] = {}
-        self._bound: int | None = None
         self._model = OnnxModel(target)
         if self._level != "disable":
             self._model = self._optimized()
+        self._runs: Kept[_Run] = Kept(sessions_kept(self._model.weight_bytes))
         self._graph: Graph | None = None
         self._rank: dict[str, int] = {}
 
@@ -106,23 +111,12 @@ class OnnxBackend:
         When only graph outputs are fetched and nothing is overridden, the file runs as it is, without taps.
         """
         graph = self.graph()
-        overrides = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-        names = sorted(set(fetch), key=lambda name: self._position(name, "fetch"))
-        for name in names:
-            self._refuse_untapped(name)
-        for name, array in overrides.items():
-            self._position(name, "override")
-            self._refuse_untapped(name)
-            _check(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array)
+        check_names(graph, self._rank, fetch, (), self._path)
+        changed = checked_overrides(graph, self._rank, overrides, self._path)
+        names = sorted(set(fetch), key=self._rank.__getitem__)
         without_feeds = bool(graph.inputs) and not feeds and all(name in graph.constants for name in names)
-        arrays = {} if without_feeds else self._checked_feeds(feeds)
-        return self._values(names, arrays, overrides, without_feeds)
-
-    def bound(self, nbytes: int) -> None:
-        """As `aligndbg.core.types.bound`: segments are no larger. Sessions of others are dropped."""
-        if share(nbytes) != share(self._bound):
-            self.release()
-        self._bound = nbytes
+        arrays = {} if without_feeds else self._checked(feeds)
+        return self._values(names, arrays, changed, without_feeds)
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""
@@ -130,7 +124,7 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Drops the sessions and the temporary files."""
-        self._runs.clear()
+        self.release()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -161,37 +155,13 @@ class OnnxBackend:
         self._seen_bytes[name] = array.nbytes
         return array.copy() if again else array  # the reader may write into it
 
-    def _position(self, name: str, what: str) -> int:
-        self.graph()
-        if name in self._rank:
-            return self._rank[name]
-        self._refuse_untapped(name)
-        raise UsageError(f"cannot {what} {name!r}: there is no such tensor", context=self._path, hint=self._near(name))
-
-    def _near(self, name: str) -> str:
-        return nearest(name, self._rank)
-
-    def _refuse_untapped(self, name: str) -> None:
-        reason = self.graph().untapped.get(name)
-        if reason:
-            raise UnsupportedError(f"it cannot be fetched or overridden: it is {reason}", context=name)
-
-    def _checked_feeds(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         graph = self.graph()
-        for name in feeds:
-            if name not in graph.inputs:
-                constant = " (it is a constant: override it instead)" if name in graph.constants else ""
-                raise FeedError(f"no input is called {name!r}{constant}", hint=nearest(name, graph.inputs))
-        arrays = {}
         for name in graph.inputs:
-            info = graph.tensors.get(name, TensorInfo(name))
-            if info.dtype in ("sequence", "optional", "map"):
-                raise UnsupportedError(f"input {name!r} is of {info.dtype} type; only tensors can be fed")
-            if name not in feeds:
-                raise FeedError(f"input {name!r} is missing: expected {_spell(info.dtype, info.shape)}")
-            arrays[name] = np.asarray(feeds[name])
-            _check(f"input {name!r}", info, arrays[name])
-        return arrays
+            kind = graph.tensors.get(name, TensorInfo(name)).dtype
+            if kind in ("sequence", "optional", "map"):
+                raise UnsupportedError(f"input {name!r} is of {kind} type; only tensors can be fed")
+        return checked_feeds(graph, feeds, self._path)
 
     def _run_of(
         self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[str, Array], without_feeds: bool
@@ -201,12 +171,9 @@ class OnnxBackend:
         sizes = self._sizes(feeds)
         large = sum(sizes.get(name, 0) for name in heads) // share(self._bound)  # it was cut for as much
         key = (plain, tuple(heads), self._override_key(overrides), without_feeds, large)
-        if key not in self._runs:
-            while len(self._runs) >= self._room():  # the oldest goes before the new one takes memory
-                self._runs.popitem(last=False)
-            self._runs[key] = self._plain(heads) if plain else self._tapped(heads, feeds, overrides, without_feeds)
-        self._runs.move_to_end(key)
-        return self._runs[key]
+        return self._runs.get_or_make(
+            key, lambda: self._plain(heads) if plain else self._tapped(heads, feeds, overrides, without_feeds)
+        )
 
     def _plain(self, heads: list[str]) -> _Run:
         def make(_: onnx.ModelProto) -> Session:
@@ -225,7 +192,7 @@ class OnnxBackend:
             sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
             segments = cut_graph(edited.proto.graph, sizes, share(self._bound), self.graph().constants, self._passable)
         make = partial(self._make, held=edited.held)
-        return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._room() > 1), edited.stand_ins)
+        return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._runs.most > 1), edited.stand_ins)
 
     def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each tensor as far as known; of a weight twice, as kernels pack it."""
@@ -235,15 +202,12 @@ class OnnxBackend:
         info = self.graph().tensors.get(name)
         return info is not None and info.dtype not in ("", *NOT_TENSORS, *WIDENED)
 
-    def _override_key(self, overrides: Mapping[str, Array]) -> frozenset[tuple[str, str, str]]:
+    def _override_key(self, overrides: Mapping[str, Array]) -> frozenset[tuple[str, str, bytes]]:
         """Names and dtypes; for constants the values, too, since they become part of the session."""
         fixed = self._model.fixed()
         return frozenset(
-            (name, array.dtype.name, _digest(array) if name in fixed else "") for name, array in overrides.items()
+            (name, array.dtype.name, digest(array) if name in fixed else b"") for name, array in overrides.items()
         )
-
-    def _room(self) -> int:
-        return 1 if self._model.weight_bytes > LARGE_FILE else RUNS_KEPT
 
     def _make(self, proto: onnx.ModelProto, *, held: Mapping[str, Array], prepack: bool = True) -> Session:
         """A session of a proto with placeholders, for what the file holds and for `held`."""
@@ -298,37 +262,3 @@ class OnnxBackend:
             level=self._level,
             save_to=save_to,
         )
-
-
-def _digest(array: Array) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def _choice(option: str, value: str, known: Mapping[str, Any]) -> str:
-    if value not in known:
-        raise UsageError(f"{option}={value!r} is not known", hint=f"one of {', '.join(known)}")
-    return value
-
-
-def _count(option: str, value: str) -> int:
-    if not value.isdecimal():
-        raise UsageError(f"{option}={value!r} is not a number", hint=f"for example {option}=4")
-    return int(value)
-
-
-def _spell(dtype: str, shape: Sequence[int | str | None] | None) -> str:
-    dims = "of any shape" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
-    return f"{dtype or 'any type'} {dims}"
-
-
-def _check(what: str, info: TensorInfo, array: Array) -> None:
-    """Raises FeedError unless the array has the dtype and, where known, the shape of the tensor."""
-    dtype = "string" if array.dtype.kind in "OUS" else array.dtype.name
-    fits = not info.dtype or dtype == info.dtype
-    if info.shape is not None:
-        fits = fits and len(info.shape) == array.ndim
-        pairs = zip(info.shape, array.shape, strict=False)
-        fits = fits and all(size == known for known, size in pairs if isinstance(known, int))
-    if not fits:
-        expected = _spell(info.dtype, info.shape)
-        raise FeedError(f"{what}: expected {expected}, got {_spell(dtype, array.shape)}")

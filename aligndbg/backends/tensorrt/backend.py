@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from aligndbg.backends.base import BaseBackend, Kept, check_names, check_options, checked_feeds, checked_overrides
 from aligndbg.backends.tensorrt.build import OPTIONS, Settings, build
 from aligndbg.backends.tensorrt.file import (
     deserialize,
@@ -21,8 +21,8 @@ from aligndbg.backends.tensorrt.file import (
 from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import find_library, make_log
 from aligndbg.backends.tensorrt.session import execute, require_device
-from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
+from aligndbg.core.types import Array, Graph, ModelInfo
 
 __all__ = ["TensorrtBackend"]
 
@@ -33,16 +33,17 @@ MARKED_FAILS = "does it build with ?strategy=outputs, or with none?"
 UNMARKED_FAILS = "this is the engine without marks, to compare with: --no-checks does without it"
 
 
-class TensorrtBackend:
+class TensorrtBackend(BaseBackend):
     """`trt:a.onnx` (built here, every tensor exposed) or an .engine/.plan file (outputs, and what it was marked for).
 
     Raises UsageError for an option that this version of TensorRT does not know, MissingDependencyError without a
     TensorRT, ModelError for a file that it refuses, and, at `run`, where there is no GPU.
     """
 
-    OPTIONS: ClassVar[dict[str, str]] = OPTIONS
+    OPTIONS = OPTIONS
 
     def __init__(self, target: str, options: Mapping[str, str]) -> None:
+        check_options("trt", self.OPTIONS, options)
         finished = target.lower().endswith(PLANS)
         plan = read_plan(target) if finished else None
         if plan is not None and set(options) - {"library"}:
@@ -52,7 +53,7 @@ class TensorrtBackend:
         self._log = make_log(self._library)
         self._plan = plan
         self._source = None if plan else OnnxSource(target, self._library, self._log, self._settings)
-        self._engines: OrderedDict[Any, Any] = OrderedDict()
+        self._engines: Kept[Any] = Kept(ENGINES_KEPT)
         self._graph: Graph | None = None
         shown = {} if finished else {"strategy": self._settings.strategy, "precision": self._settings.precision}
         self.info = ModelInfo(target, "trt", self._library.text, {**shown, **options})
@@ -90,18 +91,15 @@ class TensorrtBackend:
         the largest difference is the option `observer_effect` of `info`.
         """
         graph = self.graph()
-        changed = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-        if changed and not self._overridable:
+        if overrides and not self._overridable:
             raise UnsupportedError("a finished engine cannot be overridden", hint="give trt:model.onnx to build one")
         rank = {name: i for i, name in enumerate(self._known(graph))}
-        for name in (*fetch, *changed):
-            self._check_name(graph, name, rank, "override" if name in changed else "fetch")
-        for name, array in changed.items():
-            _check(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array)
+        check_names(graph, rank, fetch, (), self.info.path)
+        changed = checked_overrides(graph, rank, overrides, self.info.path)
         names = sorted(set(fetch), key=rank.__getitem__)
         given: dict[str, Array] = {}
         if feeds or not all(name in graph.constants for name in names):
-            given = self._checked(graph, feeds)
+            given = checked_feeds(graph, feeds, self.info.path)
         return self._values(graph, names, given, changed)
 
     def close(self) -> None:
@@ -149,18 +147,16 @@ class TensorrtBackend:
     def _engine(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
         """The engine for these shapes, marks and overrides; the last few are kept, since building takes long."""
         key = () if self._source is None else self._source.key(feeds, marked, overrides)
-        if key not in self._engines:
-            require_device()  # a build takes long, and could not be loaded
-            if self._source is None:
-                assert self._plan is not None
-                data, built_with = self._plan.data, self._plan.text
-            else:
-                data, built_with = self._build(feeds, marked, overrides), self._library.text
-            self._engines[key] = deserialize(self._library.trt, self._log, data, self._library.text, built_with)
-            while len(self._engines) > ENGINES_KEPT:
-                self._engines.popitem(last=False)
-        self._engines.move_to_end(key)
-        return self._engines[key][0]
+        return self._engines.get_or_make(key, lambda: self._loaded(feeds, marked, overrides))[0]
+
+    def _loaded(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
+        require_device()  # a build takes long, and could not be loaded
+        if self._source is None:
+            assert self._plan is not None
+            data, built_with = self._plan.data, self._plan.text
+        else:
+            data, built_with = self._build(feeds, marked, overrides), self._library.text
+        return deserialize(self._library.trt, self._log, data, self._library.text, built_with)
 
     def _build(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
         assert self._source is not None
@@ -195,38 +191,6 @@ class TensorrtBackend:
     def _known(self, graph: Graph) -> dict[str, None]:
         produced = (name for node in graph.nodes for name in node.outputs if name)
         return dict.fromkeys((*graph.inputs, *sorted(graph.constants), *produced))
-
-    def _check_name(self, graph: Graph, name: str, known: Mapping[str, int], what: str) -> None:
-        if name in graph.untapped:
-            raise UnsupportedError(
-                f"{name!r} cannot be fetched or overridden: {graph.untapped[name]}", context=self.info.path
-            )
-        if name not in known:
-            fact = f"cannot {what} {name!r}: there is no such tensor"
-            raise UsageError(fact, context=self.info.path, hint=nearest(name, known))
-
-    def _checked(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        for name in feeds:
-            if name not in graph.inputs:
-                raise FeedError(f"no input is called {name!r}", hint=nearest(name, graph.inputs))
-        arrays = {}
-        for name in graph.inputs:
-            if name not in feeds:
-                raise FeedError(f"input {name!r} is missing", hint=f"inputs: {', '.join(graph.inputs)}")
-            arrays[name] = np.asarray(feeds[name])
-            _check(f"input {name!r}", graph.tensors[name], arrays[name])
-        return arrays
-
-
-def _check(what: str, info: TensorInfo, array: Array) -> None:
-    """Raises FeedError unless the array has the dtype and the shape of the tensor, as far as they are known."""
-    if info.dtype and array.dtype.name != info.dtype:
-        raise FeedError(f"{what}: expected {info.dtype}, got {array.dtype.name}")
-    if info.shape is not None:
-        sizes = zip(info.shape, array.shape, strict=False)
-        if len(info.shape) != array.ndim or any(isinstance(a, int) and a != b for a, b in sizes):
-            shown = ", ".join("?" if size is None else str(size) for size in info.shape)
-            raise FeedError(f"{what}: expected the shape [{shown}], got {list(array.shape)}")
 
 
 def _apart(one: Array, other: Array) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligndbg.backends.base import choice, count
 from aligndbg.backends.tensorrt.library import Library
 from aligndbg.backends.tensorrt.session import Device
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError, nearest
@@ -47,14 +48,13 @@ class Settings:
     @classmethod
     def parse(cls, options: Mapping[str, str], library: Library) -> Settings:
         """Raises UsageError for a value that is not known, or not to this version, saying what to do instead."""
-        strategy, precision = options.get("strategy", "debug"), options.get("precision", "fp32")
-        for name, value, known in (("strategy", strategy, STRATEGIES), ("precision", precision, PRECISIONS)):
-            if value not in known:
-                raise UsageError(f"{name}={value!r} is not known", hint=f"one of {', '.join(known)}")
-        level = _number("optimization_level", options.get("optimization_level"))
+        strategy = choice(options, "strategy", "debug", STRATEGIES)
+        precision = choice(options, "precision", "fp32", PRECISIONS)
+        level, workspace = (
+            count(options, name, 0) if name in options else None for name in ("optimization_level", "workspace")
+        )
         if level is not None and level > 5:
             raise UsageError(f"optimization_level={level} is over 5", hint="0 to 5")
-        workspace = _number("workspace", options.get("workspace"))
         flags = tuple(word.strip().upper() for word in options.get("flags", "").split(",") if word.strip())
         made = cls(
             strategy,
@@ -89,12 +89,6 @@ class Settings:
         for flag in self.flags:
             if flag not in known:
                 raise UsageError(f"{library.text} has no builder flag {flag}", hint=nearest(flag, known))
-
-
-def _number(option: str, value: str | None) -> int | None:
-    if value is not None and not value.isdecimal():
-        raise UsageError(f"{option}={value!r} is not a number", hint=f"for example {option}=3")
-    return None if value is None else int(value)
 
 
 class Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aligndbg.backends.base import digest
 from aligndbg.backends.onnx.edit import Tapped, tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import build_graph
@@ -92,7 +92,7 @@ class OnnxSource:
         """What an engine depends on: marks, overridden names (and values, of constants), dynamic sizes."""
         fixed = self._model.fixed()
         changed = frozenset(
-            (name, array.shape, _digest(array) if name in fixed else b"") for name, array in overrides.items()
+            (name, array.shape, digest(array) if name in fixed else b"") for name, array in overrides.items()
         )
         sizes = tuple((name, array.shape, _shape_value(array)) for name, array in sorted(feeds.items()))
         return marked, changed, sizes if self.dynamic else ()
@@ -163,10 +163,6 @@ def _named(node: Node, layers: Iterable[str]) -> Node:
 def _types(parsed: Network, names: list[str]) -> dict[str, TensorInfo]:
     known = {name: parsed.tensors[name] for name in names if name in parsed.tensors}
     return {name: TensorInfo(name, sizes_of(tensor.shape), dtype_name(tensor.dtype)) for name, tensor in known.items()}
-
-
-def _digest(array: Array) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 
 def _shape_value(array: Array) -> tuple[int, ...]:

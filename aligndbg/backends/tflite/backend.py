@@ -8,7 +8,6 @@ normalisation, is one kernel to XNNPACK in the plain run and in the tapped one, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -16,60 +15,61 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from aligndbg.backends.base import (
+    BaseBackend,
+    Kept,
+    check_array,
+    check_names,
+    check_options,
+    checked_feeds,
+    choice,
+    count,
+    digest,
+    sessions_kept,
+)
 from aligndbg.backends.segments import Segment, share
 from aligndbg.backends.tflite.edit import Rewritten, alone, rewrite
 from aligndbg.backends.tflite.file import BROKEN_HINT, Op, TfliteModel, map_file
 from aligndbg.backends.tflite.graph import Analysis
 from aligndbg.backends.tflite.segments import Step, cut_model, sizes_on, steps
 from aligndbg.backends.tflite.session import KERNELS, Runtime, Session, missing_kernel, one_line
-from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError, nearest
+from aligndbg.core.errors import ModelError, UnsupportedError
 from aligndbg.core.process_memory import give_back
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.types import Array, Graph, ModelInfo
 
 __all__ = ["TfliteBackend"]
 
 
-_KEPT_SESSIONS = 2  # a plain and a tapped one, or two cut ones
-_LARGE_FILE = 64 << 20  # bytes from which only the last session is kept: each packs its own copy of the weights
-
-
-class TfliteBackend:
+class TfliteBackend(BaseBackend):
     """A .tflite file on LiteRT; `target` is its path. See `core.types.Backend` for what `run` takes and raises.
 
     Raises ModelError for a file that is missing or damaged, UsageError for a bad option, MissingDependencyError
     without ai-edge-litert. Operators that LiteRT has no kernel for are left out, with all that depends on them.
     """
 
-    OPTIONS: ClassVar[dict[str, str]] = {
+    OPTIONS: ClassVar[Mapping[str, str]] = {
         "kernels": "xnn (XNNPACK, as deployed), opt (built-in, optimised) or ref (reference); default xnn",
         "threads": "number of threads, 1 or more; default 1",
     }
     capabilities = frozenset({"graph", "run", "override"})
 
     def __init__(self, target: str, options: Mapping[str, str]) -> None:
-        for name in options:
-            if name not in self.OPTIONS:
-                raise UsageError(f"unknown tflite option {name!r}", hint=nearest(name, self.OPTIONS))
-        kernels, threads = options.get("kernels", "xnn"), options.get("threads", "1")
-        if kernels not in KERNELS:
-            raise UsageError(f"unknown kernels {kernels!r}", hint=nearest(kernels, KERNELS))
-        if not (threads.isascii() and threads.isdecimal() and int(threads) > 0):
-            raise UsageError(f"threads={threads} is not a number of threads", hint="threads=1 or more")
-        self._runtime = Runtime(kernels, int(threads))
+        check_options("tflite", self.OPTIONS, options)
+        kernels, threads = choice(options, "kernels", "xnn", KERNELS), count(options, "threads", 1, least=1)
+        self._runtime = Runtime(kernels, threads)
         raw = map_file(target)
         # LiteRT's verifier goes first: its checks are what the Python schema relies on.
         refusal = self._runtime.refusal(target)
         if refusal and missing_kernel(refusal) is None:
             raise ModelError(one_line(refusal), context=target, hint=BROKEN_HINT)
         self._model = TfliteModel(target, raw)
-        self._sessions: dict[Any, dict[int, Session]] = {}
+        self._sessions: Kept[dict[int, Session]] = Kept(sessions_kept(len(raw)))
         self._seen_bytes: dict[int, int] = {}
-        self._bound: int | None = None
         self.info = ModelInfo(
             path=target,
             backend="tflite",
             version=f"ai-edge-litert {version('ai-edge-litert')}",
-            options={"kernels": kernels, "threads": threads},
+            options={"kernels": kernels, "threads": str(threads)},
         )
 
     def graph(self) -> Graph:
@@ -86,23 +86,15 @@ class TfliteBackend:
 
         With model outputs only and no overrides, the file runs as it is, untapped.
         """
-        plan = self._plan(fetch)
+        check_names(self.graph(), self._index, fetch, overrides or (), self._model.path)
+        plan = sorted({self._index[name] for name in fetch}, key=self._order.__getitem__)
         values = self._checked_overrides(overrides or {})
         taps = tuple(i for i in plan if self._is_computed(i))
         given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
         return self._run(plan, taps, given, values)
 
-    def bound(self, nbytes: int) -> None:
-        """As `aligndbg.core.types.bound`: segments are no larger. Sessions of others are dropped."""
-        if share(nbytes) != share(self._bound):
-            self.release()
-        self._bound = nbytes
-
     def release(self) -> None:
         """Drops the sessions: each holds the weights and the tensors of its last run."""
-        self._sessions.clear()
-
-    def close(self) -> None:
         self._sessions.clear()
 
     @cached_property
@@ -151,43 +143,28 @@ class TfliteBackend:
         made = [i for op in self._model.ops for i in op.outputs]
         return {i: place for place, i in enumerate(dict.fromkeys([*self._model.inputs, *constants, *made]))}
 
-    def _plan(self, fetch: Sequence[str]) -> list[int]:
-        for name in fetch:
-            if name in self.graph().untapped:
-                raise UnsupportedError(self.graph().untapped[name], context=name)
-            if name not in self._index:
-                raise UsageError(f"no tensor {name!r} in the model", hint=nearest(name, self._index))
-        return sorted({self._index[name] for name in fetch}, key=self._order.__getitem__)
-
     def _checked_feeds(self, feeds: Mapping[str, Array], needed: Sequence[int]) -> dict[int, Array]:
-        names = [self._model.keys[i] for i in self._model.inputs]
-        for name in feeds:
-            if name not in names:
-                raise FeedError(f"the model has no input {name!r}", hint=nearest(name, names))
-        given: dict[int, Array] = {}
-        for i, name in zip(self._model.inputs, names, strict=True):
-            info = self._model.infos[i]
-            if name in feeds:
+        names = {self._model.keys[i]: i for i in self._model.inputs}
+        for name, i in names.items():
+            if name in feeds or i in needed:
                 self._analysis.check_feedable(i)
-                given[i] = _fitting(feeds[name], info, "input")
-            elif i in needed:
-                self._analysis.check_feedable(i)
-                raise FeedError(f"input {name!r} is not fed", hint=f"it takes {_wants(info)}")
-        return given
+        wanted = [self._model.keys[i] for i in needed]
+        arrays = checked_feeds(self.graph(), feeds, self._model.path, wanted)
+        return {names[name]: self._as_taken(names[name], array) for name, array in arrays.items()}
 
     def _checked_overrides(self, overrides: Mapping[str, Array]) -> dict[int, Array]:
         values: dict[int, Array] = {}
         for name, value in overrides.items():
-            if name in self.graph().untapped:
-                raise UnsupportedError(f"cannot be overridden: {self.graph().untapped[name]}", context=name)
-            if name not in self._index:
-                raise FeedError(f"no tensor {name!r} to override", hint=nearest(name, self._index))
-            index = self._index[name]
+            index, array = self._index[name], np.asarray(value)
             self._analysis.check_feedable(index)
-            array = _fitting(value, self._model.infos[index], "override of")
+            check_array(f"override of {name!r}", self._model.infos[index], array, self._model.path)
             if array.size:  # there is only one value of no elements
-                values[index] = array
+                values[index] = self._as_taken(index, array)
         return values
+
+    def _as_taken(self, index: int, array: Array) -> Array:
+        """As LiteRT takes it: native, in C order."""
+        return np.require(array, np.dtype(self._model.infos[index].dtype), "C")
 
     def _run(
         self, plan: Sequence[int], taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: dict[int, Array]
@@ -199,8 +176,8 @@ class TfliteBackend:
         key = (self._session_key(taps, feeds, overrides), *segments)
         # Taken out while its values are read: another run begun meanwhile must not overwrite them.
         kept = self._sessions.pop(key, {})
-        while not kept and len(self._sessions) >= self._room():  # the oldest goes before the new one takes memory
-            del self._sessions[next(iter(self._sessions))]
+        if not kept:
+            self._sessions.make_room()
         todo = steps(self._analysis, segments, taps)
         alive: dict[int, Array] = {}  # computed by one segment and read by a later one
         for k, step in enumerate(todo):
@@ -271,9 +248,6 @@ class TfliteBackend:
         part = self._rewritten(self._analysis, ops, step.shown, values)
         return self._runtime.session(part.content, shapes, part.cuts, part.places)
 
-    def _room(self) -> int:
-        return 1 if len(self._model.raw) > _LARGE_FILE else _KEPT_SESSIONS
-
     def _rewritten(
         self, analysis: Analysis, ops: Collection[int], shown: Sequence[int], values: Mapping[int, Array]
     ) -> Rewritten:
@@ -285,8 +259,7 @@ class TfliteBackend:
     ) -> tuple[Any, ...]:
         """What a session is built for: values are set later, but those of overridden constants are part of it."""
         cuts = tuple(
-            (i, a.shape, hashlib.blake2b(a.tobytes()).digest() if self._analysis.is_constant(i) else b"")
-            for i, a in sorted(overrides.items())
+            (i, a.shape, digest(a) if self._analysis.is_constant(i) else b"") for i, a in sorted(overrides.items())
         )
         return taps, cuts, tuple((i, a.shape) for i, a in feeds.items())
 
@@ -299,23 +272,3 @@ class TfliteBackend:
             )
         hint = "try kernels=opt or kernels=ref, or check the input shapes"
         return ModelError(f"LiteRT cannot run it: {one_line(message)}", context=self._model.path, hint=hint)
-
-
-def _fitting(value: Array, info: TensorInfo, what: str) -> Array:
-    """`value` as LiteRT takes it (native, C order); FeedError unless dtype, rank and fixed dimensions agree."""
-    array = np.asarray(value)
-    fits = info.shape is None or (
-        array.ndim == len(info.shape) and all(d in (None, n) for d, n in zip(info.shape, array.shape, strict=True))
-    )
-    if not fits or array.dtype.name != info.dtype:
-        got = f"{array.dtype.name} {_shape(array.shape)}"
-        raise FeedError(f"{what} {info.name!r} takes {_wants(info)}, got {got}", hint="give it in that dtype and shape")
-    return np.require(array, np.dtype(info.dtype), "C")
-
-
-def _wants(info: TensorInfo) -> str:
-    return f"{info.dtype} {'of any shape' if info.shape is None else _shape(info.shape)}"
-
-
-def _shape(shape: Sequence[int | str | None]) -> str:
-    return "(" + ", ".join("?" if d is None else str(d) for d in shape) + ("," if len(shape) == 1 else "") + ")"

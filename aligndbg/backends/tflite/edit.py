@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.backends.tflite.file import Op, TfliteModel
+from aligndbg.backends.tflite.file import Op, TfliteModel, map_file
 from aligndbg.core.types import Array
 
-__all__ = ["Rewritten", "alone", "part", "rewrite"]
+__all__ = ["Rewritten", "alone", "part_of_file", "rewrite"]
 
 
 _INLINE = 1024  # bytes; LiteRT itself inlines small constants, shapes and axes among them
@@ -88,8 +88,9 @@ def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
     return _pack(model, table)
 
 
-def part(model: TfliteModel, names: Collection[str], inputs: Collection[str], output: str) -> bytes:
+def part_of_file(path: str, names: Collection[str], inputs: Collection[str], output: str) -> bytes:
     """A model of the main subgraph's operators of these names, with what computes the constants that they read."""
+    model = TfliteModel(path, map_file(path))
     index = {key: i for i, key in enumerate(model.keys)}
     kept = {op.index for op in model.ops if op.name in names}
     fed, todo = {index[name] for name in inputs}, [i for k in kept for i in model.ops[k].reads]

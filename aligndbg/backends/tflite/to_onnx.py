@@ -12,9 +12,11 @@ from aligndbg.core.types import Node
 
 __all__ = ["FORMS"]
 
-
 FORMS: Forms = {}
 form = registry(FORMS)
+
+
+# Convolutions and what has windows.
 
 
 def same_pads(length: int, window: int, stride: int) -> tuple[int, int]:
@@ -113,6 +115,9 @@ def _resize(e: Emitter, node: Node) -> None:
     e.channels_last(core)
 
 
+# Matrices.
+
+
 @form("FULLY_CONNECTED")
 def _dense(e: Emitter, node: Node) -> None:
     x, w = node.inputs[:2]
@@ -135,6 +140,8 @@ def _matmul(e: Emitter, node: Node) -> None:
         operands.append(e.inner("Transpose", [name], perm=perm) if node.attributes.get(adjoint) else name)
     e.add("MatMul", operands)
 
+
+# Elementwise.
 
 _UNARY = {
     "ABS": "Abs", "CEIL": "Ceil", "COS": "Cos", "ELU": "Elu", "EXP": "Exp", "FLOOR": "Floor",
@@ -208,6 +215,8 @@ def _cast(e: Emitter, node: Node) -> None:
     e.add("Cast", node.inputs[:1], to=1)
 
 
+# Reductions.
+
 _REDUCTIONS = {
     "MEAN": "ReduceMean", "SUM": "ReduceSum", "REDUCE_MAX": "ReduceMax", "REDUCE_MIN": "ReduceMin",
     "REDUCE_PROD": "ReduceProd",
@@ -223,6 +232,9 @@ def _reduce(e: Emitter, node: Node) -> None:
         e.add(op, [node.inputs[0], e.const(axes)], keepdims=keep)
     else:
         e.add(op, [node.inputs[0]], axes=axes, keepdims=keep)
+
+
+# Moving values.
 
 
 @form("PAD", "PADV2", "MIRROR_PAD")

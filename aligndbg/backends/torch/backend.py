@@ -11,6 +11,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from aligndbg.backends.base import (
+    BaseBackend,
+    check_array,
+    check_names,
+    check_options,
+    checked_feeds,
+    count,
+    digest,
+    yes,
+)
 from aligndbg.backends.torch.arrays import to_array, to_tensor
 from aligndbg.backends.torch.context import quiet, seeded
 from aligndbg.backends.torch.file import load
@@ -25,7 +35,7 @@ from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
 __all__ = ["TorchBackend"]
 
 
-class TorchBackend:
+class TorchBackend(BaseBackend):
     """One torch program: graph, run and override.
 
     `target` is a path (.pt2, TorchScript), `file.py:factory`, `package.module:factory`, or a live nn.Module,
@@ -37,7 +47,7 @@ class TorchBackend:
     Raises UsageError for an unknown option or what is no network, ModelError for a file that cannot be read.
     """
 
-    OPTIONS: ClassVar[dict[str, str]] = {
+    OPTIONS: ClassVar[Mapping[str, str]] = {
         "weights": "a state_dict to load into what the factory made (weights only: nothing is unpickled)",
         "inputs": "which parameters of forward() are fed, as in input_ids,attention_mask; or how many",
         "shape": "shapes of the inputs, as in 1x3x224x224 or x=1x8,mask=1x8, to list layers without running",
@@ -50,19 +60,17 @@ class TorchBackend:
     capabilities = frozenset({"graph", "run", "override"})
 
     def __init__(self, target: Any, options: Mapping[str, str]) -> None:
-        for name in options:
-            if name not in self.OPTIONS:
-                raise UsageError(f"unknown option {name!r} of a torch model", hint=nearest(name, self.OPTIONS))
+        check_options("torch", self.OPTIONS, options)
         import torch
 
         self._path = target if isinstance(target, str) else type(target).__name__
-        self._seed = _count("seed", options.get("seed", "0"))
-        self._threads = _count("threads", options.get("threads", "0")) or torch.get_num_threads()
+        self._seed = count(options, "seed", 0)
+        self._threads = count(options, "threads", 0) or torch.get_num_threads()
         with seeded(self._seed):
             live = target
             if isinstance(target, str):
-                live = load(target, options.get("weights", ""), _yes(options, "trust"), options.get("device", "cpu"))
-        if _yes(options, "eval") and hasattr(live, "eval") and isinstance(live, torch.nn.Module):
+                live = load(target, options.get("weights", ""), yes(options, "trust"), options.get("device", "cpu"))
+        if yes(options, "eval") and hasattr(live, "eval") and isinstance(live, torch.nn.Module):
             live.eval()
         self._device = _moved(live, options.get("device", ""), self._path)
         self._program: Program = program_of(live, options.get("inputs", ""), self._path)
@@ -72,7 +80,6 @@ class TorchBackend:
         self._tape: Tape | None = None
         self._written: list[Any] = []  # parameters and buffers that a run changes
         self._fed = ""
-        self._bound: int | None = None
         self._graph: Graph | None = None
         self._slots: dict[str, int] = {}
 
@@ -82,9 +89,13 @@ class TorchBackend:
             with contextlib.suppress(ModelError):  # zeros may be nothing it can take: real feeds will tell
                 self._record({info.name: _zeros(info) for info in self._inputs})
         if self._graph is None:
-            tensors = {info.name: info for info in self._inputs}
-            self._graph = Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
+            self._graph = self._signature()
         return self._graph
+
+    def _signature(self) -> Graph:
+        """What is known before it runs."""
+        tensors = {info.name: info for info in self._inputs}
+        return Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
 
     def run(
         self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
@@ -93,15 +104,11 @@ class TorchBackend:
         wanted = list(dict.fromkeys(fetch))
         changed = overrides or {}
         if not feeds and self._tape is not None and wanted and set(wanted) <= self.graph().constants:
-            self._refuse_untapped(wanted)
+            check_names(self.graph(), self._slots, wanted, (), self._path)
             return self._replay({}, wanted, {})
-        arrays = self._checked_feeds(feeds)
+        arrays = checked_feeds(self._graph or self._signature(), feeds, self._path)
         self._record(arrays)
-        slots = self._slots
-        for name in (*wanted, *changed):
-            if name not in slots:
-                raise UsageError(f"there is no tensor {name!r}", context=self._path, hint=nearest(name, slots))
-        self._refuse_untapped((*wanted, *changed))
+        check_names(self.graph(), self._slots, wanted, changed, self._path)
         over = self._checked_overrides(changed)
         if not wanted:
             return iter(())
@@ -109,31 +116,9 @@ class TorchBackend:
             return self._plain(arrays, wanted)
         return self._replay(arrays, wanted, over)
 
-    def bound(self, nbytes: int) -> None:
-        """As `aligndbg.core.types.bound`."""
-        self._bound = nbytes
-
     def close(self) -> None:
         """Drops what was recorded. The module is as it was."""
         self._tape, self._fed = None, ""
-
-    def _checked_feeds(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        known = {info.name: info for info in self._inputs}
-        for name in feeds:
-            if name not in known:
-                raise FeedError(f"no input is called {name!r}", context=self._path, hint=nearest(name, known))
-        arrays = {}
-        for name, info in known.items():
-            if name not in feeds:
-                raise FeedError(f"the input {name!r} is missing", context=self._path)
-            arrays[name] = array = np.asarray(feeds[name])
-            learned = self._graph.tensors.get(name, info) if self._graph else info
-            if learned.dtype and array.dtype.name != learned.dtype:
-                raise FeedError(f"the input {name!r} is {learned.dtype}, the array {array.dtype.name}")
-            shape = learned.shape
-            if shape is not None and not _fits(array.shape, shape):
-                raise FeedError(f"the input {name!r} has shape {list(shape)}, the array {list(array.shape)}")
-        return arrays
 
     def _checked_overrides(self, overrides: Mapping[str, Array]) -> Overrides:
         """What gives them, by slot. Those past the bound are not held, but read again when the replay comes to them."""
@@ -143,23 +128,15 @@ class TorchBackend:
         for name in overrides:
             array = np.asarray(overrides[name])
             slot = self._tape.slots[self._slots[name]]
-            if array.dtype.name != slot.dtype or array.shape != slot.size:
-                fact = f"the override {name!r} is {array.dtype.name}{list(array.shape)}"
-                raise FeedError(f"{fact}, the tensor {slot.dtype}{list(slot.size)}", context=self._path)
+            check_array(f"override of {name!r}", TensorInfo(name, slot.size, slot.dtype), array, self._path)
             size += array.nbytes
             past = self._bound is not None and size > self._bound
             out[self._slots[name]] = partial(overrides.__getitem__, name) if past else partial(np.asarray, array)
         return out
 
-    def _refuse_untapped(self, names: Sequence[str]) -> None:
-        for name in names:
-            reason = self.graph().untapped.get(name)
-            if reason:
-                raise UnsupportedError(f"{name!r} cannot be read or overridden: it is {reason}", context=self._path)
-
     def _record(self, arrays: Mapping[str, Array]) -> None:
         """Writes a new tape, unless the one there is holds for these feeds too."""
-        fed = _digest(arrays, values=not self._program.fixed_path)
+        fed = _digest_of(arrays, values=not self._program.fixed_path)
         if self._tape is not None and fed == self._fed:
             return
         recorder = Recorder(lambda word, weight: name(word, weight))
@@ -283,28 +260,10 @@ def _zeros(info: TensorInfo) -> Array:
     return np.zeros(info.static_shape or (), info.dtype or "float32")
 
 
-def _digest(arrays: Mapping[str, Array], values: bool) -> str:
+def _digest_of(arrays: Mapping[str, Array], values: bool) -> str:
     made = hashlib.blake2b()
     for name, array in arrays.items():
         made.update(f"{name}:{array.dtype.name}:{array.shape};".encode())
         if values:
-            made.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            made.update(digest(array))
     return made.hexdigest()
-
-
-def _fits(actual: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
-    pairs = zip(actual, declared, strict=False)
-    return len(actual) == len(declared) and all(not isinstance(d, int) or a == d for a, d in pairs)
-
-
-def _count(option: str, value: str) -> int:
-    if not value.isdecimal():
-        raise UsageError(f"{option}={value!r} is not a number", hint=f"for example {option}=4")
-    return int(value)
-
-
-def _yes(options: Mapping[str, str], option: str) -> bool:
-    value = options.get(option, "no")
-    if value not in ("yes", "no"):
-        raise UsageError(f"{option}={value!r} is not known", hint="yes or no")
-    return value == "yes"

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from aligndbg.canonical.emitter import Emitter, Forms, gelu, registry
+from aligndbg.canonical.emitter import Emitter, Form, Forms, gelu, registry
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Node
 
 __all__ = ["FORMS"]
 
-
 FORMS: Forms = {}
 form = registry(FORMS)
+OVERLAID = ("Slice", "ScatterND")  # not what overwrites, but a tensor that shares its memory
 TO_ONNX = {"float32": 1, "float16": 10, "float64": 11}  # TensorProto.DataType
 
 
@@ -43,6 +44,9 @@ def _axis(e: Emitter, node: Node, default: int = 0) -> int:
 
 def _to_shape(e: Emitter, name: str, output: str) -> None:
     e.add("Reshape", [name, e.const(e.shape(output))], output)
+
+
+# Convolutions and what has windows.
 
 
 def _spatial(e: Emitter, node: Node) -> int:
@@ -122,6 +126,9 @@ def _resize(e: Emitter, node: Node) -> None:
     e.add("Resize", [node.inputs[0], "", *target], **known)
 
 
+# Matrices.
+
+
 @form("linear")
 def _linear(e: Emitter, node: Node) -> None:
     x, weight = node.inputs[:2]
@@ -182,6 +189,9 @@ def _attention(e: Emitter, node: Node) -> None:
     e.add("MatMul", [e.inner("Softmax", [scores], axis=-1), v])
 
 
+# Normalizations.
+
+
 @form("batch_norm", "_native_batch_norm_legit_no_training")
 def _batch_norm(e: Emitter, node: Node) -> None:
     x, *parameters = node.inputs
@@ -228,6 +238,8 @@ def _group_norm(e: Emitter, node: Node) -> None:
 def _softmax(e: Emitter, node: Node) -> None:
     e.add(node.canonical, node.inputs, axis=_axis(e, node, -1))
 
+
+# Elementwise.
 
 _UNARY = {
     "abs": "Abs", "ceil": "Ceil", "cos": "Cos", "erf": "Erf", "exp": "Exp", "floor": "Floor", "hardswish": "HardSwish",
@@ -346,6 +358,8 @@ def _cast(e: Emitter, node: Node) -> None:
     e.add("Cast", node.inputs[:1], to=TO_ONNX[dtype])
 
 
+# Reductions.
+
 _REDUCTIONS = {
     "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd",
     "linalg_vector_norm": "ReduceL2",
@@ -368,6 +382,9 @@ def _reduce(e: Emitter, node: Node) -> None:
 @form("cumsum")
 def _cumsum(e: Emitter, node: Node) -> None:
     e.add("CumSum", [node.inputs[0], e.const(_axis(e, node))])
+
+
+# Moving values.
 
 
 @form("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "view_as")
@@ -487,3 +504,18 @@ def _index_select(e: Emitter, node: Node) -> None:
 @form("pixel_shuffle")
 def _pixel_shuffle(e: Emitter, node: Node) -> None:
     e.add("DepthToSpace", node.inputs, blocksize=int(node.attributes["upscale_factor"]), mode="CRD")
+
+
+# Operators that overwrite their input: torch marks them by `_` (`__and__` is no such).
+
+
+def _overwriting(form_of_value: Form) -> Form:
+    def overwriting(e: Emitter, node: Node) -> None:
+        if node.canonical in OVERLAID:
+            raise CannotEvaluateError(f"{node.op_type} has no canonical form here")
+        form_of_value(e, replace(node, op_type=node.op_type.removesuffix("_")))
+
+    return overwriting
+
+
+FORMS |= {f"{word}_": _overwriting(made) for word, made in FORMS.items() if not word.endswith("_")}

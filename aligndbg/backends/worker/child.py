@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from aligndbg.backends.registry import load_class
+from aligndbg.backends.registry import load
 from aligndbg.backends.worker.channel import Channel
 from aligndbg.core.errors import AligndbgError, ModelError
 from aligndbg.core.process_memory import give_back
-from aligndbg.core.types import Array, Graph, bound, release
+from aligndbg.core.types import Array, Graph
 
 WINDOW_COUNT, WINDOW_BYTES = 8, 64 << 20  # values the child may send ahead of the consumer
 
@@ -78,7 +78,7 @@ def _leave(channel: Channel, status: int) -> NoReturn:
 
 def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: str, options: dict[str, str]) -> None:
     try:
-        backend = load_class(target)(model, options)
+        backend = load(target)(model, options)
         channel.send("ready", backend.info, backend.capabilities)
     except Exception as error:
         channel.send("error", _portable(error))
@@ -100,12 +100,12 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
             elif request[0] == "run":
                 _, feeds, fetch, overridden, nbytes = request
                 if nbytes is not None:
-                    bound(backend, nbytes)
+                    backend.bound(nbytes)
                 _stream(channel, inbox, backend.run(feeds, fetch, _taken(given) if overridden else None))
                 learnt = sent is not None and backend.graph() is not sent  # some do by running
                 channel.send("end", backend.info, learnt)
             elif request[0] == "release":
-                release(backend)
+                backend.release()
                 give_back()
                 channel.send("released")
             elif request[0] == "unreadable":

@@ -4,130 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 
 from aligndbg.backends.registry import Entry
-from aligndbg.backends.worker.channel import Channel
-from aligndbg.core.errors import AligndbgError, ModelError, RuntimeCrashError, UsageError
+from aligndbg.backends.worker.process import Child
+from aligndbg.core.errors import AligndbgError, RuntimeCrashError, UsageError
 from aligndbg.core.types import Array, Graph, ModelInfo
 
 __all__ = ["WorkerBackend"]
 
 
 ACK_COUNT, ACK_BYTES = 4, 1 << 20  # the parent acknowledges in batches, each well inside the window
-
-# The child imports from exactly where the parent does: neither `-m` (which puts the current folder first) nor
-# PYTHONPATH (which puts it before the standard library) gives that.
-_BOOT = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from aligndbg.backends.worker.child import main; main()"
-
-
-class _Child:
-    """One child process, its pipes, its folders and the end of what it wrote to stderr."""
-
-    def __init__(self, target: str, model: str, options: Mapping[str, str], cwd: str) -> None:
-        self.expired = False
-        self._owner = os.getpid()
-        self.folders = _make_folders(model)
-        paths = "\n".join(os.path.abspath(path) for path in sys.path)
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, "\n".join(self.folders), paths],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=cwd,
-                start_new_session=True,  # a signal to the caller's group must not take the child before it cleans up
-            )
-        except OSError as error:
-            self._remove_folders()
-            raise RuntimeCrashError(f"cannot start a worker process: {error}", context=model) from error
-        self._stderr = b""
-        self._drain = threading.Thread(target=self._keep_tail, args=(self.process.stderr,), daemon=True)
-        self._drain.start()
-        reader, writer = cast(BinaryIO, self.process.stdout), cast(BinaryIO, self.process.stdin)
-        self.channel = Channel(reader, writer, "down")
-        self.channel.folders = self.folders
-        self.channel.send(target, model, dict(options))
-
-    def _keep_tail(self, pipe: IO[bytes]) -> None:
-        while chunk := os.read(pipe.fileno(), 1 << 16):
-            self._stderr = (self._stderr + chunk)[-(8 << 10) :]
-
-    def expire(self) -> None:
-        self.expired = True
-        self._kill()
-
-    def _kill(self) -> None:
-        """The child and what it started: it leads a process group of its own."""
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-
-    def stop(self, grace: float = 0.0) -> None:
-        """Ends the child, politely for `grace` seconds, and removes its folders."""
-        if os.getpid() != self._owner:  # a fork of the parent inherits this object but does not own the child
-            return
-        with contextlib.suppress(OSError):
-            self.channel._writer.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(grace)
-        self._kill()
-        self.process.wait()
-        self._drain.join(1.0)
-        for pipe in (self.process.stdout, self.process.stderr):
-            if pipe is not None and not self._drain.is_alive():  # a grandchild may hold stderr open
-                pipe.close()
-        self._remove_folders()
-
-    def _remove_folders(self) -> None:
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def obituary(self, timeout: float | None) -> tuple[str, str]:
-        """(fact, hint) of a child that is gone."""
-        self.stop(grace=5.0)
-        if self.expired:
-            return f"ran past {timeout:g} s and was stopped", "raise --timeout, or feed a smaller input"
-        code = self.process.returncode
-        how = f"exit code {code}"
-        if code < 0:
-            how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        lines = [line.strip() for line in self._stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = f"; its last words: {lines[-1][:300]}" if lines else ""
-        hint = "the runtime itself failed, not this process: the next call starts a fresh one"
-        if how == "SIGKILL":
-            hint = "something outside killed it, most often for lack of memory; the next call starts a fresh one"
-        return f"the runtime's process died ({how}){said}", hint
-
-
-def _make_folders(model: str) -> tuple[str, ...]:
-    """Private folders for what is passed between the processes: in shared memory where there is some, and on disk."""
-    made = []
-    if os.path.isdir("/dev/shm"):
-        with contextlib.suppress(OSError):  # read-only, or full: the disk serves
-            made.append(tempfile.mkdtemp(prefix="aligndbg-", dir="/dev/shm"))
-    try:
-        made.append(tempfile.mkdtemp(prefix="aligndbg-"))
-    except OSError as error:
-        for folder in made:
-            os.rmdir(folder)
-        hint = "point TMPDIR at a folder with room and permission to write"
-        raise ModelError(
-            f"there is no folder for temporary files ({error.strerror})", context=model, hint=hint
-        ) from error
-    return tuple(made)
 
 
 class WorkerBackend:
@@ -150,7 +43,7 @@ class WorkerBackend:
         self._leftover = False  # a stopped run's last values are still in the pipe
         self._closed = False
         self._bound: int | None = None
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._start()
 
     @property
@@ -196,11 +89,11 @@ class WorkerBackend:
         return self._values(token)
 
     def bound(self, nbytes: int) -> None:
-        """As `aligndbg.core.types.bound`."""
+        """As `Backend.bound`."""
         self._bound = nbytes
 
     def release(self) -> None:
-        """As `aligndbg.core.types.release`; a child that is not there holds nothing."""
+        """As `Backend.release`; a child that is not there holds nothing."""
         if self._child is not None and self._about is not None:
             self._request("release")
             self._receive()
@@ -212,11 +105,11 @@ class WorkerBackend:
             self._child.stop(grace=0.5)
             self._child = None
 
-    def _start(self) -> _Child:
+    def _start(self) -> Child:
         self._about = self._graph = self._run = None
         self._leftover = False
         self._left = self._timeout or 0.0
-        self._child = _Child(*self._args)
+        self._child = Child(*self._args)
         self._finalizer = weakref.finalize(self, self._child.stop)
         return self._child
 
@@ -275,7 +168,7 @@ class WorkerBackend:
                     self._stop_run()
 
     def _send(self, *message: Any, to_disk: bool = False) -> None:
-        def send(child: _Child) -> None:
+        def send(child: Child) -> None:
             child.channel.to_disk = to_disk
             child.channel.send(*message)
 

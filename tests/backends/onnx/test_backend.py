@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg.backends.onnx.backend import RUNS_KEPT, OnnxBackend
+from aligndbg.backends.base import SESSIONS_KEPT
+from aligndbg.backends.onnx.backend import OnnxBackend
 from aligndbg.core.errors import FeedError, ModelError, UnsupportedError, UsageError
 from aligndbg.core.types import Backend
 
@@ -270,7 +271,7 @@ def test_a_second_identical_run_reuses_the_session(tmp_path: Path) -> None:
     for fetch in (["y"], ["a"], ["b"], ["b"]):
         dict(backend.run({"x": x}, fetch))
     runs = dict(backend._runs)
-    assert len(runs) == RUNS_KEPT
+    assert len(runs) == SESSIONS_KEPT
     dict(backend.run({"x": x}, ["b"]))
     assert all(backend._runs[key] is runs[key] for key in runs)
 
@@ -756,7 +757,7 @@ def test_bad_overrides_and_fetches(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot fetch 'act1'") as caught:
         backend.run(feeds, ["act1"])
     assert caught.value.hint
-    with pytest.raises(UsageError, match="cannot override 'nope'"):
+    with pytest.raises(FeedError, match="cannot override 'nope'"):
         backend.run(feeds, ["y"], {"nope": floats(2, 3)})
     with pytest.raises(FeedError, match="override of 'a': expected float32"):
         backend.run(feeds, ["y"], {"a": np.zeros((2, 3), np.int8)})

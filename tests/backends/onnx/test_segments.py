@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aligndbg.backends import base
 from aligndbg.backends import segments as _segments
 from aligndbg.backends.onnx import backend as onnx_
 from aligndbg.backends.onnx.backend import OnnxBackend
@@ -129,7 +130,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
         nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [last := f"m{k}"]))
     path = save(tmp_path, nodes, [value("x", shape=[4, 128])], [value(last)], stored)
     monkeypatch.setattr(_segments, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
-    monkeypatch.setattr(onnx_, "LARGE_FILE", 0)
+    monkeypatch.setattr(base, "LARGE_FILE", 0)
     backend = OnnxBackend(path, {})
     alive: list[Any] = []
     made = make_session

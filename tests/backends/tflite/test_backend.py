@@ -343,18 +343,18 @@ def test_dynamic_dimensions_follow_the_feed(tmp_path: Path) -> None:
         np.testing.assert_allclose(got["t0"], np.tanh(x), rtol=1e-5)
         np.testing.assert_array_equal(got["t1"], -2 * x)
         np.testing.assert_allclose(dict(backend.run({"x": x}, ["t1"]))["t1"], -np.tanh(x), rtol=1e-5)
-    with pytest.raises(FeedError, match=r"takes float32 \(\?, 4\), got float32 \(2, 5\)"):
+    with pytest.raises(FeedError, match=r"expected float32 \[\?, 4\], got float32 \[2, 5\]"):
         backend.run({"x": np.zeros((2, 5), np.float32)}, ["t1"])
 
 
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
-        ({}, "input 'x' is not fed"),
-        ({"x": X, "y": X}, "no input 'y'"),
-        ({"x": X.astype(np.float64)}, r"takes float32 \(1, 4\), got float64 \(1, 4\)"),
-        ({"x": X[0]}, r"got float32 \(4,\)"),
-        ({"x": np.vstack([X, X])}, r"got float32 \(2, 4\)"),
+        ({}, r"input 'x' is missing: expected float32 \[1, 4\]"),
+        ({"x": X, "y": X}, "no input is called 'y'"),
+        ({"x": X.astype(np.float64)}, r"expected float32 \[1, 4\], got float64 \[1, 4\]"),
+        ({"x": X[0]}, r"got float32 \[4\]"),
+        ({"x": np.vstack([X, X])}, r"got float32 \[2, 4\]"),
     ],
 )
 def test_bad_feeds_are_named(tmp_path: Path, feeds: dict[str, Any], message: str) -> None:
@@ -365,11 +365,11 @@ def test_bad_feeds_are_named(tmp_path: Path, feeds: dict[str, Any], message: str
 
 def test_bad_fetches_and_overrides_are_named(tmp_path: Path) -> None:
     backend = opened(chain("TANH"), tmp_path)
-    with pytest.raises(UsageError, match="no tensor 'to'"):
+    with pytest.raises(UsageError, match="cannot fetch 'to'"):
         backend.run({"x": X}, ["to"])
-    with pytest.raises(FeedError, match="no tensor 'to' to override"):
+    with pytest.raises(FeedError, match="cannot override 'to'"):
         backend.run({"x": X}, ["t0"], {"to": X})
-    with pytest.raises(FeedError, match="override of 't0' takes"):
+    with pytest.raises(FeedError, match="override of 't0': expected"):
         backend.run({"x": X}, ["t0"], {"t0": X.T})
 
 
@@ -660,13 +660,13 @@ def test_weights_behind_the_flatbuffer_are_read(tmp_path: Path) -> None:
 
 
 def test_unknown_options(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown tflite option 'kernel'") as caught:
+    with pytest.raises(UsageError, match="no option 'kernel'") as caught:
         opened(chain("TANH"), tmp_path, kernel="ref")
     assert "kernels" in caught.value.hint
-    with pytest.raises(UsageError, match="unknown kernels 'fast'"):
+    with pytest.raises(UsageError, match="kernels='fast' is not known"):
         opened(chain("TANH"), tmp_path, kernels="fast")
     for bad in ("0", "-1", "many", "²"):
-        with pytest.raises(UsageError, match="not a number of threads"):
+        with pytest.raises(UsageError, match="not a number of 1 or more"):
             opened(chain("TANH"), tmp_path, threads=bad)
 
 

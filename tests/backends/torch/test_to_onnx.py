@@ -55,7 +55,7 @@ def worst_form(trace: Trace, constants: dict[str, Array]) -> float:
                 continue
             inputs = [i for i in node.inputs if i not in constants]
             program = canonical_program(
-                trace.graph, [node], inputs, output, constants, lambda name: tuple(known[name].shape)
+                "torch", trace.graph, [node], inputs, output, constants, lambda name: tuple(known[name].shape)
             )
             (made,) = program.run({i: np.asarray(known[i]) for i in inputs})
             value = np.asarray(trace.values[output], np.float64)
@@ -170,7 +170,9 @@ def test_a_tensor_changed_through_shared_memory_has_no_form() -> None:
     overlaid = [n for n in trace.graph.nodes if n.canonical == "ScatterND"]
     assert overlaid
     with pytest.raises(CannotEvaluateError, match="no canonical form"):
-        canonical_program(trace.graph, overlaid, overlaid[0].inputs, overlaid[0].outputs[0], constants, lambda _: ())
+        canonical_program(
+            "torch", trace.graph, overlaid, overlaid[0].inputs, overlaid[0].outputs[0], constants, lambda _: ()
+        )
 
 
 class Net(nn.Module):

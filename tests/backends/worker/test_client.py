@@ -32,10 +32,11 @@ MODULE = """
 import ctypes, os, subprocess, sys, time
 from types import MappingProxyType
 import numpy as np
+from aligndbg.backends.base import BaseBackend
 from aligndbg.core.errors import FeedError
 from aligndbg.core.types import Graph, ModelInfo, Node
 
-class Odd:
+class Odd(BaseBackend):
     '''Gives back what it is fed; behaves as the options and the fetched names say.'''
     capabilities = frozenset({"graph", "run"})
 
