@@ -174,28 +174,28 @@ def _parse_options(query: str, text: str) -> dict[str, str]:
 
 
 def _by_path(path: str) -> Entry:
-    """The backend whose folder it is, else that whose longest suffix it ends with, its own or its companion's."""
+    """The backend whose folder it is, or that with the longest suffix."""
     lone: list[str] = []
     for entries in _sources():
-        for entry in entries.values():
-            if os.path.isdir(path) and _marked(entry, path):
-                return entry
-        found = [
-            (len(end), entry) for entry in entries.values() for end in entry.suffixes if path.lower().endswith(end)
-        ]
-        for entry in entries.values():
-            for end, other in _companions(entry, path):
-                main = _main(path, end, other)
-                found += [(len(other), entry)] if os.path.exists(main) else []
-                lone.append(os.path.basename(main))
-        if found:
-            return max(found, key=lambda pair: pair[0])[1]
+        best = max(entries.values(), key=lambda entry: _fit(entry, path), default=None)
+        if best is not None and _fit(best, path):
+            return best
+        lone += [os.path.basename(_main(path, *p)) for entry in entries.values() for p in _companions(entry, path)]
     _existing(path)  # a missing file or a folder is the better thing to say
     if lone:
         raise _alone(" or ".join(lone), path)
     suffix = Path(path).suffix
     fact = f"unknown kind of model {suffix!r}" if suffix else "the path does not say what kind of model it is"
     raise UsageError(fact, context=path, hint=_kinds())
+
+
+def _fit(entry: Entry, path: str) -> int:
+    """How many characters of a path say that it is the backend's; a companion's do where its file is there."""
+    if os.path.isdir(path) and _marked(entry, path):
+        return len(path)
+    ends = [len(suffix) for suffix in entry.suffixes if path.lower().endswith(suffix)]
+    ends += [len(pair[1]) for pair in _companions(entry, path) if os.path.exists(_main(path, *pair))]
+    return max(ends, default=0)
 
 
 def _placed(entry: Entry, path: str, options: dict[str, str]) -> tuple[Entry, str, dict[str, str]]:
