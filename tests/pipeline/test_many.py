@@ -20,6 +20,7 @@ import pytest
 import aligndbg
 from aligndbg.backends.open import absolute
 from aligndbg.core.errors import ModelError, UsageError
+from aligndbg.feeds.samples import list_samples
 from aligndbg.pipeline.merge import Partial, merge, result_of
 
 SHAPE = (1, 3, 32, 40)
@@ -111,6 +112,30 @@ def test_a_folder_and_an_npz_of_the_same_samples_give_the_same(
     assert errors[0] == errors[1] == errors[2]
     assert len(set(errors[0])) == 3
     assert found[1].samples[2]["name"] == "row 2"
+
+
+def test_the_first_samples_of_a_dataset(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((5, 2)))
+    assert [sample.row for sample in list_samples(tmp_path / "d.npz", 2, 0)] == [0, 1]
+    assert [sample.seed for sample in list_samples(None, 3, 7)] == [7, 8, 9]
+
+
+def test_what_is_no_dataset(tmp_path: Path) -> None:
+    np.savez(tmp_path / "uneven.npz", x=np.zeros((5, 2)), y=np.zeros((4, 2)))
+    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 2)))
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "notes.txt").touch()
+    (tmp_path / "none").mkdir()
+    for path, count, said in (
+        ("uneven.npz", None, "4, 5 rows"),
+        ("empty.npz", None, "holds no sample"),
+        ("mixed", None, "'notes.txt' is not a sample"),
+        ("none", None, "holds no sample"),
+        ("missing", None, "not a dataset"),
+        ("empty.npz", 3, "holds 0 samples, not 3"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            list_samples(tmp_path / path, count, 0)
 
 
 def test_a_bad_sample_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ _LARGE_FILE = 64 << 20  # bytes from which only the last session is kept: each p
 
 
 class TfliteBackend:
-    """A .tflite file on LiteRT; `target` is its path. See `core.types.Backend` for what `run` takes and raises.
+    """A .tflite file on LiteRT; `target` is its path. See `_types.Backend` for what `run` takes and raises.
 
     Raises ModelError for a file that is missing or damaged, UsageError for a bad option, MissingDependencyError
     without ai-edge-litert. Operators that LiteRT has no kernel for are left out, with all that depends on them.
