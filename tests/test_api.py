@@ -154,16 +154,16 @@ def test_open_backends_stay_open_and_are_reused(fixtures: Path) -> None:
 
 
 def test_models_are_closed_also_after_an_error(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aligndbg.backends.worker import client as _worker
+    from aligndbg.backends.worker import client
 
     closed: list[str] = []
-    real = _worker.WorkerBackend.close
+    real = client.WorkerBackend.close
 
     def close(self: Any) -> None:
         closed.append(Path(self.info.path).name)
         real(self)
 
-    monkeypatch.setattr(_worker.WorkerBackend, "close", close)
+    monkeypatch.setattr(client.WorkerBackend, "close", close)
     with pytest.raises(UsageError):
         aligndbg.diff(fixtures / "cnn.onnx", fixtures / "cnn.tflite", {"nobody": image()})
     assert sorted(closed) == ["cnn.onnx", "cnn.tflite"]
@@ -497,7 +497,7 @@ def test_comparing_has_the_time_limit_too(
 ) -> None:
     from aligndbg.backends.onnx.backend import OnnxBackend
     from aligndbg.backends.tflite.backend import TfliteBackend
-    from aligndbg.core import threads as _parallel
+    from aligndbg.core import threads
     from aligndbg.measure.judge import Judge
 
     quick, begun = getattr(Judge, slow), []
@@ -508,7 +508,7 @@ def test_comparing_has_the_time_limit_too(
         return quick(judge, *args)
 
     monkeypatch.setattr(Judge, slow, slowed)
-    monkeypatch.setattr(_parallel, "MAX_THREADS", 1)
+    monkeypatch.setattr(threads, "MAX_THREADS", 1)
     sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn.tflite"), {})
     with pytest.raises(UsageError, match=r"comparing the paired tensors ran past 1 s") as caught:
         aligndbg.diff(*sides, timeout=1, isolate=isolate, checks=False)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from aligndbg.measure.thresholds import OWN_LSB
+
 # --- a program in place of the runtime ---------------------------------------------------------------------------
 # How far a region as a program may be from the value that the runtime itself gave, and still stand for it: kernels
 # differ by rounding. Relative L2 (chosen), and quantization steps (as an int8 operator is judged: over one step).
-AS_RUNTIME_REL, AS_RUNTIME_LSB = 2e-4, 1.5
+AS_RUNTIME_REL, AS_RUNTIME_LSB = 2e-4, OWN_LSB
 # What folding may move a result by: it rounds the weights once more. Chosen.
 FOLDED_REL = 1e-4
 
@@ -19,7 +21,7 @@ FOLDED_REL = 1e-4
 # Error that is left of two equal computations, by the dtype of the output: some roundings of it, over a region. Chosen.
 FLOOR: Mapping[str, float] = {"float32": 2e-5, "float64": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 OTHER_FLOOR = 2e-5  # of any other dtype
-FLOOR_LSB = 1.5
+FLOOR_LSB = OWN_LSB
 # Share of the error that a correction may leave where that is still over the floor. Chosen.
 LEFT_SHARE = 0.05
 # The same of an error so small that its twentieth is below the floor. Chosen; of two steps one may be left.

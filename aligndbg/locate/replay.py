@@ -58,7 +58,7 @@ def rerun_name(pair: Pair, run_again: RunAgain) -> str:
 class Run:
     """One run with overrides, in lock-step: each pair is compared as soon as the run has given what that reads.
 
-    A pair that is too large for the judge's room is compared when the run is over, and its memory free.
+    A pair that is too large for the judge's memory budget is compared when the run is over, and its memory free.
     """
 
     def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], run_again: RunAgain) -> None:
@@ -71,7 +71,7 @@ class Run:
         self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, on_disk: bool = False
     ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
         """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
-        with threads(self._judge.room) as submit:
+        with threads(self._judge.memory_budget) as submit:
             replay = rerun(overrides, partial(self._begin, submit), on_disk=on_disk)
             for begin in self._large:
                 begin()
@@ -85,7 +85,6 @@ class Run:
         return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
 
     def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
-        forward = self._run_again is RunAgain.CANDIDATE
         for one in self._own.values():  # of a run that ended in a refusal
             one.cancel()
         self._own, self._large = {}, []
@@ -94,17 +93,17 @@ class Run:
         judge = self._judge = self._judge.under(replace(self._judge.conditions, inner=inner))
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
         for pair in self._pairs:
-            needed = judge.needed(pair, forward)
+            needed = judge.needed(pair, self._run_again)
             for name in needed:
                 waiting.setdefault(name, []).append((pair, needed))
 
         def compare(pair: Pair) -> None:
-            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, forward), read_bytes(pair))
+            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, self._run_again), read_bytes(pair))
 
         def arrived(name: str) -> None:
             for pair, needed in waiting.pop(name, ()):
                 needed.discard(name)
-                if not needed and judge.room is not None and read_bytes(pair) > judge.room:
+                if not needed and judge.memory_budget is not None and read_bytes(pair) > judge.memory_budget:
                     self._large.append(partial(compare, pair))
                 elif not needed:
                     compare(pair)

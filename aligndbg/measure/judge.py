@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from aligndbg.core.errors import UsageError
 from aligndbg.core.threads import in_threads
-from aligndbg.core.types import Node, Pair, Trace
+from aligndbg.core.types import Node, Pair, RunAgain, Trace
 from aligndbg.measure.detail import detail, element_limit
 from aligndbg.measure.limits import Conditions, Limits
 from aligndbg.measure.metrics import compare
@@ -29,7 +29,8 @@ Result = TypeVar("Result")
 class Judge:
     """Compares pairs of two traces under the user's tolerances, or those of the noise floor.
 
-    `joint` gathers what other tolerances can be judged by later. `room` is bytes of values that may be read at a time.
+    `joint` gathers what other tolerances can be judged by later. `memory_budget` is bytes of values that may be read
+    at a time.
     Nothing changes in it but what it remembers, so threads may share it; `under` gives another for another run.
     """
 
@@ -39,10 +40,10 @@ class Judge:
         candidate: Trace,
         rules: ToleranceRules,
         joint: bool = False,
-        room: int | None = None,
+        memory_budget: int | None = None,
     ) -> None:
         self.reference, self.candidate, self.rules = reference, candidate, rules
-        self.joint, self.room = joint, room
+        self.joint, self.memory_budget = joint, memory_budget
         self.conditions = Conditions()
         self._grids = Grids(reference), Grids(candidate)
         self._limits = Limits(reference, candidate, self._grids)
@@ -85,26 +86,26 @@ class Judge:
         return self._limits.of(pair, self.conditions, isolated=isolated).tolerance
 
     def each(self, work: Callable[[Pair], Result], pairs: Iterable[Pair]) -> Iterator[Result]:
-        """`work` of each pair, in threads that together read no more than `room` bytes at a time."""
-        return in_threads(work, pairs, read_bytes, self.room)
+        """`work` of each pair, in threads that together read no more than `memory_budget` bytes at a time."""
+        return in_threads(work, pairs, read_bytes, self.memory_budget)
 
     def metrics(self, pair: Pair) -> Metrics:
         """The accumulated difference of one pair, in the reference's layout."""
         return self._compare(as_they_are(pair, self.reference, self.candidate), self.tolerance(pair))
 
-    def isolated(self, pair: Pair, trace: Trace, forward: bool) -> Metrics:
+    def isolated(self, pair: Pair, trace: Trace, run_again: RunAgain) -> Metrics:
         """The pair's own difference: `trace` is the side that was re-run on the other's values.
 
         Against a quantized candidate the reference's value is first put on the candidate's grid and clipped to its
         range (FACTS' rule for int8): what the grid cannot hold is no fault of the op.
         """
-        left, right = (self.reference, trace) if forward else (trace, self.candidate)
+        left, right = (self.reference, trace) if run_again is RunAgain.CANDIDATE else (trace, self.candidate)
         return self._compare(on_one_grid(pair, left, right, self._grids), self.tolerance(pair, isolated=True))
 
-    def needed(self, pair: Pair, forward: bool) -> set[str]:
+    def needed(self, pair: Pair, run_again: RunAgain) -> set[str]:
         """The tensors of the side that is re-run that `isolated` reads."""
-        name = pair.candidate if forward else pair.reference
-        return {name, self._grids[forward].stored(name) or name}
+        name = pair.candidate if run_again is RunAgain.CANDIDATE else pair.reference
+        return {name, self._grids[run_again is RunAgain.CANDIDATE].stored(name) or name}
 
     def own_within(self, pair: Pair, metrics: Metrics) -> bool:
         """False where the pair's own error is over tolerance; equal tensors that prove nothing are no fault."""

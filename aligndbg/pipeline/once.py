@@ -63,7 +63,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         run = _begun(ref, cand, settings, clock, stack)
         left = _run_reference(run, feeding)
         sides, matching, notes = _run_candidate(run, feeding, left)
-        judge = Judge(left.trace, sides.right.trace, settings.rules, joint=settings.details, room=run.share)
+        judge = Judge(left.trace, sides.right.trace, settings.rules, joint=settings.details, memory_budget=run.share)
         judge.refuse_unused()
         checks = _check_models(run, sides)
         isolation, why_not = _isolate(run, sides, matching, judge)

@@ -41,9 +41,9 @@ def pairs() -> list[Pair]:
 class Watched(Judge):
     """Tells when a pair was compared."""
 
-    def isolated(self, pair: Pair, trace: Trace, forward: bool) -> Metrics:
+    def isolated(self, pair: Pair, trace: Trace, run_again: RunAgain) -> Metrics:
         try:
-            return super().isolated(pair, trace, forward)
+            return super().isolated(pair, trace, run_again)
         finally:
             self.done[pair.reference].set()
 
@@ -54,7 +54,7 @@ class Watched(Judge):
 def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
     values: dict[str, Array], pairs: list[Pair], room: int | None, during: bool
 ) -> None:
-    judge = Watched(trace(values), trace(dict(values)), ToleranceRules(), room=room)
+    judge = Watched(trace(values), trace(dict(values)), ToleranceRules(), memory_budget=room)
     judge.done = {name: threading.Event() for name in NAMES}
     waited: list[bool] = []
 

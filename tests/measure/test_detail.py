@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligndbg.core.types import Quant
-from aligndbg.measure import detail as _details
+from aligndbg.measure import detail as detail_module
 from aligndbg.measure.detail import BINS, LISTED, MAP_CELLS, POINTS, PROFILE_CELLS, detail, element_limit
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Detail
@@ -37,7 +37,7 @@ SHAPES = [(), (1,), (7,), (1, 9), (3, 4, 5), (1, 3, 130, 70), (2, 3, 4, 5, 6), (
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_says_what_numpy_says_of_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_details, "BLOCK", 1000)  # many blocks, also of tensors that are quick to test
+    monkeypatch.setattr(detail_module, "BLOCK", 1000)  # many blocks, also of tensors that are quick to test
     r, c = two(shape)
     d = np.abs(r.astype(np.float64) - c)
     found = made(r, c, atol=0.2)

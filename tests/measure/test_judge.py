@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aligndbg.core.types import Graph, Layout, LayoutKind, Pair, Quant, Status, TensorInfo, Trace
+from aligndbg.core.types import Graph, Layout, LayoutKind, Pair, Quant, RunAgain, Status, TensorInfo, Trace
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Measurement
@@ -95,13 +95,13 @@ def test_int8_is_judged_by_cosine_and_by_steps() -> None:
     left = trace({"y": VALUES})
     right = trace({"y": one_step}, quants={"y": GRID})
     judge = Judge(left, right, ToleranceRules())
-    found = judge.measure(pair(), judge.isolated(pair(), right, forward=True))
+    found = judge.measure(pair(), judge.isolated(pair(), right, RunAgain.CANDIDATE))
     assert found.status is Status.PASS
     assert found.metrics.lsb_max == pytest.approx(1.5, abs=0.1)  # a step, and half of one for rounding
     assert found.isolated.lsb_max == pytest.approx(1.0)  # both on the candidate's grid
     three = trace({"y": q + np.int8(3)}, quants={"y": GRID})
     judge = Judge(left, three, ToleranceRules())
-    found = judge.measure(pair(), judge.isolated(pair(), three, forward=True))
+    found = judge.measure(pair(), judge.isolated(pair(), three, RunAgain.CANDIDATE))
     assert found.status is Status.FAULT
     assert found.isolated.lsb_max == pytest.approx(3.0)
 
@@ -112,7 +112,7 @@ def test_values_beyond_the_grid_are_no_fault_of_the_op() -> None:
     q = GRID.quantize(wide, "int8")
     right = trace({"y": q}, quants={"y": GRID})
     judge = Judge(trace({"y": wide}), right, ToleranceRules())
-    assert judge.isolated(pair(), right, forward=True).lsb_max == pytest.approx(0.0)
+    assert judge.isolated(pair(), right, RunAgain.CANDIDATE).lsb_max == pytest.approx(0.0)
     assert judge.metrics(pair()).saturated > 0
 
 

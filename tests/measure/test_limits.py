@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aligndbg.core.types import Status
+from aligndbg.core.types import RunAgain, Status
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.limits import Conditions, Facts, limit_of
 from aligndbg.measure.rounding import Rounding
@@ -85,7 +85,7 @@ def test_a_judge_under_other_conditions_leaves_the_first_as_it_was() -> None:
 def test_a_wider_limit_is_said_to_be_weak_where_the_error_is_one_in_steps() -> None:
     quantized = trace({"y": GRID.quantize(VALUES, "int8")}, quants={"y": GRID})
     judge = Judge(trace({"y": VALUES}), quantized, ToleranceRules())
-    isolated = judge.isolated(pair(), quantized, forward=True)
+    isolated = judge.isolated(pair(), quantized, RunAgain.CANDIDATE)
     assert "weak" not in judge.measure(pair(), isolated).reason
     told = judge.under(Conditions({"y": ONE}, weights_unknown=True)).measure(pair(), isolated)
     assert told.status is Status.PASS

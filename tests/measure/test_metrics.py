@@ -16,8 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Layout, LayoutKind, Quant
-from aligndbg.measure import blocks as _blocks
-from aligndbg.measure import metrics
+from aligndbg.measure import blocks, metrics
 from aligndbg.measure.blocks import DISTINCT_CAP
 from aligndbg.measure.fingerprint import fingerprint
 from aligndbg.measure.metrics import compare
@@ -102,7 +101,7 @@ def test_block_boundaries_change_nothing(monkeypatch: pytest.MonkeyPatch, block:
     c = np.ascontiguousarray((r + 0.01 * RNG.standard_normal(r.shape)).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     r[1, 2, 3, 4] = c[1, 2, 3, 4] = np.inf
     whole = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
-    monkeypatch.setattr(_blocks.Tiling.__init__, "__defaults__", (block,))
+    monkeypatch.setattr(blocks.Tiling.__init__, "__defaults__", (block,))
     parts = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
     for found in (whole, parts):
         del found["joint"]  # arrays; test_violations.py
@@ -115,7 +114,7 @@ def test_large_tensors_span_many_blocks() -> None:
     r = RNG.standard_normal((2, 24, 61, 67)).astype(np.float32)
     c = (r + 1e-3 * RNG.standard_normal(r.shape)).astype(np.float32)
     view = np.ascontiguousarray(c.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    assert r.size > 4 * _blocks.BLOCK
+    assert r.size > 4 * blocks.BLOCK
     for candidate in (c, view):
         measured = compare(r, candidate)
         for name, value in naive(r, c).items():

@@ -12,8 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aligndbg.backends import base
-from aligndbg.backends import segments as _segments
+from aligndbg.backends import base, segments
 from aligndbg.backends.onnx import backend as onnx_
 from aligndbg.backends.onnx.backend import OnnxBackend
 from aligndbg.backends.onnx.session import make_session
@@ -35,7 +34,7 @@ def save(path: Path, nodes: Any, inputs: Any, outputs: Any, initializers: Any = 
 
 def run(path: str, feeds: Any, limit: int, monkeypatch: Any, overrides: Any = None) -> tuple[dict[str, Array], int]:
     """All values, and in how many segments they were computed."""
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", limit)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", limit)
     backend = OnnxBackend(path, {})
     found = dict(backend.run(feeds, backend.graph().tappable(), overrides))
     (kept,) = backend._runs.values()
@@ -129,7 +128,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
         stored.append(numpy_helper.from_array(RNG.standard_normal((128, 128)).astype(np.float32), f"w{k}"))
         nodes.append(helper.make_node("MatMul", [last, f"w{k}"], [last := f"m{k}"]))
     path = save(tmp_path, nodes, [value("x", shape=[4, 128])], [value(last)], stored)
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 3 * 128 * 128 * 4)
     monkeypatch.setattr(base, "LARGE_FILE", 0)
     backend = OnnxBackend(path, {})
     alive: list[Any] = []
@@ -151,7 +150,7 @@ def test_large_sessions_go_once_they_were_read(tmp_path: Path, monkeypatch: Any)
 
 def test_a_value_that_its_reader_overwrites_is_passed_on_as_it_was(fixtures: Path, monkeypatch: Any) -> None:
     path = str(fixtures / "cnn.onnx")
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1)
     backend = OnnxBackend(path, {})
     graph = backend.graph()
     feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}
@@ -162,7 +161,7 @@ def test_a_value_that_its_reader_overwrites_is_passed_on_as_it_was(fixtures: Pat
 
 
 def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_segments, "LEAST_BYTES", 1000)
+    monkeypatch.setattr(segments, "LEAST_BYTES", 1000)
     backend = OnnxBackend(str(fixtures / "cnn.onnx"), {})
     graph = backend.graph()
     feeds = {"input": RNG.standard_normal(graph.tensors["input"].shape, np.float32)}

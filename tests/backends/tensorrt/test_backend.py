@@ -19,7 +19,7 @@ import aligndbg
 import fake_tensorrt
 from aligndbg import api
 from aligndbg.backends.open import open_model
-from aligndbg.backends.tensorrt import session as _tensorrt_device
+from aligndbg.backends.tensorrt import session
 from aligndbg.backends.tensorrt.build import Settings, build, onnx_names
 from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import find_library, make_log
@@ -291,7 +291,7 @@ def test_on_a_fake_a_listener_that_fails_is_not_silent(
     def broken(*_: Any) -> Any:
         raise ValueError("no room")
 
-    monkeypatch.setattr(_tensorrt_device, "_copied", broken)
+    monkeypatch.setattr(session, "_copied", broken)
     with pytest.raises(ModelError, match="'m' could not be copied: no room"):
         list(opened(chain(tmp_path / "a.onnx")).run(rows(), ["m"]))
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 import fake_tensorrt
-from aligndbg.backends.tensorrt import build as _tensorrt_network
-from aligndbg.backends.tensorrt import library as _tensorrt_library
+from aligndbg.backends.tensorrt import build, library
 from fake_tensorrt import FakeTensorrt
 
 ROOT = Path(__file__).parents[3]
@@ -103,14 +102,14 @@ def test_every_name_that_the_adapter_uses_is_in_the_real_bindings(version: str) 
 def test_precisions_exist_where_they_are_offered(version: str) -> None:
     rtx, parts = numbers(version)
     offered = not rtx and parts < (11,)
-    for flags in _tensorrt_network.PRECISIONS.values():
+    for flags in build.PRECISIONS.values():
         for flag in flags:
             assert has(API[version], f"BuilderFlag.{flag}") or not offered
 
 
 def test_every_dtype_of_the_real_bindings_is_read_or_refused_with_a_reason() -> None:
     words = {word for surface in API.values() for word in surface["DataType"]} - {"name", "value", "itemsize"}
-    assert words == {*_tensorrt_library.DTYPES, *_tensorrt_library.UNREADABLE}
+    assert words == {*library.DTYPES, *library.UNREADABLE}
 
 
 def test_the_recorded_names_are_those_of_the_installed_library() -> None:
@@ -156,7 +155,7 @@ def test_cuda_bindings_have_what_is_called_and_take_plain_numbers() -> None:
     cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings are not installed")
     names = {name for name in vars(fake_tensorrt.FakeCudart) if name.startswith("cuda")}
     assert names <= set(dir(cudart))
-    source = (ROOT / "aligndbg/backends/_tensorrt_device.py").read_text()
+    source = (ROOT / "aligndbg/backends/tensorrt/session.py").read_text()
     called = set(re.findall(r"_?cudart\.(\w+)", source)) | set(re.findall(r'"(cudaMemcpy\w+)"', source))
     assert called <= names | set(cudart.cudaMemcpyKind.__members__)
     assert set(fake_tensorrt.FakeError.__members__) <= set(cudart.cudaError_t.__members__)

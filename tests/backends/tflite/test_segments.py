@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as S
 
-from aligndbg.backends import segments as _segments
+from aligndbg.backends import segments
 from aligndbg.backends.tflite.backend import TfliteBackend
 from aligndbg.core.types import Array
 from tflite_builder import Builder
@@ -22,11 +22,11 @@ def opened(builder: Builder, folder: Path) -> TfliteBackend:
 
 
 def run(backend: TfliteBackend, feeds: Any, limit: int, monkeypatch: Any, overrides: Any = None) -> dict[str, Array]:
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", limit)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", limit)
     return dict(backend.run(feeds, backend.graph().tappable(), overrides))
 
 
-def segments(backend: TfliteBackend, feeds: Any) -> int:
+def count_segments(backend: TfliteBackend, feeds: Any) -> int:
     taps = [backend._index[name] for name in backend.graph().tappable()]
     return len(backend._segments(taps, {backend._index[name]: a for name, a in feeds.items()}, {}))
 
@@ -56,7 +56,7 @@ def test_segments_give_the_bits_and_the_order_of_the_whole(
     feeds = random_feeds(backend)
     expected = run(backend, feeds, 1 << 40, monkeypatch)
     found = run(backend, feeds, 1, monkeypatch)
-    assert segments(backend, feeds) >= 5
+    assert count_segments(backend, feeds) >= 5
     check_same(found, expected)
     own = {n: a for n, a in expected.items() if n not in backend.graph().outputs}
     check_same(run(backend, feeds, 1, monkeypatch, own), run(backend, feeds, 1 << 40, monkeypatch, own))
@@ -80,7 +80,7 @@ def test_a_square_stays_with_its_mean(tmp_path: Path, monkeypatch: Any) -> None:
     feeds = {"x": RNG.standard_normal((1, 64, 64)).astype(np.float32)}
     expected = run(backend, feeds, 1 << 40, monkeypatch)
     found = run(backend, feeds, 1, monkeypatch)
-    assert segments(backend, feeds) == 2  # TANH; the square and what reads it
+    assert count_segments(backend, feeds) == 2  # TANH; the square and what reads it
     check_same(found, expected)
 
 
@@ -92,8 +92,8 @@ def test_a_model_that_keeps_state_is_not_cut(tmp_path: Path, monkeypatch: Any) -
     graph.op("RANDOM_UNIFORM", [graph.constant("shape", np.int32([1, 4]))], [z], S.RandomOptionsT())
     graph.io([x], [y, z])
     backend = opened(builder, tmp_path)
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 1)
-    assert segments(backend, {"x": np.ones((1, 4), np.float32)}) == 1
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 1)
+    assert count_segments(backend, {"x": np.ones((1, 4), np.float32)}) == 1
 
 
 def test_values_without_elements_are_passed_on(tmp_path: Path, monkeypatch: Any) -> None:
@@ -121,15 +121,15 @@ def test_sizes_of_dynamic_tensors_follow_the_feed(tmp_path: Path, monkeypatch: A
         graph.op("NEG", [last], [last := graph.tensor(f"y{k}", (1, 16), signature=(-1, 16))])
     graph.io([x], [last])
     backend = opened(builder, tmp_path)
-    monkeypatch.setattr(_segments, "SEGMENT_BYTES", 3000)
-    assert segments(backend, {"x": np.ones((1, 16), np.float32)}) == 1
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 3000)
+    assert count_segments(backend, {"x": np.ones((1, 16), np.float32)}) == 1
     feeds = {"x": RNG.standard_normal((1000, 16)).astype(np.float32)}
-    assert segments(backend, feeds) == 4
+    assert count_segments(backend, feeds) == 4
     np.testing.assert_array_equal(run(backend, feeds, 3000, monkeypatch)["y3"], feeds["x"])
 
 
 def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_segments, "LEAST_BYTES", 1000)
+    monkeypatch.setattr(segments, "LEAST_BYTES", 1000)
     backend = TfliteBackend(str(fixtures / "cnn.tflite"), {})
     graph = backend.graph()
     (name,) = graph.inputs
@@ -139,6 +139,6 @@ def test_a_backend_that_is_bound_to_less_cuts_smaller_segments(fixtures: Path, m
     for nbytes in (1 << 30, 200_000, 20_000, 1, 1 << 30):
         backend.bound(nbytes)
         check_same(dict(backend.run(feeds, graph.tappable())), expected)
-        counts.append(segments(backend, feeds))
+        counts.append(count_segments(backend, feeds))
     assert counts[0] == counts[-1] == 1
     assert 1 < counts[1] < counts[2] <= counts[3]

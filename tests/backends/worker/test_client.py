@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from aligndbg.backends.registry import Entry
-from aligndbg.backends.worker import channel as _channel
+from aligndbg.backends.worker import channel
 from aligndbg.backends.worker.child import WINDOW_COUNT
 from aligndbg.backends.worker.client import WorkerBackend
 from aligndbg.core.arrays import Lazy
@@ -179,7 +179,7 @@ def test_no_file_stays_while_arrays_are_held(odd: WorkerBackend) -> None:
 def test_without_room_in_shared_memory_the_temporary_folder_serves(
     odd: WorkerBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_channel, "SHM_RESERVE", 1 << 62)
+    monkeypatch.setattr(channel, "SHM_RESERVE", 1 << 62)
     assert dict(odd.run({"x": np.ones(100_000)}, ()))["x"].sum() == 100_000
 
 
@@ -250,13 +250,13 @@ def test_a_new_run_ends_the_old_one(odd: WorkerBackend) -> None:
 
 
 def test_overrides_past_the_bound_wait_on_disk(odd: WorkerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = _channel.Channel.write_segment, []
+    write, written = channel.Channel.write_segment, []
 
-    def watched(channel: _channel.Channel, flat: Any) -> str:
+    def watched(channel: channel.Channel, flat: Any) -> str:
         written.append(Path(write(channel, flat)).parent)
         return str(written[-1] / f"{channel._side}{channel._count}")
 
-    monkeypatch.setattr(_channel.Channel, "write_segment", watched)
+    monkeypatch.setattr(channel.Channel, "write_segment", watched)
     overrides = {str(k): np.full(100_000, k, np.uint8) for k in range(5)}
     odd.bound(250_000)
     got = dict(odd.run({"x": np.full(100_000, 9, np.uint8)}, (), overrides))
