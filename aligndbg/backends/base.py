@@ -11,7 +11,7 @@ import numpy as np
 
 from aligndbg.backends.segments import share
 from aligndbg.core.errors import FeedError, UnsupportedError, UsageError, nearest
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides, TensorInfo
 
 __all__ = [
     "BaseBackend",
@@ -25,6 +25,7 @@ __all__ = [
     "count",
     "digest",
     "sessions_kept",
+    "tensor_of",
     "yes",
 ]
 
@@ -51,7 +52,10 @@ class BaseBackend:
         raise NotImplementedError
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         raise NotImplementedError
 
@@ -126,25 +130,43 @@ def yes(options: Mapping[str, str], name: str) -> bool:
 
 
 def check_names(
-    graph: Graph, known: Collection[str], fetch: Iterable[str], overrides: Iterable[str], path: str
+    graph: Graph, known: Collection[str], fetch: Iterable[str], overrides: Iterable[Key], path: str
 ) -> None:
     """Raises UnsupportedError for what cannot be tapped, UsageError for an unknown fetch, FeedError for an override."""
     for names, what, kind in ((fetch, "fetch", UsageError), (overrides, "override", FeedError)):
-        for name in names:
+        for key in names:
+            name = tensor_of(key)
             if name in graph.untapped:
                 raise UnsupportedError(f"it cannot be fetched or overridden: {graph.untapped[name]}", context=name)
             if name not in known:
                 fact = f"cannot {what} {name!r}: there is no such tensor"
                 raise kind(fact, context=path, hint=nearest(name, known))
+            if isinstance(key, tuple):
+                _check_edge(graph, *key, path)
+
+
+def tensor_of(key: Key) -> str:
+    """The tensor that is overridden, for all that read it or for one."""
+    return key if isinstance(key, str) else key[0]
+
+
+def _check_edge(graph: Graph, name: str, node: str, path: str) -> None:
+    if node not in graph.places():
+        fact = f"cannot override what {node!r} reads: there is no such node"
+        raise FeedError(fact, context=path, hint=nearest(node, graph.places()))
+    if name not in graph.node(node).inputs:
+        fact = f"cannot override what {node!r} reads of {name!r}: it does not read it"
+        raise FeedError(fact, context=path, hint=f"it reads {', '.join(filter(None, graph.node(node).inputs))}")
 
 
 def checked_overrides(
-    graph: Graph, known: Collection[str], overrides: Mapping[str, Array] | None, path: str
-) -> dict[str, Array]:
+    graph: Graph, known: Collection[str], overrides: Mapping[Any, Array] | None, path: str
+) -> dict[Key, Array]:
     """The overrides as arrays, at once. Raises what `check_names` does, and FeedError for one that does not fit."""
     check_names(graph, known, (), overrides or (), path)
-    arrays = {name: np.asarray(array) for name, array in (overrides or {}).items()}
-    for name, array in arrays.items():
+    arrays = {key: np.asarray(array) for key, array in (overrides or {}).items()}
+    for key, array in arrays.items():
+        name = tensor_of(key)
         check_array(f"override of {name!r}", graph.tensors.get(name, TensorInfo(name)), array, path)
     return arrays
 

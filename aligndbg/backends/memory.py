@@ -10,7 +10,8 @@ import numpy as np
 
 from aligndbg.backends.base import BaseBackend, check_array, check_names, checked_feeds, checked_overrides
 from aligndbg.core.errors import ModelError, UsageError, nearest
-from aligndbg.core.types import Array, Graph, ModelInfo, Node, Quant, TensorInfo
+from aligndbg.core.regions import needed
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Node, Overrides, Quant, TensorInfo
 
 __all__ = ["MemoryBackend", "MemoryNode"]
 
@@ -111,42 +112,58 @@ class MemoryBackend(BaseBackend):
         )
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """As Backend.run; arguments are checked at once, the nodes run as the values are read."""
         wanted = dict.fromkeys(fetch)
         graph = self.graph()
         check_names(graph, self._tensors, wanted, (), self.info.path)
         changed = checked_overrides(graph, self._tensors, overrides, self.info.path)
-        if not feeds and wanted.keys() <= self._constants.keys():
-            return iter([(name, self._constants[name].copy()) for name in wanted])
-        return self._run(checked_feeds(graph, feeds, self.info.path), wanted, changed)
+        places, read = needed(graph, wanted, changed)
+        return self._run(checked_feeds(graph, feeds, self.info.path, read), wanted, changed, places)
 
     def _run(
-        self, feeds: Mapping[str, Array], wanted: Mapping[str, None], overrides: Mapping[str, Array]
+        self,
+        feeds: Mapping[str, Array],
+        wanted: Mapping[str, None],
+        overrides: Mapping[Key, Array],
+        places: Sequence[int],
     ) -> Iterator[tuple[str, Array]]:
         seen: dict[str, Array] = {}  # what consumers read
 
-        def settle(name: str, own: Array) -> Iterator[tuple[str, Array]]:
-            override = overrides.get(name, own)
-            check_array(f"override of {name!r}", TensorInfo(name, own.shape, own.dtype.name), override, self.info.path)
-            seen[name] = override.view()
-            seen[name].flags.writeable = False
+        def shown(name: str, own: Array) -> Iterator[tuple[str, Array]]:
+            fits = TensorInfo(name, own.shape, own.dtype.name)
+            keys: list[Key] = [name, *((name, node.name) for node in readers.get(name, ()))]
+            for key in keys:
+                if key in overrides:
+                    check_array(f"override of {name!r}", fits, overrides[key], self.info.path)
+            seen[name] = own
             if name in wanted:
                 yield name, own.copy()
 
+        def read(name: str, node: Node) -> Array:
+            value = next((overrides[k] for k in ((name, node.name), name) if k in overrides), None)
+            view: Array = (seen[name] if value is None else value).view()
+            view.flags.writeable = False
+            return view
+
+        readers = self.graph().consumers()
         for name, own in (self._constants | dict(feeds)).items():
-            yield from settle(name, own)
-        for node, function in zip(self._nodes, self._functions, strict=True):
-            values = self._call(node, function, [seen[name] if name else None for name in node.inputs])
+            yield from shown(name, own)
+        for node, function in ((self._nodes[k], self._functions[k]) for k in places):
+            values = self._call(node, function, [read(name, node) if name else None for name in node.inputs])
             for name, own in zip(node.outputs, values, strict=True):
                 if name:
                     self._learn(name, own)
-                    yield from settle(name, own)
+                    yield from shown(name, own)
 
     def _call(self, node: Node, function: Callable[..., Any], arguments: list[Array | None]) -> list[Array]:
         try:
-            result = function(*arguments)
+            with np.errstate(all="ignore"):  # Inf and NaN are found where they begin, not told by numpy
+                result = function(*arguments)
         except Exception as error:
             raise ModelError(f"{type(error).__name__}: {error}", context=f"{self.info.path}: {node.name}") from error
         values = [np.asarray(value) for value in (result if isinstance(result, tuple | list) else (result,))]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from aligndbg.backends.base import BaseBackend
 from aligndbg.core.errors import UnsupportedError
-from aligndbg.core.types import Array, Graph, ModelInfo, Trace
+from aligndbg.core.types import Array, Graph, ModelInfo, Overrides, Trace
 from aligndbg.trace.reader import read_trace
 
 __all__ = ["RecordedBackend"]
@@ -33,7 +33,7 @@ class RecordedBackend(BaseBackend):
         return self._trace.graph
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Overrides | None = None
     ) -> Iterator[tuple[str, Array]]:
         raise UnsupportedError(
             "a recorded trace cannot be run",

@@ -68,28 +68,28 @@ def write_all(file: Any, data: Array) -> None:
         view = view[file.write(view) :]
 
 
-class Lazy(Mapping[str, Array]):
+class Lazy(Mapping[Any, Array]):
     """Arrays made anew whenever they are read."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], Array]]) -> None:
+    def __init__(self, makers: Mapping[Any, Callable[[], Array]]) -> None:
         self._makers = dict(makers)
 
-    def but(self, names: Container[str]) -> Lazy:
+    def but(self, names: Container[Any]) -> Lazy:
         """Without those of `names`."""
         return Lazy({name: make for name, make in self._makers.items() if name not in names})
 
-    def over(self, others: Mapping[str, Array]) -> Lazy:
+    def over(self, others: Mapping[Any, Array]) -> Lazy:
         """With the others too, where they are not here."""
         return Lazy({name: partial(others.__getitem__, name) for name in others} | self._makers)
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: Any) -> Array:
         made: Array = self._makers[name]()
         return made
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would make the array
         return name in self._makers
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._makers)
 
     def __len__(self) -> int:

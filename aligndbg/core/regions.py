@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from aligndbg.core.types import Graph, Node, Pair, Region
+from aligndbg.core.types import Graph, Key, Node, Pair, Region
 
-__all__ = ["next_pairs", "region"]
+__all__ = ["needed", "next_pairs", "region"]
 
 
 def next_pairs(consumers: Mapping[str, Sequence[Node]], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
@@ -24,6 +24,26 @@ def next_pairs(consumers: Mapping[str, Sequence[Node]], by_name: Mapping[str, Pa
                 else:
                     stack.append(o)
     return list(found.values())
+
+
+def needed(graph: Graph, fetch: Iterable[str], overrides: Container[Key]) -> tuple[list[int], set[str]]:
+    """The places of the nodes that `fetch` is computed by, given the overrides; and the graph inputs that are read."""
+    producers, places, inputs = graph.producers(), graph.places(), set(graph.inputs)
+    found: set[int] = set()
+    fed: set[str] = set()
+    stack, seen = list(fetch), set[str]()
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = producers.get(name)
+        if node is None:
+            fed.update({name} & inputs)
+        elif places[node.name] not in found:
+            found.add(places[node.name])
+            stack += [i for i in node.inputs if i and i not in overrides and (i, node.name) not in overrides]
+    return sorted(found), fed
 
 
 def region(graph: Graph, output: str, paired: Container[str]) -> Region:

@@ -18,11 +18,13 @@ __all__ = [
     "Coverage",
     "Fault",
     "Graph",
+    "Key",
     "Layout",
     "LayoutKind",
     "Matching",
     "ModelInfo",
     "Node",
+    "Overrides",
     "Pair",
     "Quant",
     "Region",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Key = str | tuple[str, str]  # a tensor; or (tensor, node): what that one node reads of it
+Overrides = Mapping[Any, Array]  # by Key; a Mapping is invariant in its keys
 
 FLOAT_DTYPES = frozenset(
     {
@@ -258,8 +262,10 @@ class Backend(Protocol):
 
     `run` yields each fetched tensor once, as an array that the caller owns, in the tensor's own dtype (quantized
     tensors as stored integers) and layout. `overrides` maps tensor names to arrays of the tensor's own dtype and
-    shape: every consumer reads the array, while the model's own value is still yielded. `fetch` may name graph
-    inputs and constants too; feeds may be empty when it names constants only.
+    shape: every consumer reads the array, while the model's own value is still yielded. A key may also be an edge,
+    (tensor, node): then that one node reads the array. `fetch` may name graph inputs and constants too.
+
+    No more is computed than `fetch` needs given the overrides, and no feed is needed that nothing computed reads.
 
     Raises FeedError for a missing, unknown or misshapen feed or override, UsageError for an unknown fetch,
     UnsupportedError for one that cannot be tapped or overridden (its name is then the error's `context`), ModelError
@@ -285,7 +291,7 @@ class Backend(Protocol):
         self,
         feeds: Mapping[str, Array],
         fetch: Sequence[str],
-        overrides: Mapping[str, Array] | None = None,
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]: ...
 
     def release(self) -> None: ...

@@ -17,24 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 from aligndbg.core.errors import FeedError, UnsupportedError, UsageError
-from aligndbg.core.types import FLOAT_DTYPES, Array, Backend, Graph, ModelInfo
+from aligndbg.core.types import FLOAT_DTYPES, Array, Backend, Graph, ModelInfo, Node, Overrides
 
 __all__ = ["BackendConformance"]
 
 
 Feeds = Mapping[str, Array]
+Item = TypeVar("Item")
 SHAPE_READERS = {"Shape", "Size"}  # what they give does not depend on values
 
 
-def run(
-    backend: Backend, feeds: Feeds, fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
-) -> dict[str, Array]:
+def run(backend: Backend, feeds: Feeds, fetch: Sequence[str], overrides: Overrides | None = None) -> dict[str, Array]:
     """Everything that one run yields. A tensor that comes twice fails."""
     values: dict[str, Array] = {}
     for name, value in backend.run(feeds, fetch, overrides):
@@ -53,9 +52,9 @@ def same(one: Array, other: Array) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-def downstream(graph: Graph, name: str) -> set[str]:
-    """Every tensor that depends on `name`."""
-    consumers, found, waiting = graph.consumers(), set[str](), [name]
+def downstream(graph: Graph, *names: str) -> set[str]:
+    """Every tensor that depends on one of them."""
+    consumers, found, waiting = graph.consumers(), set[str](), [*names]
     while waiting:
         for node in consumers.get(waiting.pop(), ()):
             fresh = {output for output in node.outputs if output} - found
@@ -79,6 +78,7 @@ class BackendConformance:
 
     max_overrides = 24  # tensors that are overridden one at a time
     max_constants = 8
+    lazy = True  # a run computes what it is asked for and no more; False where the whole model runs
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -109,7 +109,7 @@ class BackendConformance:
         return backend
 
     @staticmethod
-    def _some(names: Sequence[str], count: int) -> list[str]:
+    def _some(names: Sequence[Item], count: int) -> list[Item]:
         """At most `count` of them, spread evenly from the first to the last."""
         places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
         return [names[place] for place in dict.fromkeys(places.tolist())]
@@ -326,6 +326,77 @@ class BackendConformance:
         pins = {**values, **{name: feeds[name] for name in graph.inputs}}
         others = {name: np.flip(value).copy() for name, value in feeds.items()}
         assert not changed(values, run(overridable, others, names, pins))
+
+    def test_one_node_alone_sees_an_override_of_what_it_reads(self, overridable: Backend, feeds: Feeds) -> None:
+        graph = overridable.graph()
+        names = [*graph.inputs, *graph.tappable()]
+        values = run(overridable, feeds, names)
+        tried = 0
+        for name, node in self._some(self._edges(graph), self.max_overrides):
+            edge = (name, node.name)
+            assert not changed(values, run(overridable, feeds, names, {edge: values[name]})), f"own values at {edge}"
+            outputs = [output for output in node.outputs if output]
+            below, others = {*outputs, *downstream(graph, *outputs)}, list(variations(graph, name, values[name]))
+            moved = [set(changed(values, run(overridable, feeds, names, {edge: other}))) for other in others]
+            assert all(m <= below for m in moved), f"overriding {edge} changed what does not depend on it"
+            assert any(m & set(outputs) for m in moved) or not others, f"the override of {edge} was not seen"
+            tried += bool(others)
+        assert tried, "no float or quantized tensor has two readers: give the suite a model with a branch"
+
+    def test_an_edge_wins_over_its_tensor(self, overridable: Backend, feeds: Feeds) -> None:
+        graph = overridable.graph()
+        names = graph.tappable()
+        values = run(overridable, feeds, [*graph.inputs, *names])
+        for name, node in self._some(self._edges(graph), 4):
+            for other in variations(graph, name, values[name]):
+                every = {(name, reader.name): values[name] for reader in graph.consumers()[name]}
+                again = run(overridable, feeds, names, {name: other, **every})
+                assert not changed({n: values[n] for n in names}, again), f"with {name!r} and {node.name!r} overridden"
+
+    def test_unknown_edges(self, overridable: Backend, feeds: Feeds) -> None:
+        graph = overridable.graph()
+        name, _ = self._edges(graph)[0]
+        value = run(overridable, feeds, [name])[name]
+        stranger = next(n.name for n in graph.nodes if name not in n.inputs)
+        for reader in ("no_such_node", stranger):
+            with pytest.raises(FeedError, match=reader):
+                run(overridable, feeds, graph.outputs, {(name, reader): value})
+
+    def test_what_nobody_reads_need_not_be_fed(self, overridable: Backend, feeds: Feeds) -> None:
+        """A run computes what is fetched from the nearest overrides, and reads no feed above them."""
+        if not self.lazy:
+            pytest.skip("the backend runs the whole model")
+        graph = overridable.graph()
+        values = run(overridable, feeds, [*graph.inputs, *graph.tappable()])
+        nodes = [n for n in graph.nodes if any(i in values for i in n.inputs) and set(n.outputs) & set(values)]
+        for node in self._some(nodes, self.max_overrides):
+            given = {name: values[name] for name in node.inputs if name in values}
+            wanted = [output for output in node.outputs if output in values]
+            rest = {n: v for n, v in feeds.items() if any(n in graph.node(m).inputs for m in self._hidden(graph, node))}
+            assert not changed({n: values[n] for n in wanted}, run(overridable, rest, wanted, given)), node.name
+
+    @staticmethod
+    def _hidden(graph: Graph, node: Node) -> list[str]:
+        """The nodes before `node` whose values cannot be overridden."""
+        producers, found, waiting = graph.producers(), dict[str, None](), [*node.inputs]
+        while waiting:
+            name = waiting.pop()
+            made = producers.get(name)
+            if made is not None and name in graph.untapped and made.name not in found:
+                found[made.name] = None
+                waiting += made.inputs
+        return list(found)
+
+    @staticmethod
+    def _edges(graph: Graph) -> list[tuple[str, Node]]:
+        """What nodes read for its values, of tensors with other readers."""
+        consumers = graph.consumers()
+        return [
+            (name, node)
+            for name in [*graph.inputs, *graph.tappable()]
+            for node in consumers.get(name, ())
+            if len(consumers[name]) > 1 and node.canonical not in SHAPE_READERS
+        ]
 
     @staticmethod
     def _inner(graph: Graph) -> list[str]:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.backends.open import open_model
 from aligndbg.backends.registry import REGISTRY
+from aligndbg.core.errors import FeedError
 from aligndbg.core.types import Backend
 from aligndbg.testing.conformance import BackendConformance
 from aligndbg.trace.capture import capture
@@ -59,7 +60,8 @@ def small_memory() -> MemoryBackend:
             MemoryNode("MatMul", np.matmul, ("x", "w"), ("mm",)),
             MemoryNode("Relu", lambda a: np.maximum(a, 0), ("mm",), ("relu",)),
             MemoryNode("Add", np.add, ("relu", "y"), ("sum",)),
-            MemoryNode("Split", lambda a: np.split(a, 2, axis=1), ("sum",), ("left", "right")),
+            MemoryNode("Mul", np.multiply, ("sum", "relu"), ("mul",)),
+            MemoryNode("Split", lambda a: np.split(a, 2, axis=1), ("mul",), ("left", "right")),
             MemoryNode("Shape", lambda a: np.array(a.shape), ("left",), ("shape",)),
             MemoryNode("Reshape", lambda a, s: a.reshape(s), ("right", "shape"), ("out",)),
         ],
@@ -176,6 +178,7 @@ class TestTrtOnAFake(Shared):
     """ONNX Runtime computes what a GPU would: this says nothing of TensorRT itself."""
 
     max_overrides = 6
+    lazy = False
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -306,6 +309,15 @@ def _backwards(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -
     return list(run(feeds, fetch, overrides))[::-1]
 
 
+def _takes_an_edge_for_its_tensor(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    return run(feeds, fetch, {key if isinstance(key, str) else key[0]: v for key, v in (overrides or {}).items()})
+
+
+def _wants_all_feeds(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
+    list(run(feeds, ["out", "left"]))
+    return run(feeds, fetch, overrides)
+
+
 def _skips_unknown(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: Any) -> Any:
     return run(feeds, [name for name in fetch if name != "no_such_tensor"], overrides)
 
@@ -318,6 +330,7 @@ def _skips_unknown(self: Broken, run: Any, feeds: Any, fetch: Any, overrides: An
         (_reuses_memory, "test_arrays_outlive_the_next_run"),
         (_ignores_overrides, "test_consumers_and_nothing_else_see_other_values"),
         (_ignores_overrides, "test_all_overridden_at_once_are_all_seen"),
+        (_takes_an_edge_for_its_tensor, "test_one_node_alone_sees_an_override_of_what_it_reads"),
         (_yields_the_override, "test_consumers_and_nothing_else_see_other_values"),
         (_backwards, "test_every_tensor_comes_once_in_execution_order"),
     ],
@@ -326,6 +339,11 @@ def test_the_suite_catches_a_broken_promise(defect: Callable[..., Any], test: st
     with pytest.raises(AssertionError):
         getattr(BackendConformance(), test)(Broken(defect), memory_feeds())
     getattr(BackendConformance(), test)(small_memory(), memory_feeds())
+
+
+def test_the_suite_catches_a_run_that_wants_every_feed() -> None:
+    with pytest.raises(FeedError):
+        BackendConformance().test_what_nobody_reads_need_not_be_fed(Broken(_wants_all_feeds), memory_feeds())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -21,8 +21,9 @@ from aligndbg.backends.base import (
     count,
     digest,
     sessions_kept,
+    tensor_of,
 )
-from aligndbg.backends.onnx.edit import constant_part, tapped
+from aligndbg.backends.onnx.edit import tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import NOT_TENSORS, build_graph
 from aligndbg.backends.onnx.segments import SegmentedRun, cut_graph, sizes_on, whole
@@ -39,7 +40,8 @@ from aligndbg.backends.onnx.session import (
 )
 from aligndbg.backends.segments import share
 from aligndbg.core.errors import ModelError, UnsupportedError
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.regions import needed
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +57,7 @@ class _Run(NamedTuple):
     """A run with its sessions, and the inputs that stand for overrides."""
 
     run: SegmentedRun
-    stand_ins: Mapping[str, str]
+    stand_ins: Mapping[Key, str]
 
 
 class OnnxBackend(BaseBackend):
@@ -104,7 +106,7 @@ class OnnxBackend(BaseBackend):
         self,
         feeds: Mapping[str, Array],
         fetch: Sequence[str],
-        overrides: Mapping[str, Array] | None = None,
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, array) in execution order; see `Backend.run`. Arguments are checked before it returns.
 
@@ -114,9 +116,9 @@ class OnnxBackend(BaseBackend):
         check_names(graph, self._rank, fetch, (), self._path)
         changed = checked_overrides(graph, self._rank, overrides, self._path)
         names = sorted(set(fetch), key=self._rank.__getitem__)
-        without_feeds = bool(graph.inputs) and not feeds and all(name in graph.constants for name in names)
-        arrays = {} if without_feeds else self._checked(feeds)
-        return self._values(names, arrays, changed, without_feeds)
+        places, fed = needed(graph, names, changed)
+        arrays = self._checked(feeds, fed)
+        return self._values(names, arrays, changed, places)
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""
@@ -130,7 +132,7 @@ class OnnxBackend(BaseBackend):
             self._folder = None
 
     def _values(
-        self, names: list[str], feeds: dict[str, Array], overrides: dict[str, Array], without_feeds: bool
+        self, names: list[str], feeds: dict[str, Array], overrides: dict[Key, Array], places: list[int]
     ) -> Iterator[tuple[str, Array]]:
         stored = set(self._model.stored())
         heads = [name for name in names if name not in feeds and name not in stored]
@@ -141,13 +143,13 @@ class OnnxBackend(BaseBackend):
                 yield name, self._model.constant(name)
         if not heads:
             return
-        run, stand_ins = self._run_of(heads, feeds, overrides, without_feeds)
+        run, stand_ins = self._run_of(heads, feeds, overrides, places)
         given = feeds | {stand_in: overrides.pop(name) for name, stand_in in stand_ins.items()}
         try:
             for name, held, again in run.values(given, self._path):
                 yield name, self._array(name, held, again)
         except UnsupportedError as error:
-            fed = {stand_in: name for name, stand_in in stand_ins.items()}
+            fed = {stand_in: tensor_of(key) for key, stand_in in stand_ins.items()}
             raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
 
     def _array(self, name: str, held: list[Any], again: bool) -> Array:
@@ -155,24 +157,25 @@ class OnnxBackend(BaseBackend):
         self._seen_bytes[name] = array.nbytes
         return array.copy() if again else array  # the reader may write into it
 
-    def _checked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _checked(self, feeds: Mapping[str, Array], read: Collection[str]) -> dict[str, Array]:
         graph = self.graph()
-        for name in graph.inputs:
+        for name in read:
             kind = graph.tensors.get(name, TensorInfo(name)).dtype
             if kind in ("sequence", "optional", "map"):
                 raise UnsupportedError(f"input {name!r} is of {kind} type; only tensors can be fed")
-        return checked_feeds(graph, feeds, self._path)
+        return checked_feeds(graph, feeds, self._path, read)
 
     def _run_of(
-        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[str, Array], without_feeds: bool
+        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[Key, Array], places: list[int]
     ) -> _Run:
         """The run that yields `heads` with these overrides in it. The last few are kept."""
-        plain = not overrides and not without_feeds and set(heads) <= set(self.graph().outputs)
+        fed = all(name in feeds for name in self.graph().inputs)
+        plain = not overrides and fed and set(heads) <= set(self.graph().outputs)
         sizes = self._sizes(feeds)
         large = sum(sizes.get(name, 0) for name in heads) // share(self._bound)  # it was cut for as much
-        key = (plain, tuple(heads), self._override_key(overrides), without_feeds, large)
+        key = (plain, tuple(heads), self._override_key(overrides), large)
         return self._runs.get_or_make(
-            key, lambda: self._plain(heads) if plain else self._tapped(heads, feeds, overrides, without_feeds)
+            key, lambda: self._plain(heads) if plain else self._tapped(heads, feeds, overrides, places)
         )
 
     def _plain(self, heads: list[str]) -> _Run:
@@ -182,14 +185,13 @@ class OnnxBackend(BaseBackend):
         return _Run(SegmentedRun(self._model.proto, heads, [whole(self._model.proto.graph)], make, keep=True), {})
 
     def _tapped(
-        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[str, Array], without_feeds: bool
+        self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[Key, Array], places: list[int]
     ) -> _Run:
-        base = constant_part(self._model.proto, self.graph().constants) if without_feeds else self._model.proto
-        edited = tapped(base, heads, overrides, self._model.fixed())
+        edited = tapped(self._model.proto, heads, overrides, self._model.fixed(), places)
         segments = [whole(edited.proto.graph)]
         texts = any(array.dtype.kind in "OUS" for array in feeds.values())
         if self._provider == CPU and not texts:
-            sizes = self._sizes(feeds) | {edited.stand_ins.get(n, n): a.nbytes for n, a in overrides.items()}
+            sizes = self._sizes(feeds) | {name: overrides[key].nbytes for key, name in edited.stand_ins.items()}
             segments = cut_graph(edited.proto.graph, sizes, share(self._bound), self.graph().constants, self._passable)
         make = partial(self._make, held=edited.held)
         return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._runs.most > 1), edited.stand_ins)
@@ -202,11 +204,12 @@ class OnnxBackend(BaseBackend):
         info = self.graph().tensors.get(name)
         return info is not None and info.dtype not in ("", *NOT_TENSORS, *WIDENED)
 
-    def _override_key(self, overrides: Mapping[str, Array]) -> frozenset[tuple[str, str, bytes]]:
+    def _override_key(self, overrides: Mapping[Key, Array]) -> frozenset[tuple[Key, str, bytes]]:
         """Names and dtypes; for constants the values, too, since they become part of the session."""
         fixed = self._model.fixed()
         return frozenset(
-            (name, array.dtype.name, digest(array) if name in fixed else b"") for name, array in overrides.items()
+            (key, array.dtype.name, digest(array) if tensor_of(key) in fixed else b"")
+            for key, array in overrides.items()
         )
 
     def _make(self, proto: onnx.ModelProto, *, held: Mapping[str, Array], prepack: bool = True) -> Session:

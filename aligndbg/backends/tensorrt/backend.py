@@ -22,7 +22,7 @@ from aligndbg.backends.tensorrt.from_onnx import OnnxSource
 from aligndbg.backends.tensorrt.library import find_library, make_log
 from aligndbg.backends.tensorrt.session import execute, require_device
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
-from aligndbg.core.types import Array, Graph, ModelInfo
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides
 
 __all__ = ["TensorrtBackend"]
 
@@ -83,7 +83,7 @@ class TensorrtBackend(BaseBackend):
         self,
         feeds: Mapping[str, Array],
         fetch: Sequence[str],
-        overrides: Mapping[str, Array] | None = None,
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, array) in execution order; see `Backend.run`. Arguments are checked before it returns.
 
@@ -107,7 +107,7 @@ class TensorrtBackend(BaseBackend):
         self._engines.clear()
 
     def _values(
-        self, graph: Graph, names: list[str], feeds: dict[str, Array], overrides: dict[str, Array]
+        self, graph: Graph, names: list[str], feeds: dict[str, Array], overrides: dict[Key, Array]
     ) -> Iterator[tuple[str, Array]]:
         heads = [name for name in names if name not in feeds and name not in graph.constants]
         computed = self._compute(graph, heads, feeds, overrides) if heads else {}
@@ -123,7 +123,7 @@ class TensorrtBackend(BaseBackend):
                 raise ModelError(f"TensorRT gave no value of {name!r}, or more than one", context=self.info.path)
 
     def _compute(
-        self, graph: Graph, heads: list[str], feeds: dict[str, Array], overrides: dict[str, Array]
+        self, graph: Graph, heads: list[str], feeds: dict[str, Array], overrides: dict[Key, Array]
     ) -> dict[str, Array]:
         taps = [name for name in heads if name not in graph.outputs]
         marked = bool(taps or overrides)
@@ -133,7 +133,7 @@ class TensorrtBackend(BaseBackend):
         return {name: found[name] for name in heads if name in found}
 
     def _execute(
-        self, feeds: dict[str, Array], taps: list[str], overrides: dict[str, Array], *, marked: bool
+        self, feeds: dict[str, Array], taps: list[str], overrides: dict[Key, Array], *, marked: bool
     ) -> dict[str, Array]:
         engine = self._engine(feeds, marked, overrides)
         given = feeds
@@ -144,12 +144,12 @@ class TensorrtBackend(BaseBackend):
         unfused = self._unfused and marked
         return execute(self._library.trt, self._log, engine, given, debug, unfused=unfused)
 
-    def _engine(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
+    def _engine(self, feeds: Mapping[str, Array], marked: bool, overrides: Overrides) -> Any:
         """The engine for these shapes, marks and overrides; the last few are kept, since building takes long."""
         key = () if self._source is None else self._source.key(feeds, marked, overrides)
         return self._engines.get_or_make(key, lambda: self._loaded(feeds, marked, overrides))[0]
 
-    def _loaded(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
+    def _loaded(self, feeds: Mapping[str, Array], marked: bool, overrides: Overrides) -> Any:
         require_device()  # a build takes long, and could not be loaded
         if self._source is None:
             assert self._plan is not None
@@ -158,7 +158,7 @@ class TensorrtBackend(BaseBackend):
             data, built_with = self._build(feeds, marked, overrides), self._library.text
         return deserialize(self._library.trt, self._log, data, self._library.text, built_with)
 
-    def _build(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
+    def _build(self, feeds: Mapping[str, Array], marked: bool, overrides: Overrides) -> Any:
         assert self._source is not None
         parsed = self._source.parsed(overrides)
         if marked:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aligndbg.backends.base import digest
+from aligndbg.backends.base import digest, tensor_of
 from aligndbg.backends.onnx.edit import Tapped, tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import build_graph
 from aligndbg.backends.tensorrt.build import Network, Settings, sizes_of
 from aligndbg.backends.tensorrt.library import Library, dtype_name, unreadable
 from aligndbg.core.errors import ModelError
-from aligndbg.core.types import Array, Graph, Node, TensorInfo
+from aligndbg.core.types import Array, Graph, Node, Overrides, TensorInfo
 
 if TYPE_CHECKING:
     import onnx
@@ -68,14 +68,14 @@ class OnnxSource:
         self.graph()
         return self._dynamic
 
-    def parsed(self, overrides: Mapping[str, Array]) -> Network:
+    def parsed(self, overrides: Overrides) -> Network:
         """A new network, without marks; overridden tensors are inputs of it."""
         edited = self._edited(overrides)
         folder = self._model.data_folder or os.path.dirname(os.path.abspath(self._path))
         model = self._filled(edited).SerializeToString()
         return Network(self._library, self._log, model, os.path.join(folder, "model.onnx"), self._settings)
 
-    def mark(self, parsed: Network, taps: Iterable[str], overrides: Mapping[str, Array]) -> None:
+    def mark(self, parsed: Network, taps: Iterable[str], overrides: Overrides) -> None:
         """Exposes the taps. What an override leaves without a reader has to be an output, or it would not be built."""
         loose = [name for name in overrides if name in parsed.tensors]
         parsed.mark(loose, "outputs")
@@ -84,20 +84,20 @@ class OnnxSource:
             fact = f"TensorRT refuses to mark {refused[0]!r} once something is overridden"
             raise ModelError(fact, context=self._path)
 
-    def stand_ins(self, overrides: Mapping[str, Array]) -> dict[str, Array]:
+    def stand_ins(self, overrides: Overrides) -> dict[str, Array]:
         """The network inputs that stand for overridden tensors, with their values."""
         return {stand_in: overrides[name] for name, stand_in in self._edited(overrides).stand_ins.items()}
 
-    def key(self, feeds: Mapping[str, Array], marked: bool, overrides: Mapping[str, Array]) -> Any:
+    def key(self, feeds: Mapping[str, Array], marked: bool, overrides: Overrides) -> Any:
         """What an engine depends on: marks, overridden names (and values, of constants), dynamic sizes."""
         fixed = self._model.fixed()
         changed = frozenset(
-            (name, array.shape, digest(array) if name in fixed else b"") for name, array in overrides.items()
+            (key, array.shape, digest(array) if tensor_of(key) in fixed else b"") for key, array in overrides.items()
         )
         sizes = tuple((name, array.shape, _shape_value(array)) for name, array in sorted(feeds.items()))
         return marked, changed, sizes if self.dynamic else ()
 
-    def _edited(self, overrides: Mapping[str, Array]) -> Tapped:
+    def _edited(self, overrides: Overrides) -> Tapped:
         if not overrides:
             return Tapped(self._model.proto, {}, {})
         edited = tapped(self._model.proto, (), overrides, self._model.fixed())

@@ -26,16 +26,18 @@ from aligndbg.backends.base import (
     count,
     digest,
     sessions_kept,
+    tensor_of,
 )
 from aligndbg.backends.segments import Segment, share
-from aligndbg.backends.tflite.edit import Rewritten, alone, rewrite
+from aligndbg.backends.tflite.edit import Cut, Rewritten, alone, rewrite
 from aligndbg.backends.tflite.file import BROKEN_HINT, Op, TfliteModel, map_file
 from aligndbg.backends.tflite.graph import Analysis
 from aligndbg.backends.tflite.segments import Step, cut_model, sizes_on, steps
 from aligndbg.backends.tflite.session import KERNELS, Runtime, Session, missing_kernel, one_line
 from aligndbg.core.errors import ModelError, UnsupportedError
 from aligndbg.core.process_memory import give_back
-from aligndbg.core.types import Array, Graph, ModelInfo
+from aligndbg.core.regions import needed
+from aligndbg.core.types import Array, Graph, ModelInfo, Overrides
 
 __all__ = ["TfliteBackend"]
 
@@ -80,18 +82,23 @@ class TfliteBackend(BaseBackend):
         self,
         feeds: Mapping[str, Array],
         fetch: Sequence[str],
-        overrides: Mapping[str, Array] | None = None,
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """Yields inputs, then constants, then computed tensors in execution order. Arguments are checked at once.
 
         With model outputs only and no overrides, the file runs as it is, untapped.
         """
-        check_names(self.graph(), self._index, fetch, overrides or (), self._model.path)
+        graph, changed = self.graph(), overrides or {}
+        check_names(graph, self._index, fetch, changed, self._model.path)
+        places, read = needed(graph, fetch, changed)
         plan = sorted({self._index[name] for name in fetch}, key=self._order.__getitem__)
-        values = self._checked_overrides(overrides or {})
+        values = self._checked_overrides(changed)
         taps = tuple(i for i in plan if self._is_computed(i))
-        given = self._checked_feeds(feeds, self._model.inputs if taps else plan)
-        return self._run(plan, taps, given, values)
+        ops = tuple(k for k in places if k not in self._analysis.blocked)
+        if self._analysis.keeps_state or (not changed and set(taps) <= set(self._model.outputs)):
+            ops, read = self._analysis.runnable, set(graph.inputs if taps else read)
+        given = self._checked_feeds(feeds, [self._index[name] for name in read])
+        return self._run(plan, taps, given, values, ops)
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights and the tensors of its last run."""
@@ -152,14 +159,16 @@ class TfliteBackend(BaseBackend):
         arrays = checked_feeds(self.graph(), feeds, self._model.path, wanted)
         return {names[name]: self._as_taken(names[name], array) for name, array in arrays.items()}
 
-    def _checked_overrides(self, overrides: Mapping[str, Array]) -> dict[int, Array]:
-        values: dict[int, Array] = {}
-        for name, value in overrides.items():
+    def _checked_overrides(self, overrides: Mapping[Any, Array]) -> dict[Cut, Array]:
+        values: dict[Cut, Array] = {}
+        for key, value in overrides.items():
+            name = tensor_of(key)
             index, array = self._index[name], np.asarray(value)
             self._analysis.check_feedable(index)
             check_array(f"override of {name!r}", self._model.infos[index], array, self._model.path)
             if array.size:  # there is only one value of no elements
-                values[index] = self._as_taken(index, array)
+                cut = index if key == name else (index, self.graph().places()[key[1]])
+                values[cut] = self._as_taken(index, array)
         return values
 
     def _as_taken(self, index: int, array: Array) -> Array:
@@ -167,19 +176,24 @@ class TfliteBackend(BaseBackend):
         return np.require(array, np.dtype(self._model.infos[index].dtype), "C")
 
     def _run(
-        self, plan: Sequence[int], taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: dict[int, Array]
+        self,
+        plan: Sequence[int],
+        taps: tuple[int, ...],
+        feeds: Mapping[int, Array],
+        overrides: dict[Cut, Array],
+        ops: tuple[int, ...],
     ) -> Iterator[tuple[str, Array]]:
         yield from self._known([i for i in plan if not self._is_computed(i)], feeds)
         if not taps:
             return
-        segments, overridden = self._segments(taps, feeds, overrides), list(overrides)
+        segments, overridden = self._segments(taps, feeds, overrides, ops), list(overrides)
         key = (self._session_key(taps, feeds, overrides), *segments)
         # Taken out while its values are read: another run begun meanwhile must not overwrite them.
         kept = self._sessions.pop(key, {})
         if not kept:
             self._sessions.make_room()
         todo = steps(self._analysis, segments, taps)
-        alive: dict[int, Array] = {}  # computed by one segment and read by a later one
+        alive: dict[Cut, Array] = {}  # computed by one segment and read by a later one
         for k, step in enumerate(todo):
             values = {i: array for held in (alive, overrides) for i, array in held.items() if i in step.reads}
             fed = {i: array for i, array in feeds.items() if i in step.reads or i in step.shown}
@@ -203,12 +217,16 @@ class TfliteBackend(BaseBackend):
             self._sessions[key] = kept
 
     def _segments(
-        self, taps: Sequence[int], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+        self,
+        taps: Sequence[int],
+        feeds: Mapping[int, Array],
+        overrides: Mapping[Cut, Array],
+        ops: tuple[int, ...],
     ) -> list[Segment[int]]:
         if not overrides and set(taps) <= set(self._model.outputs):
-            return [Segment(self._analysis.runnable)]
+            return [Segment(ops)]
         sizes = sizes_on(self._analysis, feeds) | self._seen_bytes
-        return cut_model(self._analysis, sizes, share(self._bound), overrides)
+        return cut_model(self._analysis, ops, sizes, share(self._bound), overrides)
 
     def _known(self, wanted: Sequence[int], feeds: Mapping[int, Array]) -> Iterator[tuple[str, Array]]:
         """Inputs and constants: nothing runs but the few operators on constants that numpy does not stand in for."""
@@ -239,7 +257,7 @@ class TfliteBackend(BaseBackend):
         self._seen_bytes[index] = value.nbytes
         return value
 
-    def _session(self, step: Step, feeds: Mapping[int, Array], values: Mapping[int, Array]) -> Session:
+    def _session(self, step: Step, feeds: Mapping[int, Array], values: Mapping[Cut, Array]) -> Session:
         """The session of a segment, which reads `values` in place of what the model would have computed."""
         shapes = {i: a.shape for i, a in feeds.items() if list(a.shape) != self._model.file_shape(i)}
         ops, outputs = step.segment.nodes, set(self._model.outputs)
@@ -249,26 +267,31 @@ class TfliteBackend(BaseBackend):
         return self._runtime.session(part.content, shapes, part.cuts, part.places)
 
     def _rewritten(
-        self, analysis: Analysis, ops: Collection[int], shown: Sequence[int], values: Mapping[int, Array]
+        self, analysis: Analysis, ops: Collection[int], shown: Sequence[int], values: Mapping[Cut, Array]
     ) -> Rewritten:
-        baked = [i for i in values if analysis.is_constant(i)]
+        baked = [cut for cut in values if analysis.is_constant(_index_of(cut))]
         return rewrite(self._model, shown, overrides=values, baked=baked, kept=frozenset(ops))
 
     def _session_key(
-        self, taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[int, Array]
+        self, taps: tuple[int, ...], feeds: Mapping[int, Array], overrides: Mapping[Cut, Array]
     ) -> tuple[Any, ...]:
         """What a session is built for: values are set later, but those of overridden constants are part of it."""
         cuts = tuple(
-            (i, a.shape, digest(a) if self._analysis.is_constant(i) else b"") for i, a in sorted(overrides.items())
+            (cut, a.shape, digest(a) if self._analysis.is_constant(_index_of(cut)) else b"")
+            for cut, a in sorted(overrides.items(), key=lambda item: (_index_of(item[0]), str(item[0])))
         )
         return taps, cuts, tuple((i, a.shape) for i, a in feeds.items())
 
-    def _failure(self, message: str, overridden: Sequence[int]) -> ModelError | UnsupportedError:
+    def _failure(self, message: str, overridden: Sequence[Cut]) -> ModelError | UnsupportedError:
         if overridden:
-            names = ", ".join(self._model.keys[i] for i in overridden[:3])
+            names = ", ".join(self._model.keys[_index_of(cut)] for cut in overridden[:3])
             return UnsupportedError(
                 f"LiteRT refuses the model with {len(overridden)} tensors overridden ({names}): {one_line(message)}",
                 context=self._model.path,
             )
         hint = "try kernels=opt or kernels=ref, or check the input shapes"
         return ModelError(f"LiteRT cannot run it: {one_line(message)}", context=self._model.path, hint=hint)
+
+
+def _index_of(cut: Cut) -> int:
+    return cut if isinstance(cut, int) else cut[0]

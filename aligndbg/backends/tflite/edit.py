@@ -17,7 +17,7 @@ import numpy as np
 from aligndbg.backends.tflite.file import Op, TfliteModel, map_file
 from aligndbg.core.types import Array
 
-__all__ = ["Rewritten", "alone", "part_of_file", "rewrite"]
+__all__ = ["Cut", "Rewritten", "alone", "part_of_file", "rewrite"]
 
 
 _INLINE = 1024  # bytes; LiteRT itself inlines small constants, shapes and axes among them
@@ -25,15 +25,18 @@ _ALIGN = 64  # XNNPACK reads weights in place
 _RESIDENT = 64 << 20  # bytes of the file that stay in memory while it is copied
 
 
+Cut = int | tuple[int, int]  # a tensor; or a tensor and the one operator that reads something else
+
+
 @dataclass(frozen=True)
 class Rewritten:
     """A model to load. It holds only tensors that it uses: `places` maps a tensor's index to the one that it has here.
 
-    `cuts` maps an overridden tensor's index to that of the input here that its consumers read instead.
+    `cuts` maps what is overridden, a tensor's index or that and one operator's, to the input here that is read instead.
     """
 
     content: bytes
-    cuts: Mapping[int, int]
+    cuts: Mapping[Cut, int]
     places: Mapping[int, int]
 
 
@@ -41,8 +44,8 @@ def rewrite(
     model: TfliteModel,
     outputs: Collection[int],
     *,
-    overrides: Mapping[int, Array] | None = None,
-    baked: Collection[int] = (),
+    overrides: Mapping[Cut, Array] | None = None,
+    baked: Collection[Cut] = (),
     kept: Collection[int] | None = None,
 ) -> Rewritten:
     """The model with `outputs` (tensor indices), each once.
@@ -63,18 +66,19 @@ def rewrite(
     read = {i for op in ops for i in op.reads} | {int(i) for i in outputs}
     main.inputs = [i for i in _list(main.inputs) if i in read]
 
-    cuts: dict[int, int] = {}
-    replaced: dict[int, int] = {}
-    for index, value in (overrides or {}).items():
-        replaced[index] = len(main.tensors)
-        main.tensors.append(_replacement(model, table, index, value, index in baked))
-        if index not in baked:
-            cuts[index] = replaced[index]
+    cuts: dict[Cut, int] = {}
+    replaced: dict[Cut, int] = {}
+    for cut, value in (overrides or {}).items():
+        replaced[cut] = len(main.tensors)
+        index = cut if isinstance(cut, int) else cut[0]
+        main.tensors.append(_replacement(model, table, index, value, cut in baked))
+        if cut not in baked:
+            cuts[cut] = replaced[cut]
     main.inputs = [*_list(main.inputs), *cuts.values()]
-    main.operators = [_rewired(model, op.index, replaced) for op in ops]
+    main.operators = [_rewired(model, op, replaced) for op in ops]
     table.operatorCodes = _needed_codes(model, ops)
     places = _compact(main)
-    return Rewritten(_pack(model, table), {index: places[i] for index, i in cuts.items()}, places)
+    return Rewritten(_pack(model, table), {cut: places[i] for cut, i in cuts.items()}, places)
 
 
 def alone(model: TfliteModel, subgraph: int, op: Op) -> bytes:
@@ -123,10 +127,10 @@ def _replacement(model: TfliteModel, table: Any, index: int, value: Array, baked
     return tensor
 
 
-def _rewired(model: TfliteModel, index: int, replaced: Mapping[int, int]) -> Any:
-    op = _copied(model, model.main.operators[index])
-    op.inputs = [replaced.get(i, i) for i in model.ops[index].inputs]
-    return op
+def _rewired(model: TfliteModel, op: Op, replaced: Mapping[Cut, int]) -> Any:
+    made = _copied(model, model.main.operators[op.index])
+    made.inputs = [replaced.get((i, op.index), replaced.get(i, i)) for i in op.inputs]
+    return made
 
 
 def _copied(model: TfliteModel, operator: Any) -> Any:

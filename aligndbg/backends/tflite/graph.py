@@ -124,6 +124,12 @@ class Analysis:
         return any(op.word in _STATEFUL or op.custom for _, op in self.model.everywhere())
 
     @cached_property
+    def keeps_state(self) -> bool:
+        """True where a run leaves something that a later operator, or the next run, may read: it is run whole."""
+        variables = any(table.isVariable for table in self.model.main.tensors)
+        return self.stateful or variables or any(i.dtype in ("resource", "variant") for i in self.model.infos)
+
+    @cached_property
     def graph(self) -> Graph:
         model, keys = self.model, self.model.keys
         constants = (self.stored | self.derived.keys()) - self.untapped.keys()

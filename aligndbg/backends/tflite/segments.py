@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aligndbg.backends.segments import Segment, cut
-from aligndbg.backends.tflite.file import READABLE
+from aligndbg.backends.tflite.edit import Cut
+from aligndbg.backends.tflite.file import READABLE, Op
 from aligndbg.backends.tflite.graph import Analysis
 from aligndbg.core.types import Array
 
@@ -20,28 +21,30 @@ _SQUARES, _REDUCTIONS = frozenset({"MUL", "SQUARE"}), frozenset({"MEAN", "SUM"})
 
 
 def cut_model(
-    analysis: Analysis, sizes: Mapping[int, int], limit: int, overrides: Mapping[int, Array]
+    analysis: Analysis, wanted: Sequence[int], sizes: Mapping[int, int], limit: int, overrides: Mapping[Cut, Array]
 ) -> list[Segment[int]]:
-    """Segments whose nodes are indices of operators; see `aligndbg.backends.segments.cut`.
+    """Segments of the `wanted` operators, whose nodes are their indices; see `aligndbg.backends.segments.cut`.
 
     A model that keeps state is not cut. Nor is a square cut from its reduction: XNNPACK computes the two in one.
     """
     model = analysis.model
-    ops = [model.ops[k] for k in analysis.runnable]
-    states = any(table.isVariable for table in model.main.tensors)
-    if analysis.stateful or states or any(info.dtype in ("resource", "variant") for info in model.infos):
-        return [Segment(analysis.runnable)]
+    ops = [model.ops[k] for k in wanted]
+    if analysis.keeps_state:
+        return [Segment(tuple(wanted))]
     squares = {i for op in ops if op.word in _SQUARES for i in op.outputs}
     reduced = {i for op in ops if op.word in _REDUCTIONS for i in op.reads}
 
     def passable(i: int) -> bool:
         return model.infos[i].dtype in READABLE and i not in squares & reduced
 
-    stand_ins = {i: -1 - i for i in overrides}  # what reads an override reads none of the model's own values
-    found = cut(
-        [tuple(stand_ins.get(i, i) for i in op.reads) for op in ops],
+    def read(op: Op, i: int) -> Hashable:
+        """What reads an override reads none of the model's own values."""
+        return next((("override", cut) for cut in ((i, op.index), i) if cut in overrides), i)
+
+    found: list[Segment[Any]] = cut(
+        [tuple(read(op, i) for i in op.reads) for op in ops],
         [op.outputs for op in ops],
-        {**sizes, **{-1 - i: array.nbytes for i, array in overrides.items()}},
+        {**sizes, **{("override", key): array.nbytes for key, array in overrides.items()}},
         limit,
         analysis.derived.keys(),
         passable,
@@ -82,19 +85,19 @@ class Step(NamedTuple):
     segment: Segment[int]
     wanted: tuple[int, ...]
     shown: tuple[int, ...]
-    reads: frozenset[int]
-    later: frozenset[int]
+    reads: frozenset[Cut]
+    later: frozenset[Cut]
 
 
 def steps(analysis: Analysis, segments: Sequence[Segment[int]], taps: Collection[int]) -> list[Step]:
     """The segments in order; those that nothing is wanted of are left out. A single one shows all model outputs."""
-    model, out, later = analysis.model, list[Step](), frozenset[int]()
+    model, out, later = analysis.model, list[Step](), frozenset[Cut]()
     for segment in reversed(segments):
         ops = [model.ops[k] for k in segment.nodes]
         made = {i for op in ops for i in op.outputs}
         wanted = tuple(i for i in taps if i in made)
-        own = [i for i in analysis.shown if i in made or len(segments) == 1]
-        reads = frozenset(i for op in ops for i in op.reads)
+        own = [i for i in analysis.shown if i in made or len(ops) == len(analysis.runnable)]
+        reads = frozenset(cut for op in ops for i in op.reads for cut in (i, (i, op.index)))
         if own or wanted or segment.leaves:
             out.append(Step(segment, wanted, tuple(dict.fromkeys((*own, *wanted, *segment.leaves))), reads, later))
         later |= reads

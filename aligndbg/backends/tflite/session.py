@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.backends.tflite.edit import Cut
 from aligndbg.core.errors import MissingDependencyError
 from aligndbg.core.types import Array
 
@@ -64,7 +65,7 @@ class Runtime:
         self,
         model: str | bytes,
         shapes: Mapping[int, tuple[int, ...]],
-        cuts: Mapping[int, int] | None = None,
+        cuts: Mapping[Cut, int] | None = None,
         places: Mapping[int, int] | None = None,
     ) -> Session:
         """A session with inputs resized to `shapes`; `cuts` and `places` are those of a rewritten model.
@@ -84,21 +85,21 @@ class Session:
     """An allocated interpreter; tensors are called by their indices in the file, see `edit.Rewritten`."""
 
     interpreter: Any
-    cuts: Mapping[int, int]
+    cuts: Mapping[Cut, int]
     places: Mapping[int, int] | None
 
     def place(self, index: int) -> int:
         """The interpreter's own index of a tensor."""
         return index if self.places is None else self.places[index]
 
-    def invoke(self, feeds: Mapping[int, Array], overrides: dict[int, Array]) -> dict[int, tuple[int, ...]]:
+    def invoke(self, feeds: Mapping[int, Array], overrides: dict[Cut, Array]) -> dict[int, tuple[int, ...]]:
         """One run; returns the shapes, by the interpreter's indices. Overrides are taken out as they are copied."""
         # Variable tensors start at 0 every time, or the same feeds would not give the same values twice.
         self.interpreter.reset_all_variables()
         for index, value in feeds.items():
             self.interpreter.set_tensor(self.place(index), value)
-        for index, stand_in in self.cuts.items():
-            value = overrides.pop(index)
+        for cut, stand_in in self.cuts.items():
+            value = overrides.pop(cut)
             if value.size:  # there is only one value of no elements
                 self.interpreter.set_tensor(stand_in, value)
         self.interpreter.invoke()

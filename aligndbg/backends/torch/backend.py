@@ -19,6 +19,7 @@ from aligndbg.backends.base import (
     checked_feeds,
     count,
     digest,
+    tensor_of,
     yes,
 )
 from aligndbg.backends.torch.arrays import to_array, to_tensor
@@ -27,10 +28,11 @@ from aligndbg.backends.torch.file import load
 from aligndbg.backends.torch.graph import build_graph
 from aligndbg.backends.torch.programs import Program, program_of
 from aligndbg.backends.torch.record import Recorder, flat_tensors, watch
-from aligndbg.backends.torch.replay import Overrides, replay
+from aligndbg.backends.torch.replay import SlotOverrides, replay
 from aligndbg.backends.torch.tape import Tape
 from aligndbg.core.errors import AligndbgError, FeedError, ModelError, UnsupportedError, UsageError, nearest
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.regions import needed
+from aligndbg.core.types import Array, Graph, ModelInfo, Overrides, TensorInfo
 
 __all__ = ["TorchBackend"]
 
@@ -98,17 +100,22 @@ class TorchBackend(BaseBackend):
         return Graph(tensors=tensors, inputs=tuple(tensors), notes=self._program.notes, by_feeds=True)
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, array) in execution order; see `Backend.run`. Arguments are checked before it returns."""
         wanted = list(dict.fromkeys(fetch))
-        changed = overrides or {}
-        if not feeds and self._tape is not None and wanted and set(wanted) <= self.graph().constants:
-            check_names(self.graph(), self._slots, wanted, (), self._path)
-            return self._replay({}, wanted, {})
-        arrays = checked_feeds(self._graph or self._signature(), feeds, self._path)
-        self._record(arrays)
-        check_names(self.graph(), self._slots, wanted, changed, self._path)
+        changed: Mapping[Any, Array] = overrides or {}
+        signature = self._graph or self._signature()
+        if self._tape is None or feeds.keys() >= set(signature.inputs) or not wanted:
+            arrays = checked_feeds(signature, feeds, self._path)
+            self._record(arrays)
+            check_names(self.graph(), self._slots, wanted, changed, self._path)
+        else:  # the graph is that of the last run: what is asked may need fewer feeds
+            check_names(signature, self._slots, wanted, changed, self._path)
+            arrays = checked_feeds(signature, feeds, self._path, needed(signature, wanted, changed)[1])
         over = self._checked_overrides(changed)
         if not wanted:
             return iter(())
@@ -120,18 +127,19 @@ class TorchBackend(BaseBackend):
         """Drops what was recorded. The module is as it was."""
         self._tape, self._fed = None, ""
 
-    def _checked_overrides(self, overrides: Mapping[str, Array]) -> Overrides:
+    def _checked_overrides(self, overrides: Mapping[Any, Array]) -> SlotOverrides:
         """What gives them, by slot. Those past the bound are not held, but read again when the replay comes to them."""
         assert self._tape is not None
-        out: Overrides = {}
+        out: SlotOverrides = {}
         size = 0
-        for name in overrides:
-            array = np.asarray(overrides[name])
+        for key in overrides:
+            name, array = tensor_of(key), np.asarray(overrides[key])
             slot = self._tape.slots[self._slots[name]]
             check_array(f"override of {name!r}", TensorInfo(name, slot.size, slot.dtype), array, self._path)
             size += array.nbytes
             past = self._bound is not None and size > self._bound
-            out[self._slots[name]] = partial(overrides.__getitem__, name) if past else partial(np.asarray, array)
+            place = self._slots[name] if key == name else (self._slots[name], key[1])
+            out[place] = partial(overrides.__getitem__, key) if past else partial(np.asarray, array)
         return out
 
     def _record(self, arrays: Mapping[str, Array]) -> None:
@@ -178,7 +186,9 @@ class TorchBackend(BaseBackend):
         ranked = sorted(wanted, key=lambda name: self._slots[name])
         return iter([(name, to_array(found[name])) for name in ranked])
 
-    def _replay(self, arrays: Mapping[str, Array], wanted: list[str], over: Overrides) -> Iterator[tuple[str, Array]]:
+    def _replay(
+        self, arrays: Mapping[str, Array], wanted: list[str], over: SlotOverrides
+    ) -> Iterator[tuple[str, Array]]:
         assert self._tape is not None
         inputs = self._tape.inputs
         feeds = {inputs[name]: tensor for name, tensor in self._tensors(arrays).items()}

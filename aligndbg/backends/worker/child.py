@@ -19,7 +19,7 @@ from aligndbg.backends.registry import load
 from aligndbg.backends.worker.channel import Channel
 from aligndbg.core.errors import AligndbgError, ModelError
 from aligndbg.core.process_memory import give_back
-from aligndbg.core.types import Array, Graph
+from aligndbg.core.types import Array, Graph, Key
 
 WINDOW_COUNT, WINDOW_BYTES = 8, 64 << 20  # values the child may send ahead of the consumer
 
@@ -84,7 +84,7 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
         channel.send("error", _portable(error))
         return
     sent: Graph | None = None
-    given: dict[str, Array] = {}  # overrides, which arrive one by one before the run that they are for
+    given: dict[Key, Array] = {}  # overrides, which arrive one by one before the run that they are for
     while True:
         request = inbox.get()
         if request[0] == "close":
@@ -119,7 +119,7 @@ def _serve(channel: Channel, inbox: queue.SimpleQueue[Any], target: str, model: 
     backend.close()
 
 
-def _taken(given: dict[str, Array]) -> dict[str, Array]:
+def _taken(given: dict[Key, Array]) -> dict[Key, Array]:
     """All of them, for the one who asks: a backend that has copied an array may let it go."""
     taken = dict(given)
     given.clear()

@@ -15,7 +15,7 @@ import numpy as np
 from aligndbg.backends.registry import Entry
 from aligndbg.backends.worker.process import Child
 from aligndbg.core.errors import AligndbgError, RuntimeCrashError, UsageError
-from aligndbg.core.types import Array, Graph, ModelInfo
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides
 
 __all__ = ["WorkerBackend"]
 
@@ -70,7 +70,10 @@ class WorkerBackend:
         return self._graph
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """As Backend.run. The child starts computing at once, and stays at most a few values ahead of the reader.
 
@@ -79,7 +82,7 @@ class WorkerBackend:
         self._request("overrides")
         sent = 0
         for name in overrides or ():
-            array = np.asarray(cast(Mapping[str, Array], overrides)[name])
+            array = np.asarray(cast(Mapping[Key, Array], overrides)[name])
             sent += array.nbytes
             self._send("override", name, array, to_disk=self._bound is not None and sent > self._bound)
             del array  # before the next is made

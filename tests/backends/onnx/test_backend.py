@@ -820,12 +820,13 @@ def test_operators_that_the_runtime_lacks(tmp_path: Path, op: str, domain: str, 
     path = save(tmp_path, nodes, [value("x", shape=[2])], [value("y")], domains=domains, opset=opset)
     backend = opened(path)
     assert [node.op_type for node in backend.graph().nodes] == ["Neg", op]
-    for fetch in (["y"], ["a"]):
-        with pytest.raises(ModelError, match=message) as caught:
-            dict(backend.run({"x": floats(2)}, fetch))
-        assert caught.value.hint
-        assert "\n" not in caught.value.fact
-        assert "/onnxruntime_src" not in caught.value.fact
+    with pytest.raises(ModelError, match=message) as caught:
+        dict(backend.run({"x": floats(2)}, ["y"]))
+    assert caught.value.hint
+    assert "\n" not in caught.value.fact
+    assert "/onnxruntime_src" not in caught.value.fact
+    if op == "Foo":  # what comes before it needs no more than itself
+        assert dict(backend.run({"x": floats(2)}, ["a"]))["a"].shape == (2,)
 
 
 def test_failure_while_running_names_the_node(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def run(backend: TfliteBackend, feeds: Any, limit: int, monkeypatch: Any, overri
 
 def count_segments(backend: TfliteBackend, feeds: Any) -> int:
     taps = [backend._index[name] for name in backend.graph().tappable()]
-    return len(backend._segments(taps, {backend._index[name]: a for name, a in feeds.items()}, {}))
+    ops = backend._analysis.runnable
+    return len(backend._segments(taps, {backend._index[name]: a for name, a in feeds.items()}, {}, ops))
 
 
 def check_same(found: dict[str, Array], expected: dict[str, Array]) -> None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aligndbg.backends.base import BaseBackend, check_names, check_options, checked_feeds, checked_overrides
-from aligndbg.backends.onnx.edit import constant_part, tapped
+from aligndbg.backends.onnx.edit import tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import build_graph
 from aligndbg.core.errors import ModelError
-from aligndbg.core.types import Array, Graph, ModelInfo, TensorInfo
+from aligndbg.core.regions import needed
+from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides, TensorInfo
 
 
 class EvaluatorBackend(BaseBackend):
@@ -36,27 +37,28 @@ class EvaluatorBackend(BaseBackend):
         return self._graph
 
     def run(
-        self, feeds: Mapping[str, Array], fetch: Sequence[str], overrides: Mapping[str, Array] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        fetch: Sequence[str],
+        overrides: Overrides | None = None,
     ) -> Iterator[tuple[str, Array]]:
         """As `Backend.run`. Arguments are checked before it returns."""
         graph, path = self._graph, self.info.path
         check_names(graph, self._rank, fetch, (), path)
         changed = checked_overrides(graph, self._rank, overrides, path)
         names = sorted(set(fetch), key=self._rank.__getitem__)
-        without_feeds = not feeds and graph.constants.issuperset(names)
-        given = {} if without_feeds else checked_feeds(graph, feeds, path)
-        return self._values(names, given, changed, without_feeds)
+        places, read = needed(graph, names, changed)
+        return self._values(names, checked_feeds(graph, feeds, path, read), changed, places)
 
     def _values(
-        self, names: list[str], feeds: dict[str, Array], overrides: dict[str, Array], without_feeds: bool
+        self, names: list[str], feeds: dict[str, Array], overrides: dict[Key, Array], places: list[int]
     ) -> Iterator[tuple[str, Array]]:
         from onnx.reference import ReferenceEvaluator
 
         known = feeds | {name: self._model.constant(name) for name in self._model.stored() if name in names}
         heads = [name for name in names if name not in known]
         if heads:
-            base = constant_part(self._proto, self._graph.constants) if without_feeds else self._proto
-            edited = tapped(base, heads, overrides)
+            edited = tapped(self._proto, heads, overrides, needed=places)
             fed = feeds | {stand_in: overrides[name] for name, stand_in in edited.stand_ins.items()}
             try:
                 made: Any = ReferenceEvaluator(edited.proto).run(heads, fed)
