@@ -39,9 +39,9 @@ def bench(fixtures: Path) -> Bench:
     ids=str,
 )
 def test_one_fault_is_located_and_none_invented(bench: Bench, pair: PairOfModels, side: str, kind: str) -> None:
-    trial = bench.trial(pair, side, 1, [kind], seed=11)
+    trial = bench.trial(pair, side, 1, [kind], seed=12 if (pair, kind) == (ATTENTION, "missing_bias") else 11)
     (finding,) = trial.findings
-    assert finding.strength != "hidden", "choose another seed: nothing could find this plant"
+    assert finding.strength not in ("hidden", "masked"), "choose another seed: nothing could find this plant"
     assert finding.located, finding
     assert trial.invented == []
 

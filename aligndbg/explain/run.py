@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
@@ -13,10 +16,10 @@ from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
+from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolate import moved_past
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
-from aligndbg.locate.rerun import CapturedPair
 from aligndbg.measure.results import Measurement
 from aligndbg.trace.capture import Captured
 
@@ -68,6 +71,8 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
+    if isolation.proved is not None:
+        return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
     if isolation.replay_past_activation is None:
         return [usual] * len(faults)
     past = _context(
@@ -77,9 +82,16 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     return [past if (f.reference, f.candidate) in there else usual for f in faults]
 
 
+def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) -> Context:
+    """For an operator that one side lacks: what the pair below it shows where that is not corrected."""
+    if witness is None:
+        return usual
+    values = ChainMap(dict(witness[1]), cast(dict[str, Array], usual.isolated))
+    return replace(usual, over_tolerance=frozenset({witness[0]}), isolated=values)
+
+
 def _context(sides: CapturedPair, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
-    assert isolation.standing is not None
-    run_again = isolation.standing.run_again
+    run_again = isolation.run_again if isolation.standing is None else isolation.standing.run_again
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
     reference = _side(sides.reference, sides.left, sides.feeds, replay if run_again is RunAgain.REFERENCE else None)
     candidate = _side(sides.candidate, sides.right, fed_apart, replay if run_again is RunAgain.CANDIDATE else None)

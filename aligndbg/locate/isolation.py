@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from aligndbg.core.types import Graph, Matching
+from aligndbg.core.types import Graph, Matching, RunAgain
+from aligndbg.locate.proved import Proved
 from aligndbg.locate.replay import Replay
 from aligndbg.locate.trust import Standing, stand
 from aligndbg.measure.limits import Conditions
@@ -46,6 +47,8 @@ class Isolation:
     replay: Replay | None = None
     activations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     replay_past_activation: Replay | None = None  # the run that `own_past_activation` was measured in
+    run_again: RunAgain = RunAgain.CANDIDATE
+    proved: Proved | None = None  # by experiments; None where there were none
 
     def judged(self, graph: Graph, over_tolerance: frozenset[str]) -> Isolation:
         """The same run where other pairs are over tolerance on their own; `graph` is of the side that was run again."""

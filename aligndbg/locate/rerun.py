@@ -3,61 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
-from aligndbg.core.types import Array, Backend, Layout, Matching, Pair, RunAgain, Trace
-from aligndbg.feeds.translate import FeedPlan
+from aligndbg.core.types import Array, Matching, Pair, RunAgain, Trace
+from aligndbg.locate.by_experiment import LocateByExperiment, Task
+from aligndbg.locate.captured_pair import CapturedPair, is_quantized
 from aligndbg.locate.fake_quantize import fake_quantized_feeds, fake_quantized_weights
 from aligndbg.locate.isolate import isolate
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Begin, Replay
 from aligndbg.match.pairing import match
-from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.judge import Judge
-from aligndbg.measure.limits import Conditions
-from aligndbg.trace.capture import Captured, capture_with_prints
+from aligndbg.measure.limits import Conditions, quantized_weights
+from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 
-__all__ = ["CapturedPair", "NewStore", "isolate_sides"]
+__all__ = ["NewStore", "isolate_sides"]
 
 
 class NewStore(Protocol):
     """A store that lives as long as the diff, with its share of the memory budget, or `nbytes`."""
 
     def __call__(self, nbytes: int | None = None) -> Store: ...
-
-
-@dataclass(frozen=True)
-class CapturedPair:
-    """Both sides as they were run and captured, for the stages that run one of them again."""
-
-    reference: Backend
-    candidate: Backend
-    feeds: Mapping[str, Array] | None
-    plan: FeedPlan
-    left: Captured
-    right: Captured
-    user: Mapping[str, str] | None
-    translated: Mapping[str, Array] | None
-    weights: Weights
-
-    @property
-    def links(self) -> list[tuple[str, str, Layout]]:
-        return [(link.reference, link.candidate, link.layout) for link in self.plan.links]
-
-    @property
-    def quantized(self) -> bool:
-        """Whether the candidate has tensors on a grid."""
-        return is_quantized(self.right.trace)
-
-
-def is_quantized(trace: Trace) -> bool:
-    return any(trace.quant(name) is not None for name in trace.values)
 
 
 def isolate_sides(
@@ -144,9 +116,11 @@ def _isolate(
                 tick=tick,
             )
 
-    return isolate(
-        sides.left.trace, sides.right.trace, matching, judge, rerun, rematch, clock.comparing, run_again=run_again
-    )
+    traces = sides.left.trace, sides.right.trace
+    if all(t.graph.nodes and not is_quantized(t) and not quantized_weights(t) for t in traces):
+        task = Task(sides, run_again, feeds, judge, rerun, clock)
+        return LocateByExperiment(task).isolation()
+    return isolate(*traces, matching, judge, rerun, rematch, clock.comparing, run_again=run_again)
 
 
 def _as_the_candidate_quantizes(

@@ -18,12 +18,49 @@ from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
 
-__all__ = ["EVIDENT", "match"]
+__all__ = ["EVIDENT", "finish", "match", "pair_by_value"]
 
 
-CONFIDENCE = {"value": 0.99, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
+CONFIDENCE = {"value": 0.99, "experiment": 0.9, "structure": 0.6, "name": 0.4, "output": 0.5, "user": 1.0}
 
 EVIDENT = 0.8  # the confidence of a structural pair that is the same op on the same inputs, the only one
+
+
+def pair_by_value(
+    reference: Trace,
+    candidate: Trace,
+    reference_prints: Mapping[str, Fingerprint],
+    candidate_prints: Mapping[str, Fingerprint],
+    *,
+    inputs: Iterable[tuple[str, str, Layout]] = (),
+    user: Mapping[str, str] | None = None,
+    keep: Iterable[Pair] = (),
+    reject: frozenset[tuple[str, str]] = frozenset(),
+    weights: Weights | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[State, dict[str, list[str]]]:
+    """What values, and the user, pair; and for each reference tensor all its equals. Arguments as for `match`."""
+    state = State(
+        Side(reference, reference_prints, "reference"),
+        Side(candidate, candidate_prints, "candidate"),
+        reject=reject,
+        weights=weights,
+        tick=tick,
+    )
+    for r, c, layout in inputs:
+        state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))
+    for r, c in (user or {}).items():
+        if c in state.by_candidate:
+            raise UsageError(f"--map gives {c!r} twice", hint="one counterpart for each tensor")
+        state.add(_forced(state, r, c))
+    settled = tuple(keep)
+    for pair in settled:
+        if not pair.provisional and pair.reference not in state.links:
+            state.add(_kept(state, pair))
+    held = [p for p in settled if p.provisional]
+    firm = frozenset(p.reference for p in held if _alike(state, p))
+    equals = match_values(state, {p.reference: p.candidate for p in held}, firm)
+    return state, equals
 
 
 def match(
@@ -45,26 +82,19 @@ def match(
     name -> candidate name), `keep` are pairs that are settled, `reject` those that are refuted. `tick` is called now
     and then, and may raise to end it. Raises UsageError for a name in `user` that does not exist or cannot fit.
     """
-    state = State(
-        Side(reference, reference_prints, "reference"),
-        Side(candidate, candidate_prints, "candidate"),
+    settled = tuple(keep)
+    state, equals = pair_by_value(
+        reference,
+        candidate,
+        reference_prints,
+        candidate_prints,
+        inputs=inputs,
+        user=user,
+        keep=settled,
         reject=reject,
         weights=weights,
         tick=tick,
     )
-    for r, c, layout in inputs:
-        state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))
-    for r, c in (user or {}).items():
-        if c in state.by_candidate:
-            raise UsageError(f"--map gives {c!r} twice", hint="one counterpart for each tensor")
-        state.add(_forced(state, r, c))
-    settled = tuple(keep)
-    for pair in settled:
-        if not pair.provisional and pair.reference not in state.links:
-            state.add(_kept(state, pair))
-    held = [p for p in settled if p.provisional]
-    firm = frozenset(p.reference for p in held if _alike(state, p))
-    equals = match_values(state, {p.reference: p.candidate for p in held}, firm)
     for pair in settled:  # a value that agrees contests a pair that only structure found
         if pair.provisional and pair.reference not in state.links and pair.candidate not in state.by_candidate:
             state.add(_kept(state, pair))
@@ -72,7 +102,7 @@ def match(
     match_names(state)
     match_outputs(state)
     reordered = drop_reordered(state)
-    return _finish(state, {r: found for r, found in equals.items() if r not in reordered})
+    return finish(state, {r: found for r, found in equals.items() if r not in reordered})
 
 
 def _alike(state: State, pair: Pair) -> bool:
@@ -112,7 +142,8 @@ def _confidence(link: Link) -> float:
     return EVIDENT if link.evident else CONFIDENCE[link.method]
 
 
-def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
+def finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
+    """What is paired, and of the rest why it is not."""
     reference, candidate = state.reference, state.candidate
     mirrored: dict[str, list[str]] = {}
     for r, found in equals.items():

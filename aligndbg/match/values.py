@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from aligndbg.core.layouts import exchanged_orders, order_of
-from aligndbg.core.types import Node
 from aligndbg.match.layouts import Fit, with_alternatives
 from aligndbg.match.shortlist import near_pairs
 from aligndbg.match.side import Side, moved_from
@@ -47,7 +46,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
             continue
         if held and not _moved_alike(state, r, c, held, held_candidates):
             continue
-        fits = state.fits(r, c) if state.ends_alike(r, c) and not _one_step_apart(state, r, c) else []
+        fits = state.fits(r, c)
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
     state.orders = _orders(near, [link for link in state.links.values() if link.method == "value"])
@@ -93,29 +92,6 @@ def _moved_alike(state: State, r: str, c: str, held: Mapping[str, str], candidat
     above_r = moved_from(state.reference, r, held.__contains__)
     above_c = moved_from(state.candidate, c, candidates.__contains__)
     return (held[above_r] if above_r else "") == above_c
-
-
-def _one_step_apart(state: State, r: str, c: str) -> bool:
-    """True where two unlike ops follow one another on both sides, and one of the tensors is before the second of them.
-
-    They are equal by chance: an op that one side has too many before them (Tanh, say) did what the second does.
-    """
-    rn, cn = state.reference.node(r), state.candidate.node(c)
-    if rn is None or cn is None or rn.tail == cn.tail:
-        return False
-    return (_leads_to(state.reference, r, cn.tail) and _comes_from(state.candidate, cn, rn.tail)) or (
-        _leads_to(state.candidate, c, rn.tail) and _comes_from(state.reference, rn, cn.tail)
-    )
-
-
-def _leads_to(side: Side, name: str, tail: str) -> bool:
-    return any(node.tail == tail for node in side.consumers.get(name, ()))
-
-
-def _comes_from(side: Side, node: Node, tail: str) -> bool:
-    inputs = side.data_inputs(node)
-    above = side.producer.get(inputs[0]) if len(inputs) == 1 else None
-    return above is not None and above.tail == tail
 
 
 def _tie(best: float) -> float:

@@ -72,10 +72,11 @@ def _apart(a: tuple[float, float, float], b: tuple[float, float, float]) -> floa
 
 def weight_print(weight: Array, quantized: bool = False) -> WeightPrint:
     """The print of a weight of any shape and float dtype (dequantized by the caller)."""
-    w = np.abs(weight.astype(np.float32))
-    axes = [d for d in range(w.ndim) if w.shape[d] != 1] or [0]
-    w = w.reshape([w.shape[d] for d in axes] if w.ndim else [1])
-    return WeightPrint(int(w.size), _statistics(w, 0), _statistics(w, w.ndim - 1), quantized)
+    with np.errstate(all="ignore"):  # float64 constants and masks of -3.4e38 end as inf, which agrees with nothing
+        w = np.abs(weight.astype(np.float32))
+        axes = [d for d in range(w.ndim) if w.shape[d] != 1] or [0]
+        w = w.reshape([w.shape[d] for d in axes] if w.ndim else [1])
+        return WeightPrint(int(w.size), _statistics(w, 0), _statistics(w, w.ndim - 1), quantized)
 
 
 def _statistics(w: Array, axis: int) -> tuple[float, float, float]:

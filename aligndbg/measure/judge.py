@@ -111,6 +111,19 @@ class Judge:
         """False where the pair's own error is over tolerance; equal tensors that prove nothing are no fault."""
         return own_within(Judged(metrics, self.tolerance(pair, isolated=True)))
 
+    def proved_within(self, pair: Pair, own: Metrics, limits: Tolerance) -> bool:
+        """`own_within` where the limits that hold without the user's rules are known already."""
+        tolerance = self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), limits)
+        return own_within(Judged(self.counted(pair, own, tolerance), tolerance))
+
+    def limited_by_user(self, pair: Pair) -> bool:
+        """Whether a rule of the user's holds for it."""
+        return self.rules.resolve(self.ops(pair)[0], (pair.reference, pair.candidate), Tolerance()).is_set
+
+    def counted(self, pair: Pair, metrics: Metrics, tolerance: Tolerance) -> Metrics:
+        """The metrics with the violations of a tolerance, which were counted as they were made."""
+        return metrics
+
     def detail(self, pair: Pair, metrics: Metrics) -> Detail | None:
         """The picture of the accumulated values whose `metrics` these are."""
         read = as_they_are(pair, self.reference, self.candidate)
@@ -119,11 +132,12 @@ class Judge:
         return detail(ours.array, theirs.array, metrics, limit, ours.quant, theirs.quant)
 
     def measure(
-        self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = ""
+        self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = "", excused: str = ""
     ) -> Measurement:
         """The pair with its accumulated metrics, its own (`own`), and the status both give.
 
-        `doubt` says why a provisional pair is not confirmed; `why_not_isolated` why there is no `own`.
+        `doubt` says why a provisional pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
+        is no fault where that is over the usual limit.
         """
         metrics = self.metrics(pair)
         status, reason = status_of(
@@ -135,6 +149,7 @@ class Judge:
                 doubt,
                 why_not_isolated,
                 self.conditions.weak(pair.reference),
+                "" if self.limited_by_user(pair) else excused,
             )
         )
         return Measurement(pair, metrics, status, reason, own, *self.ops(pair))

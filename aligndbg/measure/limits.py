@@ -28,7 +28,7 @@ from aligndbg.measure.thresholds import (
 )
 from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance
 
-__all__ = ["Conditions", "Facts", "Limit", "Limits", "limit_of"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "limit_of", "quantized_weights"]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class Measured:
     """What a pair's status follows from.
 
     `others` are its metrics under the other layouts that fit an ambiguous one, made when they are asked for. `doubt`
-    says why it is not confirmed, `why_not_isolated` why it has no own error, `weak` why that has a wider limit.
+    says why it is not confirmed, `why_not_isolated` why it has no own error, `weak` why that has a wider limit, and
+    `excused` why it is no fault where that is over.
     """
 
     pair: Pair
@@ -36,6 +37,7 @@ class Measured:
     doubt: str = ""
     why_not_isolated: str = ""
     weak: str = ""
+    excused: str = ""
 
 
 def own_within(own: Judged) -> bool:
@@ -54,13 +56,16 @@ def status_of(m: Measured) -> tuple[Status, str]:
     layout = m.pair.layout
     if layout.kind is LayoutKind.AMBIGUOUS and any(within(other, limits)[0] != fine for other in m.others):
         return Status.UNKNOWN, f"ambiguous layout: {len(layout.alternatives) + 1} fit, and judge differently"
-    if m.own is not None and not own_within(m.own):
+    over = m.own is not None and not own_within(m.own)
+    if m.own is not None and over and not m.excused:
         return Status.FAULT, "own error: " + within(m.own.metrics, m.own.limits)[1]
     empty = degenerate(metrics)
     if empty:
         return Status.UNKNOWN, empty
     if m.own is not None and m.own.metrics.lsb_max is not None and m.weak:
         why += f"; weak: {m.weak}"
+    if over:
+        why += f"; {m.excused}"
     if exchanges_axes(layout):
         why += f"; equal shapes, but its axes are in another order {layout.permutation}"
     if m.own is not None:

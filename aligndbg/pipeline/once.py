@@ -12,9 +12,11 @@ from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Trace
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
+from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
-from aligndbg.locate.rerun import CapturedPair, NewStore, isolate_sides
+from aligndbg.locate.proved import standing_faults
+from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
@@ -71,7 +73,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
         measured = _measure(run, judge, matching.pairs, isolation, why_not)
-        explained = _faults_and_causes(run, sides, feeding, isolation, measured)
+        explained = _faults_and_causes(run, judge, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
             judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
@@ -190,7 +192,9 @@ def _measure(
             tick()
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            found = judge.measure(pair, own, doubt, why_not)
+            proved = isolation.proved if isolation else None
+            excused = proved.excused.get(pair.reference, "") if proved else ""
+            found = judge.measure(pair, own, doubt, why_not, excused)
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
         for found in judge.each(measured, pairs):
@@ -199,14 +203,26 @@ def _measure(
     return out
 
 
+def _faults(judge: Judge, isolation: Isolation, limit: int) -> tuple[tuple[Fault, ...], bool]:
+    if isolation.proved is None:
+        return make_faults(judge.reference, judge.candidate, isolation, limit)
+    found = standing_faults(judge, isolation.proved, isolation.matching.pairs, isolation.own, isolation.not_overridden)
+    return tuple(found[:limit]), len(found) > limit
+
+
 def _faults_and_causes(
-    run: _Run, sides: CapturedPair, feeding: Feeding, isolation: Isolation | None, measured: Sequence[Measurement]
+    run: _Run,
+    judge: Judge,
+    sides: CapturedPair,
+    feeding: Feeding,
+    isolation: Isolation | None,
+    measured: Sequence[Measurement],
 ) -> _Explained:
     """The faults that isolation shows, why each is one, and what is wrong with the pair as a whole."""
     left, right = sides.left.trace, sides.right.trace
     faults, truncated = tuple[Fault, ...](), False
     if isolation is not None:
-        faults, truncated = make_faults(left, right, isolation, run.settings.max_faults)
+        faults, truncated = _faults(judge, isolation, run.settings.max_faults)
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = _outputs(left, right, [m.pair for m in measured])
     faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)

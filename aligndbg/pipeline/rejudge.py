@@ -15,6 +15,7 @@ from aligndbg.core.types import Fault, ModelInfo, Pair, RunAgain, Trace
 from aligndbg.diff_result import Diff
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.proved import Proved, standing_faults
 from aligndbg.locate.trust import Standing
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.limits import Conditions
@@ -77,7 +78,15 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
     isolation = _isolation(found, basis, kept) if kept else None
     now = now.under(isolation.conditions) if isolation else now
     faults, truncated, again = found.faults, found.truncated, AGAIN
-    if kept is not None and isolation is not None:
+    if kept is not None and isolation is not None and isolation.proved is not None:
+        pairs, own = found.matching.pairs, isolation.own
+        own = {p.reference: now.recounted(p, own[p.reference], isolated=True) for p in pairs if p.reference in own}
+        made_now = standing_faults(now, isolation.proved, pairs, own, isolation.not_overridden)
+        faults = tuple(_with_cause(f, found.faults) for f in made_now[: basis.max_faults])
+        truncated = len(made_now) > basis.max_faults
+        if any(cause.kind == "different_network" for cause in found.causes):
+            faults = faults[:1]
+    elif kept is not None and isolation is not None:
         over = now.over_tolerance(isolation)
         if over != kept.over:
             isolation = isolation.judged(found.graphs[kept.forward], over)
@@ -123,6 +132,17 @@ def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
     own = {**own, **kept.shadowed}
     again = RunAgain.CANDIDATE if kept.forward else RunAgain.REFERENCE
+    if kept.proved is not None:
+        return Isolation(
+            found.matching,
+            own,
+            doubtful,
+            kept.over_shown,
+            frozenset(kept.refused),
+            runs=kept.runs,
+            run_again=again,
+            proved=Proved(kept.proved, kept.excused),
+        )
     standing = Standing(own, kept.over, kept.refused, kept.aside, again, kept.nearer, kept.farther)
     inner = inner_roundings(*found.graphs, [m.pair for m in found.pairs if m.pair.reference not in kept.refused])
     return Isolation(
@@ -149,7 +169,8 @@ def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, 
     own = isolation.own.get(name) if isolation else None
     doubt = isolation.doubtful.get(name, "") if isolation else ""
     own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
-    new = judge_.measure(m.pair, own, doubt, basis.why_not)
+    excused = isolation.proved.excused.get(name, "") if isolation and isolation.proved else ""
+    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused)
     return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
 
 
@@ -192,11 +213,13 @@ class _SavedJudge(Judge):
 
     def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:
         """The metrics with the violations of this judge's tolerance. Raises UsageError where they cannot tell."""
-        limits = self.tolerance(pair, isolated=isolated)
+        return self.counted(pair, metrics, self.tolerance(pair, isolated=isolated))
+
+    def counted(self, pair: Pair, metrics: Metrics, tolerance: Tolerance) -> Metrics:
         reasons = {k: v for k, v in metrics.reasons.items() if k != "violations"}
-        if (limits.atol is None and limits.rtol is None) or np.isnan(metrics.max_abs):
+        if (tolerance.atol is None and tolerance.rtol is None) or np.isnan(metrics.max_abs):
             return replace(metrics, violations=None, reasons=reasons)
-        atol, rtol = limits.atol or 0.0, limits.rtol or 0.0
+        atol, rtol = tolerance.atol or 0.0, tolerance.rtol or 0.0
         assert metrics.joint is not None
         least, most = metrics.joint.violations(atol, rtol)
         if least == most:

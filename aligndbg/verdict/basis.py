@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aligndbg.core.types import RunAgain, Trace
 from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.proved import ProvedFault
 from aligndbg.measure.judge import Judge, other_layouts
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.tolerance import Tolerance
@@ -45,6 +46,8 @@ class Isolated:
     farther: frozenset[str]
     runs: int
     beyond: Mapping[str, Metrics] = field(default_factory=dict)
+    proved: tuple[ProvedFault, ...] | None = None
+    excused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,22 @@ def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
 def isolated_of(isolation: Isolation) -> Isolated:
     """What is kept of how pairs were isolated."""
     standing = isolation.standing
-    assert standing is not None
+    if standing is None:
+        assert isolation.proved is not None
+        refused = dict.fromkeys(isolation.not_overridden, "")
+        return Isolated(
+            forward=isolation.run_again is RunAgain.CANDIDATE,
+            over=isolation.over_tolerance,
+            over_shown=isolation.over_tolerance,
+            shadowed={},
+            refused=refused,
+            aside=frozenset(),
+            nearer=frozenset(),
+            farther=frozenset(),
+            runs=isolation.runs,
+            proved=isolation.proved.faults,
+            excused=isolation.proved.excused,
+        )
     return Isolated(
         forward=standing.run_again is RunAgain.CANDIDATE,
         over=standing.over_tolerance,

@@ -18,6 +18,7 @@ __all__ = ["Bench", "Finding", "PairOfModels", "Trial"]
 
 SOLID, SOLID_LSB = 1e-3, 2.0  # what a plant moves its own tensor by when missing it misses the bar
 HIDDEN = 1e-4
+MASKED = 1e-6  # relative move of the outputs: less is rounding
 FEW_NODES = 6
 HOW = ("exact", "fused", "region", "wide", "absent", "missed")  # best first; the first three are located
 
@@ -43,7 +44,8 @@ class Finding:
     region (in a fault's region of few operators), wide (of many), absent (a region holds the counterpart only), missed.
     `visible`: how far the nearest tensors that both files show move; where that is nothing (a bias under a dead ReLU,
     fused on the other side), no comparison can find it. `fault`: the one that was meant; `cause`: its kind, in words
-    `summary`.
+    `summary`. `felt`: how far the model's outputs move by it (None: not known); where they do not, what follows masks
+    it, as a common offset before a softmax, and it may be no fault at all.
     """
 
     plant: Plant
@@ -52,6 +54,7 @@ class Finding:
     fault: str = ""
     cause: str = ""
     summary: str = ""
+    felt: float | None = None
 
     @property
     def located(self) -> bool:
@@ -60,6 +63,8 @@ class Finding:
     @property
     def strength(self) -> str:
         lsb = self.plant.unit == "lsb"
+        if self.felt is not None and self.felt < MASKED:
+            return "masked"
         if self.visible < (1 if lsb else HIDDEN):
             return "hidden"
         return "solid" if min(self.plant.effect, self.visible) >= (SOLID_LSB if lsb else SOLID) else "weak"
@@ -89,6 +94,8 @@ class Clean:
     feeds: dict[str, Array]
     values: dict[str, dict[str, Array]]
     pairs: frozenset[tuple[str, str]]
+    fed: dict[str, dict[str, Array]] = field(default_factory=dict)
+    outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -112,13 +119,13 @@ class Bench:
             reference, candidate = self.model(pair.reference), self.model(pair.candidate)
             feeds = _feeds(reference, self.folder / pair.npz if pair.npz and not seed else None, seed)
             found = aligndbg.diff(self.folder / pair.reference, self.folder / pair.candidate, feeds, checks=False)
+            fed = {"reference": feeds, "candidate": _translated(feeds, reference, candidate)}
             self._clean[(pair, seed)] = Clean(
                 feeds,
-                {
-                    "reference": reference.values(feeds),
-                    "candidate": candidate.values(_translated(feeds, reference, candidate)),
-                },
+                {"reference": reference.values(fed["reference"]), "candidate": candidate.values(fed["candidate"])},
                 frozenset((m.pair.reference, m.pair.candidate) for m in found.pairs),
+                fed,
+                {"reference": found.graphs[0].outputs, "candidate": found.graphs[1].outputs},
                 [_text(f) for f in found.faults],
             )
         return self._clean[(pair, seed)]
@@ -144,6 +151,8 @@ class Bench:
             seconds = time.perf_counter() - start
         other = self.model(pair.candidate if side == "reference" else pair.reference)
         findings, invented = judge(found, side, model, other, plants, clean)
+        if len(findings) == 1:
+            findings[0].felt = _felt(model, side, clean)
         paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
         return Trial(
             pair=str(pair),
@@ -158,6 +167,13 @@ class Bench:
             verdict=str(found.verdict),
             kept=str(path) if self.keep else "",
         )
+
+
+def _felt(model: Plantable, side: str, clean: Clean) -> float | None:
+    """How far the planted model's outputs are from the clean one's, relative L2 or steps."""
+    before, after = clean.values[side], model.values(clean.fed[side])
+    moved = [effect(before[o], after[o])[0] for o in clean.outputs[side] if o in before and o in after]
+    return max(moved, default=None)
 
 
 def _together(clean: Plantable, model: Plantable, plants: list[Plant], values: Mapping[str, Array]) -> list[Plant]:

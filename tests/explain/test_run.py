@@ -36,7 +36,7 @@ def relu_before(extra: bool, scale: float = 1.0) -> Middle:
 
 
 @pytest.mark.parametrize("on_reference", [False, True])
-def test_an_activation_too_many_before_a_convolution_is_explained_by_the_run_it_was_measured_in(
+def test_an_activation_too_many_before_a_convolution_is_explained_by_what_reads_it(
     tmp_path: Path, on_reference: bool
 ) -> None:
     paths = [chain(relu_before(extra), tmp_path / f"{extra}.onnx") for extra in (on_reference, not on_reference)]
@@ -45,18 +45,17 @@ def test_an_activation_too_many_before_a_convolution_is_explained_by_the_run_it_
     (fault,) = found.faults
     assert fault.cause is not None
     assert fault.cause.kind == ("missing_activation" if on_reference else "extra_activation")
-    assert fault.cause.before == pytest.approx(fault.isolated_error, rel=1e-3)
+    assert fault.isolated_error > 0.5
+    assert fault.cause.before is not None
+    assert fault.cause.before > 0.5, "the convolution computes it from the values that the activation cut off"
     assert fault.cause.after == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_fault_behind_an_activation_too_many_is_explained_by_the_run_past_it(tmp_path: Path) -> None:
+def test_two_faults_in_a_row_are_one_region_that_holds_both(tmp_path: Path) -> None:
+    """Nothing comes right once the activation alone is corrected: the convolution behind it is wrong, too."""
     paths = [chain(relu_before(False), tmp_path / "a.onnx"), chain(relu_before(True, 1.3), tmp_path / "b.onnx")]
-    activation, scaled = compared(*paths).faults
-    assert (activation.reference, activation.candidate) == ("stem", "extra")
-    assert activation.cause is not None
-    assert activation.cause.before == pytest.approx(activation.isolated_error, rel=1e-3)
-    assert activation.cause.kind != "scale", "that is of the convolution behind it"
-    assert (scaled.reference, scaled.candidate) == ("mid", "mid")
-    assert scaled.cause is not None
-    assert scaled.cause.kind == "scale"
-    assert scaled.cause.before == pytest.approx(scaled.isolated_error, rel=1e-3)
+    (fault,) = compared(*paths).faults
+    assert (fault.reference, fault.candidate) == ("mid", "mid")
+    assert fault.region_candidate.nodes == ("n_extra", "n_mid")
+    assert fault.cause is not None
+    assert fault.cause.kind != "scale", "that is only one of the two"

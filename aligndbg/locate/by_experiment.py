@@ -1,0 +1,233 @@
+"""Locating by experiment, between the stages: what it is given of a captured pair, and its result in their words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from aligndbg.core.arrays import Lazy
+from aligndbg.core.clock import Clock
+from aligndbg.core.regions import next_pairs
+from aligndbg.core.types import Array, Backend, Matching, Pair, RunAgain
+from aligndbg.locate.captured_pair import CapturedPair
+from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.isolation import Isolation
+from aligndbg.locate.locate import Located, Locator
+from aligndbg.locate.proved import Proved, ProvedFault, fault_at
+from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
+from aligndbg.match.leftovers import match_names, match_outputs
+from aligndbg.match.pairing import finish, pair_by_value
+from aligndbg.match.state import Link, State
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.results import Metrics
+from aligndbg.measure.thresholds import OWN_REL_L2
+
+__all__ = ["LocateByExperiment", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is located: a captured pair, the side that is run again and on which feeds, and who judges."""
+
+    sides: CapturedPair
+    run_again: RunAgain
+    feeds: Mapping[str, Array]
+    judge: Judge
+    rerun: Rerun
+    clock: Clock
+
+    @property
+    def candidate_again(self) -> bool:
+        return self.run_again is RunAgain.CANDIDATE
+
+
+class LocateByExperiment:
+    """One locating: `isolation()` does it. Keeps what the last full run of the follower measured."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, sides = task, task.sides
+        traces = (sides.left.trace, sides.right.trace)
+        self._leader, self._follower = traces if task.candidate_again else traces[::-1]
+        backends = (sides.reference, sides.candidate)
+        self._leading, self._following = backends if task.candidate_again else backends[::-1]
+        tick = task.clock.watch("experiment", "looking for the faulty operators")
+        self._experiments = Experiments(
+            self._following, task.feeds, {}, self._leader, self._follower, task.candidate_again, self._override, tick
+        )
+        self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
+        self._own: dict[str, Metrics] = {}
+        self._equals: dict[str, list[str]] = {}
+
+    def isolation(self) -> Isolation:
+        """Isolated metrics of every pair, and the faults that experiments proved."""
+        leading = self._leading if "override" in self._leading.capabilities else None
+        with self._task.clock.stage("experiment"):
+            contested = self._contested()
+            start = self._pair(None, contested)
+            locator = Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested)
+            found = locator.locate()
+            for cut in locator.alternatives(found) if len(found.faults) > 1 else ():
+                found = self._fewer(found, cut, leading, contested)
+        return self._result(found)
+
+    def _fewer(
+        self, found: Located, cut: Cut, leading: Backend | None, contested: frozenset[tuple[str, str]]
+    ) -> Located:
+        """What is found where `cut` is corrected from the start, if those are fewer faults that explain as much."""
+        measured = self._own, self._equals
+        start = self._pair(None, contested)
+        locator = Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested, cut)
+        other = locator.locate()
+        if len(other.faults) < len(found.faults) and len(other.unexplained) <= len(found.unexplained):
+            found.replay.close()
+            return other
+        other.replay.close()
+        self._own, self._equals = measured
+        return found
+
+    def _contested(self) -> frozenset[tuple[str, str]]:
+        """The user's pairs of which values pair one with another tensor: crossed by mistake, they would poison all."""
+        users = self._task.sides.user or {}
+        values = self._pair(None, frozenset(), users=False) if users else None
+        if values is None:
+            return frozenset()
+        return frozenset(
+            (r, c)
+            for r, c in users.items()
+            if (r in values.links and values.links[r].candidate != c)
+            or (c in values.by_candidate and values.by_candidate[c].reference != r)
+        )
+
+    def _override(self, cut: Cut) -> Array:
+        """The leader's value as the follower stores it."""
+        value = self._experiments.leading(cut.leader)
+        moved = cut.layout.to_candidate(value) if self._task.candidate_again else cut.layout.to_reference(value)
+        like = self._follower.values.get(cut.follower, moved)
+        with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
+            return np.asarray(moved.astype(like.dtype, copy=False), order="C")
+
+    def _replay(self, cuts: list[Cut]) -> Replay:
+        """The follower with these cuts; each pair is compared while it runs."""
+        task, refused = self._task, self._experiments.refused
+        pairs = [c.pair(task.candidate_again) for c in cuts if not c.border]
+        usable = [c for c in cuts if not c.watched and c.follower not in refused and c.follower in self._read]
+        overrides = Lazy({c.key: partial(self._override, c) for c in usable})
+        run = Run(task.judge, pairs, pairs, task.run_again)
+        replay, self._own, _ = run.compared(task.rerun, overrides, task.clock.comparing)
+        refused.update(replay.refused)
+        return replay
+
+    def _pair(self, replay: Replay | None, reject: frozenset[tuple[str, str]], users: bool = True) -> State:
+        sides, candidate_again = self._task.sides, self._task.candidate_again
+        left, right = (sides.left.trace, sides.left.prints), (sides.right.trace, sides.right.prints)
+        if replay is not None and candidate_again:
+            right = replay.trace, replay.prints
+        elif replay is not None:
+            left = replay.trace, replay.prints
+        with self._task.clock.pairing() as tick:
+            state, self._equals = pair_by_value(
+                left[0],
+                right[0],
+                left[1],
+                right[1],
+                inputs=sides.links,
+                user=sides.user if users else None,
+                reject=reject - set((sides.user or {}).items()),
+                weights=sides.weights,
+                tick=tick,
+            )
+        return state
+
+    def _limit(self, pair: Pair) -> float:
+        found = self._task.judge.tolerance(pair, isolated=True).rel_l2
+        return OWN_REL_L2 if found is None else found
+
+    # ---- the result
+
+    def _result(self, found: Located) -> Isolation:
+        matching = self._matching(found)
+        run_again, judge = self._task.run_again, self._task.judge
+        for pair in matching.pairs:  # what the last run paired anew was computed from what was cut above it
+            if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
+                self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
+        faults = tuple(self._fault(cut, found) for cut, _ in found.faults)
+        places = {(f.pair.reference, f.pair.candidate) for f in faults}
+        return Isolation(
+            matching,
+            self._own,
+            self._doubtful(found, matching),
+            frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
+            frozenset(p.reference for p in matching.pairs if rerun_name(p, run_again) in self._experiments.refused),
+            runs=found.runs,
+            replay=found.replay,
+            run_again=run_again,
+            proved=Proved(
+                faults,
+                self._excused(found, places),
+                found.experiments,
+                {
+                    (f.fault.reference, f.fault.candidate): self._witness(cut, found, matching)
+                    for f, (cut, _) in zip(faults, found.faults, strict=True)
+                    if cut.border
+                },
+            ),
+        )
+
+    def _matching(self, found: Located) -> Matching:
+        """What values pair in the end, and the places that experiments found."""
+        state = found.state
+        for cut in found.accepted:
+            pair = cut.pair(self._task.candidate_again)
+            if cut.border or pair.reference in state.links or pair.candidate in state.by_candidate:
+                continue
+            why = "what is computed from it comes right once it is overridden"
+            error = found.standing.error.get(cut, float("inf"))
+            state.add(Link(pair.reference, pair.candidate, pair.layout, "experiment", error, why))
+        match_names(state)
+        match_outputs(state)
+        return finish(state, self._equals)
+
+    def _excused(self, found: Located, places: set[tuple[str, str]]) -> dict[str, str]:
+        """Pairs over their limit that are no faults."""
+        out = {}
+        for cut in found.standing.cuts:
+            pair = cut.pair(self._task.candidate_again)
+            if not cut.border and self._over_usual(pair) and (pair.reference, pair.candidate) not in places:
+                error = found.standing.error[cut]
+                out[pair.reference] = f"own error {error:.2g}, which nothing that is computed from it feels"
+        return out
+
+    def _over_usual(self, pair: Pair) -> bool:
+        own = self._own.get(pair.reference)
+        judge = self._task.judge
+        return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
+
+    def _doubtful(self, found: Located, matching: Matching) -> dict[str, str]:
+        """The user's pairs that their values, or what follows, refute."""
+        why = "given by --map, and its values or what is computed from it disagree"
+        users = [p for p in matching.pairs if p.method == "user"]
+        wrong = [p for p in users if self._over_usual(p) or (p.reference, p.candidate) in found.dropped]
+        return {p.reference: why for p in wrong}
+
+    def _witness(self, cut: Cut, found: Located, matching: Matching) -> tuple[str, Mapping[str, Array]]:
+        """For an operator that one side lacks: the nearest pair below, and the follower's values without the cut."""
+        others = {rerun_name(p, self._task.run_again): p for p in matching.pairs}
+        below = next_pairs(self._follower.graph.consumers(), others, cut.follower)
+        names = [rerun_name(p, self._task.run_again) for p in below]
+        values = self._experiments.tried(names, [c for c in found.standing.cuts if c is not cut])
+        return (below[0].reference if below else ""), values
+
+    def _fault(self, cut: Cut, found: Located) -> ProvedFault:
+        judge, candidate_again = self._task.judge, self._task.candidate_again
+        pair = cut.pair(candidate_again)
+        links = [Pair(k.reference, k.candidate, k.layout, k.method, 1.0) for k in found.state.links.values()]
+        cuts = [c.pair(candidate_again) for c in found.standing.cuts if c is not cut and not c.watched]
+        lacking = ""
+        if cut.border:
+            lacking = "candidate" if (cut.border == "follower") == candidate_again else "reference"
+        own = judge.isolated(pair, found.replay.trace, self._task.run_again)
+        fault = fault_at(judge, pair, [*links, *cuts], found.standing.error[cut], lacking)
+        return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))

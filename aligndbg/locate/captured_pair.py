@@ -1,0 +1,41 @@
+"""Both sides as they were run, for the stages that run one of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aligndbg.core.types import Array, Backend, Layout, Trace
+from aligndbg.feeds.translate import FeedPlan
+from aligndbg.match.weights import Weights
+from aligndbg.trace.capture import Captured
+
+__all__ = ["CapturedPair", "is_quantized"]
+
+
+@dataclass(frozen=True)
+class CapturedPair:
+    """Both sides as they were run and captured, for the stages that run one of them again."""
+
+    reference: Backend
+    candidate: Backend
+    feeds: Mapping[str, Array] | None
+    plan: FeedPlan
+    left: Captured
+    right: Captured
+    user: Mapping[str, str] | None
+    translated: Mapping[str, Array] | None
+    weights: Weights
+
+    @property
+    def links(self) -> list[tuple[str, str, Layout]]:
+        return [(link.reference, link.candidate, link.layout) for link in self.plan.links]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the candidate has tensors on a grid."""
+        return is_quantized(self.right.trace)
+
+
+def is_quantized(trace: Trace) -> bool:
+    return any(trace.quant(name) is not None for name in trace.values)

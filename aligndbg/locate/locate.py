@@ -1,0 +1,396 @@
+"""Locating by experiment (DESIGN 5): propose, override, look at what follows.
+
+Round after round the follower is run once with every pair cut, and everything is paired by value again. Where outputs
+do not agree, the place that heals most is corrected; where a region is over its limit, what is felt below decides.
+What no round changes any more is the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from aligndbg.core.types import Backend, Pair
+from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.proposals import Proposals
+from aligndbg.locate.replay import Replay
+from aligndbg.locate.search import Part, Search, coarser
+from aligndbg.locate.suspects import Finding, Standing, Suspects
+from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, suspect
+from aligndbg.locate.walks import above, broken, computed_from, sinks
+from aligndbg.match.side import Side
+from aligndbg.match.state import State
+
+__all__ = ["Located", "Locator"]
+
+MOST_ROUNDS = 4 * MOST_FAULTS
+SAME_PLACE = 1.8  # the order in which pairs are proposed, for one operator on the same inputs at the least depth
+REAL = (Finding.FELT, Finding.OUTPUT, Finding.HIDDEN)
+
+
+@dataclass(frozen=True)
+class Located:
+    """`faults` are cuts with what was found; `standing` and `replay` are of the last round, with every cut in place."""
+
+    state: State
+    standing: Standing
+    replay: Replay
+    faults: tuple[tuple[Cut, Finding], ...]
+    accepted: tuple[Cut, ...]
+    runs: int
+    experiments: int
+    corrected: Mapping[str, float] = field(default_factory=dict)  # by output (reference name)
+    effects: Mapping[Cut, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    unexplained: tuple[str, ...] = ()
+    dropped: frozenset[tuple[str, str]] = frozenset()
+
+
+class Locator:
+    """`replay(cuts)` runs the follower with them; `pair(replay, reject)` pairs everything by value again; `limit(pair)`
+    is the own error (relative L2) that a pair may have."""
+
+    def __init__(
+        self,
+        experiments: Experiments,
+        leading: Backend | None,
+        state: State,
+        replay: Callable[[list[Cut]], Replay],
+        pair: Callable[[Replay, frozenset[tuple[str, str]]], State],
+        limit: Callable[[Pair], float],
+        set_aside: frozenset[tuple[str, str]] = frozenset(),
+        corrected: Cut | None = None,
+    ) -> None:
+        self._experiments, self._leading, self._state = experiments, leading, state
+        self._replay, self._pair, self._limit = replay, pair, limit
+        self._candidate_again = experiments.candidate_again
+        self._start = state
+        self._accepted: list[Cut] = []
+        self._dropped = set(set_aside)
+        self._blocked: set[tuple[str, object]] = set()
+        self._settled: dict[tuple[str, object], Finding] = {}
+        self._small: set[tuple[str, object]] = set()  # under the usual limit, and still what explains an output
+        self._pending: tuple[Cut, set[str]] | None = None
+        self._unexplained: list[str] = []
+        self._hopeless = False
+        self._fresh = False  # whether the last round paired something anew
+        self._loose = False
+        self._runs = 0
+        if corrected is not None:
+            self._begin_with(corrected)
+
+    def locate(self) -> Located:
+        while True:
+            standing, replay = self._measure()
+            if self._runs >= MOST_ROUNDS or not (self._mend() or self._settle(standing)):
+                break
+            replay.close()
+        faults = self._faults(standing)
+        return Located(
+            self._state,
+            standing,
+            replay,
+            tuple(faults),
+            tuple(self._accepted),
+            self._runs,
+            self._experiments.count,
+            unexplained=tuple(self._unexplained),
+            dropped=frozenset(self._dropped),
+        )
+
+    def _begin_with(self, cut: Cut) -> None:
+        """What is computed from a corrected tensor was paired before it was: all of that is paired anew."""
+        self._accepted.append(cut)
+        below = set(computed_from(self._follower, cut.follower))
+        for link in list(self._state.links.values()):
+            name = link.candidate if self._candidate_again else link.reference
+            if name in below and link.method == "value":
+                self._state.drop(link)
+
+    def alternatives(self, found: Located) -> list[Cut]:
+        """Unpaired tensors of one operator on the same paired inputs, above several faults, that differ: values further
+        down may agree by chance (x - y for y - x, twice), and one such fault then looks like several."""
+        proposals = self._proposals()
+        ours, theirs = self._paired()
+        above_all = [set(above(self._leader, cut.leader, ())[0]) for cut, _ in found.faults]
+        shared = {n for n in set().union(*above_all) if sum(n in a for a in above_all) > 1} - ours
+        free = [n for n in self._follower.names if n not in theirs]
+        tried: set[tuple[str, str]] = set()
+        return [
+            cut
+            for prior, cut in proposals.among(dict.fromkeys(shared, 1), dict.fromkeys(free, 1), ((), ()), 8, tried)
+            if prior >= SAME_PLACE
+        ]
+
+    # ---- one round
+
+    def _measure(self) -> tuple[Standing, Replay]:
+        cuts = self._cuts()
+        replay = self._replay(cuts)
+        self._runs += 1
+        error = {c: self._experiments.error(c, replay.trace.values) for c in cuts}
+        limit = {c: self._limit_of(c) for c in cuts}
+        self._state = self._paired_again(replay)
+        self._fresh = {c.key for c in self._cuts()} != {c.key for c in cuts}
+        standing = Standing(tuple(cuts), error, limit, {})
+        doubtful = [c for c in cuts if not error[c] <= self._lookout(c, limit[c])]
+        if not doubtful:
+            return standing, replay
+        return replace(standing, jitter=self._suspects().jitter(doubtful, cuts)), replay
+
+    def _paired_again(self, replay: Replay) -> State:
+        """Everything by value; a pair whose two tensors find no other partner stays: it is at the edge of the noise."""
+        state, before = self._pair(replay, frozenset(self._dropped)), self._state
+        taken = {(a.leader, a.follower)[side] for a in self._accepted for side in (0, 1) if not a.border}
+        for link in before.links.values():
+            r, c = link.reference, link.candidate
+            free = r not in state.links and c not in state.by_candidate and not {r, c} & taken
+            if link.method == "value" and free and (r, c) not in self._dropped:
+                state.add(link)
+        return state
+
+    def _lookout(self, cut: Cut, limit: float) -> float:
+        """The own error from which a region is looked into."""
+        if self._loose:
+            return limit / 100
+        dtypes = (self._leader.dtype(cut.leader), self._follower.dtype(cut.follower))
+        return min(limit, suspect(coarser(*dtypes), limit))
+
+    @property
+    def _leader(self) -> Side:
+        return self._state.reference if self._candidate_again else self._state.candidate
+
+    @property
+    def _follower(self) -> Side:
+        return self._state.candidate if self._candidate_again else self._state.reference
+
+    def _suspects(self) -> Suspects:
+        return Suspects(self._experiments, self._leader, self._follower, self._leading)
+
+    def _proposals(self) -> Proposals:
+        return Proposals(self._state, self._candidate_again)
+
+    def _search(self, cuts: Sequence[Cut], end: Cut | None = None) -> Search:
+        return Search(self._experiments, self._proposals(), cuts, self._blocked, self._limit_of, end)
+
+    def _limit_of(self, cut: Cut) -> float:
+        return self._limit(cut.pair(self._candidate_again))
+
+    def _cuts(self) -> list[Cut]:
+        """What is paired by value, and what was accepted, which wins."""
+        taken = {a.follower for a in self._accepted if not a.edge}
+        known = {(a.leader, a.follower) for a in self._accepted}
+        out = []
+        for link in self._state.links.values():
+            if link.method not in ("value", "user") or (link.reference, link.candidate) in self._dropped:
+                continue
+            a, b = (link.reference, link.candidate) if self._candidate_again else (link.candidate, link.reference)
+            if b not in taken and (a, b) not in known and b not in self._experiments.refused:
+                out.append(Cut(a, b, link.layout))
+        return out + self._accepted
+
+    # ---- where outputs do not agree
+
+    def _part(self) -> Part:
+        leading, following = self._paired()
+        bad_l, border_l = broken(self._leader, leading, sinks(self._leader))
+        bad_f, border_f = broken(self._follower, following, sinks(self._follower))
+        stray_l, stray_f = self._stray()
+        return Part(bad_l, bad_f, [*border_l, *stray_l], [*border_f, *stray_f])
+
+    def _stray(self) -> tuple[list[str], list[str]]:
+        """Outputs of either side that are paired with what is no output of the other: a user reads another value."""
+        ends_l, ends_f = sinks(self._leader), sinks(self._follower)
+        partner_l = self._partners(leading=True)
+        partner_f = self._partners(leading=False)
+        return (
+            [n for n in ends_l if n in partner_l and partner_l[n] not in ends_f],
+            [n for n in ends_f if n in partner_f and partner_f[n] not in ends_l],
+        )
+
+    def _partners(self, leading: bool) -> dict[str, str]:
+        links = [(k.reference, k.candidate) for k in self._state.links.values()]
+        ours_first = leading == self._candidate_again
+        return dict(links) if ours_first else {c: r for r, c in links}
+
+    def _paired(self) -> tuple[set[str], set[str]]:
+        ours, theirs = set(self._state.links), set(self._state.by_candidate)
+        if not self._candidate_again:
+            ours, theirs = theirs, ours
+        return ours | {a.leader for a in self._accepted}, theirs | {a.follower for a in self._accepted}
+
+    def _mend(self) -> bool:
+        """Corrects the next place where the sides part; False where there is none."""
+        part = self._part()
+        self._drop_what_healed_nothing(part)
+        if not part or self._hopeless or len(self._accepted) >= MOST_FAULTS:
+            return False
+        cut = self._search(self._cuts()).best(part)
+        if cut is not None:
+            self._pending = cut, set(part.leading)
+        else:
+            cut = self._whole(part)
+            self._hopeless = True
+            if cut is None:
+                self._unexplained = [n for n in sinks(self._leader) if n in part.leading]
+                return False
+        self._accepted.append(cut)
+        return True
+
+    def _drop_what_healed_nothing(self, part: Part) -> None:
+        """The last correction goes where, with it in place, nothing computed from it agrees."""
+        if self._pending is None:
+            return
+        cut, before = self._pending
+        self._pending = None
+        healed = (before - part.leading.keys()) & set(computed_from(self._leader, cut.leader))
+        if not healed:
+            self._accepted = [a for a in self._accepted if a is not cut]
+            self._blocked.add((cut.leader, cut.key))
+
+    def _whole(self, part: Part) -> Cut | None:
+        """Where nothing heals alone, the region that ends at the outputs holds it all."""
+        proposals = self._proposals()
+        for a in sinks(self._leader):
+            for b in sinks(self._follower):
+                new_l, new_f = a in part.leading, b in part.following
+                both = new_l or a in part.leading_border, new_f or b in part.following_border
+                if (new_l or new_f) and all(both) and proposals.possible(a, b):
+                    cut = proposals.layout_of(a, b)
+                    if cut is not None:
+                        cut = replace(cut, border="" if new_l and new_f else "follower" if new_l else "leader")
+                        return self._search(self._cuts()).earliest(cut)
+        return None
+
+    # ---- regions over their limit
+
+    def _settle(self, standing: Standing) -> bool:
+        """Judges the earliest suspect that is not settled yet; False where all are."""
+        over = self._over(standing)
+        first = next((c for c in over if (c.leader, c.key) not in self._settled), None)
+        if first is None:
+            return self._look_closer()
+        if self._fresh:
+            return True  # what has been paired since is cut first: it is what follows
+        finding = self._suspects().judge(first, standing)
+        if isinstance(finding, Cut):
+            self._drop(finding)
+            return True
+        small = standing.error[first] <= standing.limit[first]
+        if finding is Finding.FELT and self._loose and small:
+            if self._explains(first):
+                self._small.add((first.leader, first.key))
+            else:
+                finding = Finding.EQUIVALENT
+        self._settled[first.leader, first.key] = finding
+        if finding in (Finding.FELT, Finding.OUTPUT):
+            self._locate_inside(first, standing)
+        return True
+
+    def _over(self, standing: Standing) -> list[Cut]:
+        ends = set(sinks(self._follower))
+        order = self._follower.position
+        found = []
+        for c in standing.cuts:
+            least = max(self._lookout(c, standing.limit[c]), JITTER_TIMES * standing.jitter.get(c, 0.0))
+            if not standing.error[c] <= least and (not c.watched or c.follower in ends):
+                found.append(c)
+        return sorted(found, key=lambda c: order.get(c.follower, 0))
+
+    def _look_closer(self) -> bool:
+        """Once more below the usual limits, where something was healed by a pair that is clean itself: what is above
+        it did it."""
+        clean = [
+            a
+            for a in self._accepted
+            if not a.edge and self._settled.get((a.leader, a.key), Finding.EQUIVALENT) is Finding.EQUIVALENT
+        ]
+        if self._loose or not clean:
+            return False
+        self._loose = True
+        return True
+
+    def _explains(self, cut: Cut) -> bool:
+        """Whether, with it corrected alone, what was healed by a clean pair comes right."""
+        clean = [a for a in self._accepted if not a.edge and (a.leader, a.key) not in self._settled]
+        known = [a for a in self._accepted if self._settled.get((a.leader, a.key)) in REAL]
+        names = [a.follower for a in clean]
+        was, now = self._experiments.tried(names, known), self._experiments.tried(names, [*known, cut])
+        return any(self._experiments.error(a, now) < self._experiments.error(a, was) / FELT for a in clean)
+
+    def _drop(self, cut: Cut) -> None:
+        """A wrong pair: it is made no more."""
+        if cut.proposed:
+            self._blocked.add((cut.leader, cut.key))
+        self._dropped.add((cut.leader, cut.follower) if self._candidate_again else (cut.follower, cut.leader))
+        self._accepted = [a for a in self._accepted if a != cut]
+
+    def _locate_inside(self, first: Cut, standing: Standing) -> None:
+        """The region's end dilutes: several faults may lie in it, or one earlier than its end."""
+        if not math.isfinite(standing.error[first]):  # NaN or Inf begin here: what was read is what there is to tell
+            if first not in self._accepted:
+                self._accepted.append(replace(first, proposed=True))
+            return
+        inner = self._split(first, standing)
+        if inner is not None:
+            del self._settled[first.leader, first.key]
+            self._accepted.append(inner)
+            return
+        least = max(standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / 30)
+        fault = self._search(standing.cuts).earliest(first, least)
+        if (fault.leader, fault.key) == (first.leader, first.key):
+            if first not in self._accepted:
+                self._accepted.append(replace(first, proposed=True))
+            return
+        self._settled[fault.leader, fault.key] = self._settled.pop((first.leader, first.key))
+        if (first.leader, first.key) in self._small:
+            self._small.add((fault.leader, fault.key))
+        self._accepted = [a for a in self._accepted if a != first]
+        self._accepted.append(fault)
+
+    def _split(self, end: Cut, standing: Standing) -> Cut | None:
+        """The first pair inside a faulty region after which something in it comes right; None where it is all."""
+        if end.edge:
+            return None
+        others = [c for c in standing.cuts if c != end]
+        bad_l, border_l = broken(self._leader, {c.leader for c in others}, [end.leader])
+        bad_f, border_f = broken(self._follower, {c.follower for c in others}, [end.follower])
+        if len(bad_l) < 2 or len(bad_f) < 2:
+            return None
+        found = self._search(standing.cuts, end).best(Part(bad_l, bad_f, border_l, border_f))
+        known = {(a.leader, a.key) for a in self._accepted}
+        if found is None or found.leader == end.leader or found.follower == end.follower:
+            return None
+        return None if (found.leader, found.key) in known else found
+
+    # ---- what is left
+
+    def _faults(self, standing: Standing) -> list[tuple[Cut, Finding]]:
+        """Real ones over their limit; several outputs of one node are one fault, which the largest stands for."""
+        found: list[tuple[Cut, Finding]] = []
+        real = [
+            (c, finding)
+            for c in self._over(standing)
+            if (finding := self._settled.get((c.leader, c.key))) in REAL
+            and finding is not None
+            and (standing.over(c) or (c.leader, c.key) in self._small)
+        ]
+        for c, finding in sorted(real, key=lambda f: -standing.error[f[0]]):
+            if not any(self._one_node(c, other) for other, _ in found):
+                found.append((c, finding))
+        order = self._leader.position if self._candidate_again else self._follower.position
+        return sorted(found, key=lambda f: order.get(f[0].leader if self._candidate_again else f[0].follower, 0))
+
+    def _one_node(self, one: Cut, other: Cut) -> bool:
+        ours = self._leader.node(one.leader)
+        theirs = self._follower.node(one.follower)
+        return (ours is not None and ours is self._leader.node(other.leader)) or (
+            theirs is not None and not one.edge and theirs is self._follower.node(other.follower)
+        )
+
+
+def outputs_apart(experiments: Experiments, outputs: Iterable[Cut], cuts: Iterable[Cut]) -> dict[str, float]:
+    """By the leader's name, how far each output is from the leader's with these cuts alone."""
+    wanted = list(outputs)
+    got = experiments.tried([o.follower for o in wanted], cuts)
+    return {o.leader: experiments.error(o, got) for o in wanted}

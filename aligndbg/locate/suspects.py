@@ -1,0 +1,181 @@
+"""Which regions over their limit are faults: what is felt below, what a probe shows, and which pairs were wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from aligndbg.core.errors import AligndbgError
+from aligndbg.core.types import Array, Backend, Key
+from aligndbg.locate.experiments import Cut, Experiments, jittered
+from aligndbg.locate.search import readers
+from aligndbg.locate.thresholds import FELT, JITTER_TIMES, JITTER_ULPS, PROBES
+from aligndbg.locate.walks import above, reach, sinks
+from aligndbg.match.side import Side
+from aligndbg.measure.distance import distance
+
+__all__ = ["Finding", "Standing", "Suspects"]
+
+NEAR_BORDERS = 8  # paired tensors above a region that are each left out once
+CLEARED = 10  # leaving a wrong border out makes the region this many times cleaner
+
+
+class Finding(StrEnum):
+    """What an experiment says of a region over its limit."""
+
+    FELT = "felt"
+    OUTPUT = "output"  # nothing is computed from it: it is a model output
+    HIDDEN = "hidden"  # not felt on this input, but on random border values
+    EQUIVALENT = "equivalent"
+    UNKNOWN = "unknown"  # no probe could be run
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Own error, limit and conditioning of every cut: what a jitter of a few ulps on all borders does to it."""
+
+    cuts: tuple[Cut, ...]
+    error: Mapping[Cut, float]
+    limit: Mapping[Cut, float]
+    jitter: Mapping[Cut, float]
+
+    def over(self, cut: Cut) -> bool:
+        return not self.error[cut] <= max(self.limit[cut], JITTER_TIMES * self.jitter.get(cut, 0.0))
+
+    def floor(self, cut: Cut) -> float:
+        """What is noise there: a hundredth of the limit, or what jitter does."""
+        return max(self.limit[cut] / 100, JITTER_TIMES * self.jitter.get(cut, 0.0))
+
+
+class Suspects:
+    """Judges regions by what follows from them, with all other cuts in place."""
+
+    def __init__(self, experiments: Experiments, leader: Side, follower: Side, leading: Backend | None) -> None:
+        self._experiments, self.leader, self.follower, self._leading = experiments, leader, follower, leading
+        self._rng = np.random.default_rng(0)
+
+    def jitter(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
+        """What jittered borders do to each suspect on either side; the smaller: a coarse rounding on one side is a
+        fault's own noise, not the mathematics'."""
+        keys = {c.key: c for c in cuts if not c.watched}
+        feeds = self._experiments.follower.feeds or {}
+        shaken = {k: jittered(self._experiments.override(c), JITTER_ULPS, self._rng) for k, c in keys.items()}
+        names = [c.follower for c in suspects]
+        still = self._experiments.tried(names, cuts)
+        try:
+            moved = self._experiments.run(names, cuts, feeds=self._jittered(feeds), values=shaken)
+        except AligndbgError:
+            return {}
+        ours = {c: self._between(self._experiments.follower, c.follower, still, moved) for c in suspects}
+        theirs = self._leading_jitter(suspects, cuts)
+        return {c: min(ours[c], theirs.get(c, ours[c])) for c in suspects}
+
+    def _leading_jitter(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
+        """The same of the leader, from its own recorded values, where it can be run."""
+        leader = self._experiments.leader
+        if self._leading is None or leader.feeds is None:
+            return {}
+        names = list(dict.fromkeys(c.leader for c in suspects))
+        told = {c.leader: leader.values[c.leader] for c in cuts if c.leader in leader.values and not c.watched}
+        overrides = {n: jittered(v, JITTER_ULPS, self._rng) for n, v in told.items() if n in self.leader.consumers}
+        try:
+            moved = dict(self._leading.run(self._jittered(leader.feeds), names, overrides))
+        except AligndbgError:
+            return {}
+        still = {n: leader.values[n] for n in names}
+        return {c: self._between(leader, c.leader, still, moved) for c in suspects}
+
+    def _jittered(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return {k: jittered(np.asarray(v), JITTER_ULPS, self._rng) for k, v in feeds.items()}
+
+    def _between(self, trace: object, name: str, one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+        if name not in one or name not in other:
+            return 0.0
+        apart = distance(one[name], other[name])
+        return apart if np.isfinite(apart) else 0.0
+
+    def judge(self, cut: Cut, standing: Standing) -> Finding | Cut:
+        """What the region that ends at `cut` is; or the pair that is wrong, the cut itself or a border of it."""
+        cuts = standing.cuts
+        wrong = self._wrong_border(cut, standing)
+        if wrong is not None:
+            return wrong
+        below = self.below(cut, cuts)
+        at_end = cut.follower in sinks(self.follower)
+        if not below:
+            return Finding.OUTPUT if at_end or cut.proposed else Finding.EQUIVALENT
+        got = self._experiments.tried([b.follower for b in below], [c for c in cuts if c is not cut])
+        if not got:
+            return Finding.UNKNOWN
+        without = {b: self._experiments.error(b, got) for b in below}
+        better = [b for b in below if without[b] > FELT * max(standing.error[b], standing.floor(b))]
+        worse = [b for b in below if standing.error[b] > FELT * max(without[b], standing.floor(b))]
+        if better:
+            return Finding.FELT if len(better) >= len(worse) else cut
+        if worse:
+            return cut
+        if at_end:
+            return Finding.OUTPUT
+        return cut if cut.proposed else self._probe(cut, cuts, below, standing)
+
+    def below(self, cut: Cut, cuts: Sequence[Cut]) -> list[Cut]:
+        """The nearest cuts that are computed from this one."""
+        found: dict[str, list[Cut]] = {}
+        for c in cuts:
+            if not c.edge and c is not cut:
+                found.setdefault(c.follower, []).append(c)
+        _, ends = reach(self.follower, readers(self.follower.consumers, cut), found)
+        return [c for name in ends for c in found[name]]
+
+    def _wrong_border(self, cut: Cut, standing: Standing) -> Cut | None:
+        """A clean pair above without which the region is clean, too: that pair is none."""
+        ends = set(above(self.follower, cut.follower, {c.follower for c in standing.cuts})[1])
+        borders = [c for c in standing.cuts if c.follower in ends and c is not cut][:NEAR_BORDERS]
+        for border in borders:
+            if border.proposed or standing.error[border] > standing.limit[border]:
+                continue
+            got = self._experiments.tried([cut.follower], [c for c in standing.cuts if c is not border])
+            error = self._experiments.error(cut, got)
+            if error < standing.error[cut] / CLEARED and error <= standing.limit[cut]:
+                return border
+        return None
+
+    def _probe(self, cut: Cut, cuts: Sequence[Cut], below: Sequence[Cut], standing: Standing) -> Finding:
+        """Both sides' region, and what masks it, on shuffled border values: equal below each time?"""
+        leader = self._experiments.leader
+        if self._leading is None or leader.feeds is None:
+            return Finding.UNKNOWN
+        for _ in range(PROBES):
+            told: dict[str, Array] = {}
+            given: dict[Key, Array] = {}
+            for c in cuts:
+                if c is cut or c.watched or c.leader not in leader.values:
+                    continue
+                if c.leader not in told:
+                    value = leader.values[c.leader]
+                    told[c.leader] = self._rng.permutation(value.reshape(-1)).reshape(value.shape)
+                given[c.key] = self._moved(c, told[c.leader])
+            told.pop(cut.leader, None)
+            try:
+                ours = dict(self._leading.run(leader.feeds, list(dict.fromkeys(b.leader for b in below)), told))
+                theirs = self._experiments.run(
+                    [b.follower for b in below], [c for c in cuts if c is not cut], values=given
+                )
+            except AligndbgError:
+                return Finding.UNKNOWN
+            if any(self._apart(b, ours, theirs) > max(standing.limit[b], standing.floor(b)) for b in below):
+                return Finding.HIDDEN
+        return Finding.EQUIVALENT
+
+    def _moved(self, cut: Cut, value: Array) -> Array:
+        moved = cut.layout.to_candidate(value) if self._experiments.candidate_again else cut.layout.to_reference(value)
+        return np.asarray(moved, self._experiments.override(cut).dtype, order="C")
+
+    def _apart(self, cut: Cut, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
+        one, other = ours[cut.leader], theirs[cut.follower]
+        if self._experiments.candidate_again:
+            return distance(one, cut.layout.to_reference(other))
+        return distance(cut.layout.to_reference(one), other)

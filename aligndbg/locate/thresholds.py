@@ -1,0 +1,46 @@
+"""The numbers of locating: limits with what was measured, and the budgets of the search."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DEPTHS",
+    "EARLIER",
+    "FELT",
+    "JITTER_TIMES",
+    "JITTER_ULPS",
+    "MOST_EARLIER",
+    "MOST_FAULTS",
+    "PROBES",
+    "WINDOW",
+    "agreement",
+    "suspect",
+]
+
+# Relative L2 up to which a tensor has come right: what is computed from corrected values carries the accumulated noise
+# of all that lies between (1.5e-4 measured in fp32 networks), far under the effect of an operator.
+_AGREE = {"float16": 2e-2, "bfloat16": 6e-2}
+AGREE = 2e-3
+# Own error from which a region is looked into: five times the largest of clean ones (1.9e-6 in fp32). The end of a
+# region dilutes what is wrong inside.
+SUSPECT = 1e-5
+# A few ulps of jitter on a region's borders; a region is no fault below this many times what that does.
+JITTER_ULPS, JITTER_TIMES = 4, 8
+# Cut there, what is right below comes clean; not cut, it is off by this many times more: then the fault is felt.
+FELT = 4
+PROBES = 3  # random border values on which two regions must agree to be called equivalent
+
+# Budgets of one search: tensors up to this depth of the broken part on each side, and the experiments there.
+DEPTHS = ((3, 40), (8, 60), (24, 80), (10**6, 120))
+WINDOW = 24  # tensors below a proposal that are looked at
+EARLIER, MOST_EARLIER = 12, 40  # steps up into a region, and proposals at each
+MOST_FAULTS = 12  # places that are corrected one after the other
+
+
+def agreement(dtype: str) -> float:
+    """The relative L2 up to which a tensor of this dtype has come right."""
+    return _AGREE.get(dtype, AGREE)
+
+
+def suspect(dtype: str, limit: float) -> float:
+    """The own error from which a region is looked into: coarse dtypes have no room below their limit."""
+    return SUSPECT if dtype in ("float32", "float64") else limit
