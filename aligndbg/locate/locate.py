@@ -230,8 +230,8 @@ class Locator:
             self._pending = cut, set(part.leading)
         else:
             cut = self._whole(part)
-            self._hopeless = True
             if cut is None:
+                self._hopeless = True
                 self._unexplained = [n for n in sinks(self._leader) if n in part.leading]
                 return False
         self._accepted.append(cut)
@@ -249,10 +249,10 @@ class Locator:
             self._blocked.add((cut.leader, cut.key))
 
     def _whole(self, part: Part) -> Cut | None:
-        """Where nothing heals alone, the region that ends at the outputs holds it all."""
+        """Where nothing heals alone, the region that ends at an output holds the rest of what that is computed by."""
         proposals = self._proposals()
         for a in sinks(self._leader):
-            for b in sinks(self._follower):
+            for b in sorted(sinks(self._follower), key=lambda b: b != a):
                 new_l, new_f = a in part.leading, b in part.following
                 both = new_l or a in part.leading_border, new_f or b in part.following_border
                 if (new_l or new_f) and all(both) and proposals.possible(a, b):
