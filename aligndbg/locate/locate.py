@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from aligndbg.core.types import Backend, Pair
+from aligndbg.core.types import Backend, Key, Pair
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.replay import Replay
@@ -73,6 +73,7 @@ class Locator:
         self._pending: tuple[Cut, set[str]] | None = None
         self._unexplained: list[str] = []
         self._hopeless = False
+        self._measured: set[frozenset[tuple[str, Key]]] = set()  # by two ways of pairing it would go to and fro
         self._fresh = False  # whether the last round paired something anew
         self._loose = False
         self._runs = 0
@@ -85,6 +86,8 @@ class Locator:
             if self._runs >= MOST_ROUNDS or not (self._mend() or self._settle(standing)):
                 break
             replay.close()
+        for cut in self._over(standing) if self._runs >= MOST_ROUNDS else ():
+            self._settled.setdefault((cut.leader, cut.key), Finding.UNKNOWN)  # there was no round left to judge it in
         faults = self._faults(standing)
         return Located(
             self._state,
@@ -131,7 +134,8 @@ class Locator:
         error = {c: self._experiments.error(c, replay.trace.values) for c in cuts}
         limit = {c: self._limit_of(c) for c in cuts}
         self._state = self._paired_again(replay)
-        self._fresh = {c.key for c in self._cuts()} != {c.key for c in cuts}
+        self._measured.add(frozenset((c.leader, c.key) for c in cuts))
+        self._fresh = frozenset((c.leader, c.key) for c in self._cuts()) not in self._measured
         standing = Standing(tuple(cuts), error, limit, {})
         doubtful = [c for c in cuts if not error[c] <= self._lookout(c, limit[c])]
         if not doubtful:
