@@ -194,6 +194,8 @@ class LocateByExperiment:
         """Pairs over their limit that are no faults."""
         out = {}
         for cut in found.standing.cuts:
+            if cut in found.unknown:
+                continue
             pair = cut.pair(self._task.candidate_again)
             if not cut.border and self._over_usual(pair) and (pair.reference, pair.candidate) not in places:
                 error = found.standing.error[cut]
@@ -206,11 +208,13 @@ class LocateByExperiment:
         return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
 
     def _doubtful(self, found: Located, matching: Matching) -> dict[str, str]:
-        """The user's pairs that their values, or what follows, refute."""
+        """The user's pairs that their values, or what follows, refute; and what no experiment could judge."""
         why = "given by --map, and its values or what is computed from it disagree"
         users = [p for p in matching.pairs if p.method == "user"]
         wrong = [p for p in users if self._over_usual(p) or (p.reference, p.candidate) in found.dropped]
-        return {p.reference: why for p in wrong}
+        open_ = "over its limit, and no experiment could tell whether what is computed from it is wrong by that"
+        left = {c.pair(self._task.candidate_again).reference: open_ for c in found.unknown if not c.border}
+        return left | {p.reference: why for p in wrong}
 
     def _witness(self, cut: Cut, found: Located, matching: Matching) -> tuple[str, Mapping[str, Array]]:
         """For an operator that one side lacks: the nearest pair below, and the follower's values without the cut."""

@@ -43,6 +43,7 @@ class Located:
     corrected: Mapping[str, float] = field(default_factory=dict)  # by output (reference name)
     effects: Mapping[Cut, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     unexplained: tuple[str, ...] = ()
+    unknown: tuple[Cut, ...] = ()  # over their limit, and no experiment could tell whether they matter
     dropped: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -98,8 +99,12 @@ class Locator:
             self._runs,
             self._experiments.count,
             unexplained=tuple(self._unexplained),
+            unknown=tuple(c for c in standing.cuts if standing.over(c) and self._left_open(c)),
             dropped=frozenset(self._dropped),
         )
+
+    def _left_open(self, cut: Cut) -> bool:
+        return self._settled.get((cut.leader, cut.key)) is Finding.UNKNOWN
 
     def _begin_with(self, cut: Cut) -> None:
         """What is computed from a corrected tensor was paired before it was: all of that is paired anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 import aligndbg
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
@@ -80,3 +81,9 @@ def test_what_nothing_downstream_can_notice_is_no_fault(x: Array) -> None:
 
     found = aligndbg.diff(model("", 0.0), model("c_", 0.5), {"x": x})
     assert (found.verdict, found.faults) == ("aligned", ())
+
+
+def test_what_no_round_is_left_for_is_unknown(x: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aligndbg.locate.locate.MOST_ROUNDS", 2)
+    found = aligndbg.diff(two_heads(""), two_heads("c_", scale=1.5, wave=np.arctan), {"x": x})
+    assert {m.pair.reference: m.status for m in found.pairs}["bent"] == "unknown"
