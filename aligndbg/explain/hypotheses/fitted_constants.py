@@ -88,6 +88,8 @@ def _fitted(case: Case, side: str, program: Program) -> _Linear | None:
         target = _target(case, half)
         if limits is None or target is None or target.shape != before.shape:
             return None
+        if bias.value.size != before.shape[axis]:  # that of an LSTM has one for each gate
+            return None
         factor, term = _by_channel(before - _shaped(bias.value, before.ndim, axis), target, axis, limits)
         moved = np.where(np.abs(factor - 1) > FACTOR_IS_ONE, 0, term - bias.value)
         return _Linear(weight, bias, factor, moved)
