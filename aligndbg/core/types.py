@@ -353,7 +353,7 @@ class Pair:
     reference: str
     candidate: str
     layout: Layout
-    method: str  # value | structure | name | output | user
+    method: str  # value | experiment | structure | name | output | user
     confidence: float
     evidence: str = ""
 
