@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,7 +55,7 @@ class LocateByExperiment:
         self._leading, self._following = backends if task.candidate_again else backends[::-1]
         tick = task.clock.watch("experiment", "looking for the faulty operators")
         self._experiments = Experiments(
-            self._following, task.feeds, {}, self._leader, self._follower, task.candidate_again, self._override, tick
+            self._following, task.feeds, self._leader, self._follower, task.candidate_again, self._override, tick
         )
         self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
         self._own: dict[str, Metrics] = {}
@@ -65,22 +65,23 @@ class LocateByExperiment:
         """Isolated metrics of every pair, and the faults that experiments proved."""
         leading = self._leading if "override" in self._leading.capabilities else None
         with self._task.clock.stage("experiment"):
-            contested = self._contested()
-            start = self._pair(None, contested)
-            locator = Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested)
-            found = locator.locate()
-            for cut in locator.alternatives(found) if len(found.faults) > 1 else ():
-                found = self._fewer(found, cut, leading, contested)
+            locator = partial(self._locator, leading, self._contested())
+            first = locator()
+            found = first.locate()
+            for cut in first.alternatives(found) if len(found.faults) > 1 else ():
+                found = self._fewer(found, locator, cut)
         return self._result(found)
 
-    def _fewer(
-        self, found: Located, cut: Cut, leading: Backend | None, contested: frozenset[tuple[str, str]]
-    ) -> Located:
+    def _locator(
+        self, leading: Backend | None, contested: frozenset[tuple[str, str]], corrected: Cut | None = None
+    ) -> Locator:
+        start = self._pair(None, contested)
+        return Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested, corrected)
+
+    def _fewer(self, found: Located, locator: Callable[[Cut], Locator], cut: Cut) -> Located:
         """What is found where `cut` is corrected from the start, if those are fewer faults that explain as much."""
         measured = self._own, self._equals
-        start = self._pair(None, contested)
-        locator = Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested, cut)
-        other = locator.locate()
+        other = locator(cut).locate()
         if len(other.faults) < len(found.faults) and len(other.unexplained) <= len(found.unexplained):
             found.replay.close()
             return other
@@ -153,7 +154,7 @@ class LocateByExperiment:
         for pair in matching.pairs:  # what the last run paired anew was computed from what was cut above it
             if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
                 self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
-        faults = tuple(self._fault(cut, found) for cut, _ in found.faults)
+        faults = tuple(self._fault(cut, found) for cut in found.faults)
         places = {(f.pair.reference, f.pair.candidate) for f in faults}
         return Isolation(
             matching,
@@ -170,7 +171,7 @@ class LocateByExperiment:
                 found.experiments,
                 {
                     (f.fault.reference, f.fault.candidate): self._witness(cut, found, matching)
-                    for f, (cut, _) in zip(faults, found.faults, strict=True)
+                    for f, cut in zip(faults, found.faults, strict=True)
                     if cut.border
                 },
             ),

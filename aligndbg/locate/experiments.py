@@ -49,7 +49,7 @@ class Cut:
 class Experiments:
     """Runs what `fetch` needs of the follower, given the cuts; counts the runs.
 
-    `fixed` are constants replaced in every run. `override(cut)` gives the leader's value as the follower stores it. An
+    `override(cut)` gives the leader's value as the follower stores it. An
     override that the runtime refuses is left out from then on: `refused` says why, by tensor.
     """
 
@@ -57,14 +57,13 @@ class Experiments:
         self,
         backend: Backend,
         feeds: Mapping[str, Array],
-        fixed: Mapping[str, Array],
         leader: Trace,
         follower: Trace,
         candidate_again: bool,
         override: Callable[[Cut], Array],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self._backend, self._feeds, self._fixed, self._tick = backend, feeds, fixed, tick
+        self._backend, self._feeds, self._tick = backend, feeds, tick
         self.leader, self.follower, self.candidate_again, self.override = leader, follower, candidate_again, override
         self.graph = follower.graph
         self.refused: dict[str, str] = {}
@@ -86,7 +85,7 @@ class Experiments:
         while wanted:
             self._tick()
             used = self._used(wanted, {c.key: c for c in cuts if not c.watched and c.follower not in self.refused})
-            overrides: dict[Key, Array] = dict(self._fixed.items())
+            overrides: dict[Key, Array] = {}
             for key, cut in used.items():
                 overrides[key] = values[key] if values is not None and key in values else self.override(cut)
             self.count += 1

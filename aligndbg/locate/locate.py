@@ -8,8 +8,8 @@ What no round changes any more is the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from aligndbg.core.types import Backend, Key, Pair
 from aligndbg.locate.experiments import Cut, Experiments
@@ -17,31 +17,27 @@ from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.replay import Replay
 from aligndbg.locate.search import Part, Search, coarser
 from aligndbg.locate.suspects import Finding, Standing, Suspects
-from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, suspect
+from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE, suspect
 from aligndbg.locate.walks import above, broken, computed_from, sinks
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
 
 __all__ = ["Located", "Locator"]
 
-MOST_ROUNDS = 4 * MOST_FAULTS
-SAME_PLACE = 1.8  # the order in which pairs are proposed, for one operator on the same inputs at the least depth
 REAL = (Finding.FELT, Finding.OUTPUT, Finding.HIDDEN)
 
 
 @dataclass(frozen=True)
 class Located:
-    """`faults` are cuts with what was found; `standing` and `replay` are of the last round, with every cut in place."""
+    """`faults` are cuts; `standing` and `replay` are of the last round, with every cut in place."""
 
     state: State
     standing: Standing
     replay: Replay
-    faults: tuple[tuple[Cut, Finding], ...]
+    faults: tuple[Cut, ...]
     accepted: tuple[Cut, ...]
     runs: int
     experiments: int
-    corrected: Mapping[str, float] = field(default_factory=dict)  # by output (reference name)
-    effects: Mapping[Cut, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     unexplained: tuple[str, ...] = ()
     unknown: tuple[Cut, ...] = ()  # over their limit, and no experiment could tell whether they matter
     dropped: frozenset[tuple[str, str]] = frozenset()
@@ -65,7 +61,6 @@ class Locator:
         self._experiments, self._leading, self._state = experiments, leading, state
         self._replay, self._pair, self._limit = replay, pair, limit
         self._candidate_again = experiments.candidate_again
-        self._start = state
         self._accepted: list[Cut] = []
         self._dropped = set(set_aside)
         self._blocked: set[tuple[str, object]] = set()
@@ -120,7 +115,7 @@ class Locator:
         down may agree by chance (x - y for y - x, twice), and one such fault then looks like several."""
         proposals = self._proposals()
         ours, theirs = self._paired()
-        above_all = [set(above(self._leader, cut.leader, ())[0]) for cut, _ in found.faults]
+        above_all = [set(above(self._leader, cut.leader, ())[0]) for cut in found.faults]
         shared = {n for n in set().union(*above_all) if sum(n in a for a in above_all) > 1} - ours
         free = [n for n in self._follower.names if n not in theirs]
         tried: set[tuple[str, str]] = set()
@@ -374,21 +369,19 @@ class Locator:
 
     # ---- what is left
 
-    def _faults(self, standing: Standing) -> list[tuple[Cut, Finding]]:
+    def _faults(self, standing: Standing) -> list[Cut]:
         """Real ones over their limit; several outputs of one node are one fault, which the largest stands for."""
-        found: list[tuple[Cut, Finding]] = []
+        found: list[Cut] = []
         real = [
-            (c, finding)
+            c
             for c in self._over(standing)
-            if (finding := self._settled.get((c.leader, c.key))) in REAL
-            and finding is not None
-            and (standing.over(c) or (c.leader, c.key) in self._small)
+            if self._settled.get((c.leader, c.key)) in REAL and (standing.over(c) or (c.leader, c.key) in self._small)
         ]
-        for c, finding in sorted(real, key=lambda f: -standing.error[f[0]]):
-            if not any(self._one_node(c, other) for other, _ in found):
-                found.append((c, finding))
+        for c in sorted(real, key=lambda c: -standing.error[c]):
+            if not any(self._one_node(c, other) for other in found):
+                found.append(c)
         order = self._leader.position if self._candidate_again else self._follower.position
-        return sorted(found, key=lambda f: order.get(f[0].leader if self._candidate_again else f[0].follower, 0))
+        return sorted(found, key=lambda c: order.get(c.leader if self._candidate_again else c.follower, 0))
 
     def _one_node(self, one: Cut, other: Cut) -> bool:
         ours = self._leader.node(one.leader)
@@ -396,10 +389,3 @@ class Locator:
         return (ours is not None and ours is self._leader.node(other.leader)) or (
             theirs is not None and not one.edge and theirs is self._follower.node(other.follower)
         )
-
-
-def outputs_apart(experiments: Experiments, outputs: Iterable[Cut], cuts: Iterable[Cut]) -> dict[str, float]:
-    """By the leader's name, how far each output is from the leader's with these cuts alone."""
-    wanted = list(outputs)
-    got = experiments.tried([o.follower for o in wanted], cuts)
-    return {o.leader: experiments.error(o, got) for o in wanted}

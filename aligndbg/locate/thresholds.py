@@ -10,7 +10,9 @@ __all__ = [
     "JITTER_ULPS",
     "MOST_EARLIER",
     "MOST_FAULTS",
+    "MOST_ROUNDS",
     "PROBES",
+    "SAME_PLACE",
     "WINDOW",
     "agreement",
     "suspect",
@@ -34,6 +36,8 @@ DEPTHS = ((3, 40), (8, 60), (24, 80), (10**6, 120))
 WINDOW = 24  # tensors below a proposal that are looked at
 EARLIER, MOST_EARLIER = 12, 40  # steps up into a region, and proposals at each
 MOST_FAULTS = 12  # places that are corrected one after the other
+MOST_ROUNDS = 4 * MOST_FAULTS  # full runs of the follower
+SAME_PLACE = 1.8  # the order in which pairs are proposed, for one operator on the same inputs at the least depth
 
 
 def agreement(dtype: str) -> float:
