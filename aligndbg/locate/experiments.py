@@ -37,6 +37,11 @@ class Cut:
         return (self.follower, self.edge) if self.edge else self.follower
 
     @property
+    def place(self) -> tuple[str, Key]:
+        """What tells it from other cuts of one search."""
+        return self.leader, self.key
+
+    @property
     def watched(self) -> bool:
         return self.layout.kind is LayoutKind.AMBIGUOUS
 

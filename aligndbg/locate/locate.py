@@ -63,9 +63,9 @@ class Locator:
         self._candidate_again = experiments.candidate_again
         self._accepted: list[Cut] = []
         self._dropped = set(set_aside)
-        self._blocked: set[tuple[str, object]] = set()
-        self._settled: dict[tuple[str, object], Finding] = {}
-        self._small: set[tuple[str, object]] = set()  # under the usual limit, and still what explains an output
+        self._blocked: set[tuple[str, Key]] = set()
+        self._settled: dict[tuple[str, Key], Finding] = {}
+        self._small: set[tuple[str, Key]] = set()  # under the usual limit, and still what explains an output
         self._pending: tuple[Cut, set[str]] | None = None
         self._unexplained: list[str] = []
         self._hopeless = False
@@ -83,7 +83,7 @@ class Locator:
                 break
             replay.close()
         for cut in self._over(standing) if self._runs >= MOST_ROUNDS else ():
-            self._settled.setdefault((cut.leader, cut.key), Finding.UNKNOWN)  # there was no round left to judge it in
+            self._settled.setdefault(cut.place, Finding.UNKNOWN)  # there was no round left to judge it in
         faults = self._faults(standing)
         return Located(
             self._state,
@@ -99,7 +99,7 @@ class Locator:
         )
 
     def _left_open(self, cut: Cut) -> bool:
-        return self._settled.get((cut.leader, cut.key)) is Finding.UNKNOWN
+        return self._settled.get(cut.place) is Finding.UNKNOWN
 
     def _begin_with(self, cut: Cut) -> None:
         """What is computed from a corrected tensor was paired before it was: all of that is paired anew."""
@@ -134,8 +134,8 @@ class Locator:
         error = {c: self._experiments.error(c, replay.trace.values) for c in cuts}
         limit = {c: self._limit_of(c) for c in cuts}
         self._state = self._paired_again(replay)
-        self._measured.add(frozenset((c.leader, c.key) for c in cuts))
-        self._fresh = frozenset((c.leader, c.key) for c in self._cuts()) not in self._measured
+        self._measured.add(frozenset(c.place for c in cuts))
+        self._fresh = frozenset(c.place for c in self._cuts()) not in self._measured
         standing = Standing(tuple(cuts), error, limit, {})
         doubtful = [c for c in cuts if not error[c] <= self._lookout(c, limit[c])]
         if not doubtful:
@@ -250,7 +250,7 @@ class Locator:
         healed = (before - part.leading.keys()) & set(computed_from(self._leader, cut.leader))
         if not healed:
             self._accepted = [a for a in self._accepted if a is not cut]
-            self._blocked.add((cut.leader, cut.key))
+            self._blocked.add(cut.place)
 
     def _whole(self, part: Part) -> Cut | None:
         """Where nothing heals alone, the region that ends at an output holds the rest of what that is computed by."""
@@ -271,7 +271,7 @@ class Locator:
     def _settle(self, standing: Standing) -> bool:
         """Judges the earliest suspect that is not settled yet; False where all are."""
         over = self._over(standing)
-        first = next((c for c in over if (c.leader, c.key) not in self._settled), None)
+        first = next((c for c in over if c.place not in self._settled), None)
         if first is None:
             return self._look_closer()
         if self._fresh:
@@ -283,10 +283,10 @@ class Locator:
         small = standing.error[first] <= standing.limit[first]
         if finding is Finding.FELT and self._loose and small:
             if self._explains(first):
-                self._small.add((first.leader, first.key))
+                self._small.add(first.place)
             else:
                 finding = Finding.EQUIVALENT
-        self._settled[first.leader, first.key] = finding
+        self._settled[first.place] = finding
         if finding in (Finding.FELT, Finding.OUTPUT):
             self._locate_inside(first, standing)
         return True
@@ -307,7 +307,7 @@ class Locator:
         clean = [
             a
             for a in self._accepted
-            if not a.edge and self._settled.get((a.leader, a.key), Finding.EQUIVALENT) is Finding.EQUIVALENT
+            if not a.edge and self._settled.get(a.place, Finding.EQUIVALENT) is Finding.EQUIVALENT
         ]
         if self._loose or not clean:
             return False
@@ -316,8 +316,8 @@ class Locator:
 
     def _explains(self, cut: Cut) -> bool:
         """Whether, with it corrected alone, what was healed by a clean pair comes right."""
-        clean = [a for a in self._accepted if not a.edge and (a.leader, a.key) not in self._settled]
-        known = [a for a in self._accepted if self._settled.get((a.leader, a.key)) in REAL]
+        clean = [a for a in self._accepted if not a.edge and a.place not in self._settled]
+        known = [a for a in self._accepted if self._settled.get(a.place) in REAL]
         names = [a.follower for a in clean]
         was, now = self._experiments.tried(names, known), self._experiments.tried(names, [*known, cut])
         return any(self._experiments.error(a, now) < self._experiments.error(a, was) / FELT for a in clean)
@@ -325,7 +325,7 @@ class Locator:
     def _drop(self, cut: Cut) -> None:
         """A wrong pair: it is made no more."""
         if cut.proposed:
-            self._blocked.add((cut.leader, cut.key))
+            self._blocked.add(cut.place)
         self._dropped.add((cut.leader, cut.follower) if self._candidate_again else (cut.follower, cut.leader))
         self._accepted = [a for a in self._accepted if a != cut]
 
@@ -337,18 +337,18 @@ class Locator:
             return
         inner = self._split(first, standing)
         if inner is not None:
-            del self._settled[first.leader, first.key]
+            del self._settled[first.place]
             self._accepted.append(inner)
             return
         least = max(standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / 30)
         fault = self._search(standing.cuts).earliest(first, least)
-        if (fault.leader, fault.key) == (first.leader, first.key):
+        if fault.place == first.place:
             if first not in self._accepted:
                 self._accepted.append(replace(first, proposed=True))
             return
-        self._settled[fault.leader, fault.key] = self._settled.pop((first.leader, first.key))
-        if (first.leader, first.key) in self._small:
-            self._small.add((fault.leader, fault.key))
+        self._settled[fault.place] = self._settled.pop(first.place)
+        if first.place in self._small:
+            self._small.add(fault.place)
         self._accepted = [a for a in self._accepted if a != first]
         self._accepted.append(fault)
 
@@ -362,10 +362,10 @@ class Locator:
         if len(bad_l) < 2 or len(bad_f) < 2:
             return None
         found = self._search(standing.cuts, end).best(Part(bad_l, bad_f, border_l, border_f))
-        known = {(a.leader, a.key) for a in self._accepted}
+        known = {a.place for a in self._accepted}
         if found is None or found.leader == end.leader or found.follower == end.follower:
             return None
-        return None if (found.leader, found.key) in known else found
+        return None if found.place in known else found
 
     # ---- what is left
 
@@ -375,7 +375,7 @@ class Locator:
         real = [
             c
             for c in self._over(standing)
-            if self._settled.get((c.leader, c.key)) in REAL and (standing.over(c) or (c.leader, c.key) in self._small)
+            if self._settled.get(c.place) in REAL and (standing.over(c) or c.place in self._small)
         ]
         for c in sorted(real, key=lambda c: -standing.error[c]):
             if not any(self._one_node(c, other) for other in found):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aligndbg.core.ops import PASSIVE_OPS
-from aligndbg.core.types import Array, Node
+from aligndbg.core.types import Array, Key, Node
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.thresholds import DEPTHS, EARLIER, MOST_EARLIER, WINDOW, agreement
@@ -45,7 +45,7 @@ class Search:
         experiments: Experiments,
         proposals: Proposals,
         fixed: Sequence[Cut],
-        blocked: Collection[tuple[str, object]],
+        blocked: Collection[tuple[str, Key]],
         limit: Callable[[Cut], float],
         end: Cut | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Search:
             waiting.sort(key=lambda w: -w[0])
             healing: list[tuple[int, bool, float, Cut]] = []
             for prior, cut in waiting[:budget]:
-                if (cut.leader, cut.key) not in self._blocked:
+                if cut.place not in self._blocked:
                     healed, wrong = self._healed(cut, part, sketches)
                     if healed and (wrong or self._end is None):
                         healing.append((healed, wrong, prior, cut))
@@ -98,7 +98,7 @@ class Search:
         leading, following = dict.fromkeys([*inner_l, cut.leader], 1), dict.fromkeys([*inner_f, cut.follower], 1)
         found = self._proposals.among(leading, following, (border_l, border_f), MOST_EARLIER, tried)
         for _, other in found:
-            if other.key == cut.key or other.leader == cut.leader or (other.leader, other.key) in self._blocked:
+            if other.key == cut.key or other.leader == cut.leader or other.place in self._blocked:
                 continue
             got = self._experiments.tried([cut.follower, other.follower], [*self._without(other, cut), other])
             if self._experiments.error(cut, got) < near and self._experiments.error(other, got) > self._limit(other):
