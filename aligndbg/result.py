@@ -20,6 +20,8 @@ class Result:
     `pairs` are in the reference's execution order. `outputs` names the reference tensors that are model outputs.
     `samples` has a row for each of several inputs; the rest is then of the worst one, each pair of its own worst.
     `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
+    `corrected` is each output's error, relative L2 by reference name, with all of `faults` corrected: what they do not
+    explain. None without faults, or where no run told it.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
     `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
     """
@@ -33,6 +35,7 @@ class Result:
     faults: tuple[Fault, ...] = ()
     causes: tuple[Cause, ...] = ()
     outputs: frozenset[str] = frozenset()
+    corrected: Mapping[str, float] | None = None
     inputs: tuple[str, ...] = ()
     truncated: bool = False
     checks: Checks = field(default_factory=Checks)

@@ -12,7 +12,7 @@ import aligndbg
 from aligndbg import DivergedError, MemoryBackend, MemoryNode, Verdict
 from aligndbg.core.errors import UsageError
 from aligndbg.diff_result import Diff
-from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS
+from aligndbg.report.frame import COLUMNS, EFFECT_COLUMNS, METRIC_COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_raise_if_inconclusive_unless_allowed() -> None:
 
 def test_frame_has_its_columns_and_dtypes(aligned: Diff) -> None:
     frame = aligned.to_frame()
-    assert list(frame.columns) == [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS)]
+    own = [f"isolated_{name}" for name in METRIC_COLUMNS]
+    assert list(frame.columns) == [*COLUMNS, *METRIC_COLUMNS, *own, *EFFECT_COLUMNS]
     assert list(frame["reference"]) == [m.pair.reference for m in aligned.pairs]
     assert all(str(frame[name].dtype) == "float64" for name in frame.columns if name not in COLUMNS)
     assert str(frame["confidence"].dtype) == "float64"

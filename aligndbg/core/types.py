@@ -16,6 +16,7 @@ __all__ = [
     "Backend",
     "Cause",
     "Coverage",
+    "Effect",
     "Fault",
     "Graph",
     "Key",
@@ -427,8 +428,27 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What one fault does at the outputs: their errors, relative L2 by the reference's name.
+
+    `alone`: with every other fault corrected, so that only this one is left; `corrected`: with only this one corrected.
+    """
+
+    alone: Mapping[str, float]
+    corrected: Mapping[str, float]
+
+    @property
+    def largest(self) -> float:
+        """What it leaves at the output where it matters most; nan counts as the largest."""
+        return max((e if e == e else float("inf") for e in self.alone.values()), default=0.0)
+
+
+@dataclass(frozen=True)
 class Fault:
-    """One smallest region between paired tensors whose own error is over tolerance."""
+    """One smallest region between paired tensors whose own error is over tolerance.
+
+    `effect` is None where no run told it. `hidden`: this input does not show it below, random values at its borders do.
+    """
 
     reference: str | None
     candidate: str | None
@@ -441,3 +461,5 @@ class Fault:
     cause: Cause | None = None
     reference_scope: str = ""  # the module and source line that wrote it, where the model knows
     candidate_scope: str = ""
+    effect: Effect | None = None
+    hidden: bool = False

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
+from aligndbg.core.errors import AligndbgError
 from aligndbg.core.regions import next_pairs
-from aligndbg.core.types import Array, Backend, Matching, Pair, RunAgain
+from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain
 from aligndbg.locate.captured_pair import CapturedPair
+from aligndbg.locate.effects import corrected_outputs, effects, output_pairs
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
-from aligndbg.locate.proved import Proved, ProvedFault, fault_at
+from aligndbg.locate.proved import Proved, ProvedFault, fault_at, standing_faults
 from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
+from aligndbg.locate.thresholds import MOST_FAULTS
 from aligndbg.match.leftovers import match_names, match_outputs
 from aligndbg.match.pairing import finish, pair_by_value
 from aligndbg.match.state import Link, State
@@ -26,6 +29,8 @@ from aligndbg.measure.results import Metrics
 from aligndbg.measure.thresholds import OWN_REL_L2
 
 __all__ = ["LocateByExperiment", "Task"]
+
+Place = tuple[str, str]  # a reference's tensor and a candidate's
 
 
 @dataclass(frozen=True)
@@ -155,27 +160,53 @@ class LocateByExperiment:
             if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
                 self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
         faults = tuple(self._fault(cut, found) for cut in found.faults)
-        places = {(f.pair.reference, f.pair.candidate) for f in faults}
+        places = {(f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, found.faults, strict=True)}
+        refused = frozenset(
+            p.reference for p in matching.pairs if rerun_name(p, run_again) in self._experiments.refused
+        )
+        proved = Proved(
+            faults,
+            self._excused(found, places),
+            left_open=self._left_open(found),
+            witnesses={at: self._witness(cut, found, matching) for at, cut in places.items() if cut.border},
+        )
+        standing = standing_faults(judge, proved, matching.pairs, self._own, refused)
+        told, corrected = self._effects(standing, places, matching)
         return Isolation(
             matching,
             self._own,
             self._doubtful(found, matching),
             frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
-            frozenset(p.reference for p in matching.pairs if rerun_name(p, run_again) in self._experiments.refused),
+            refused,
             runs=found.runs,
             replay=found.replay,
             run_again=run_again,
-            proved=Proved(
-                faults,
-                self._excused(found, places),
-                found.experiments,
-                {
-                    (f.fault.reference, f.fault.candidate): self._witness(cut, found, matching)
-                    for f, cut in zip(faults, found.faults, strict=True)
-                    if cut.border
-                },
-            ),
+            proved=replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
         )
+
+    def _effects(
+        self, faults: Sequence[Fault], places: Mapping[Place, Cut], matching: Matching
+    ) -> tuple[tuple[Fault, ...], dict[str, float] | None]:
+        """The faults with what each does at the outputs, and what all of them corrected leave there."""
+        if not faults:
+            return (), None
+        outputs = output_pairs(matching.pairs, self._task.judge.reference.graph, self._task.judge.candidate.graph)
+        pairs = {(p.reference, p.candidate): p for p in matching.pairs}
+        cuts = [
+            places.get(at) or self._cut(pairs[at]) for f in faults if (at := (f.reference or "", f.candidate or ""))
+        ]
+        try:
+            ends = {p.reference: self._cut(p) for p in outputs}
+            corrected = corrected_outputs(self._experiments, ends, cuts)
+            told = effects(self._experiments, ends, cuts) if len(cuts) <= MOST_FAULTS else [None] * len(cuts)
+        except AligndbgError:
+            return tuple(faults), None
+        return tuple(replace(f, effect=e) for f, e in zip(faults, told, strict=True)), corrected
+
+    def _cut(self, pair: Pair) -> Cut:
+        ours_first = self._task.candidate_again
+        a, b = (pair.reference, pair.candidate) if ours_first else (pair.candidate, pair.reference)
+        return Cut(a, b, pair.layout)
 
     def _matching(self, found: Located) -> Matching:
         """What values pair in the end, and the places that experiments found."""
@@ -191,7 +222,7 @@ class LocateByExperiment:
         match_outputs(state)
         return finish(state, self._equals)
 
-    def _excused(self, found: Located, places: set[tuple[str, str]]) -> dict[str, str]:
+    def _excused(self, found: Located, places: Container[Place]) -> dict[str, str]:
         """Pairs over their limit that are no faults."""
         out = {}
         for cut in found.standing.cuts:
@@ -213,9 +244,20 @@ class LocateByExperiment:
         why = "given by --map, and its values or what is computed from it disagree"
         users = [p for p in matching.pairs if p.method == "user"]
         wrong = [p for p in users if self._over_usual(p) or (p.reference, p.candidate) in found.dropped]
-        open_ = "over its limit, and no experiment could tell whether what is computed from it is wrong by that"
-        left = {c.pair(self._task.candidate_again).reference: open_ for c in found.unknown if not c.border}
+        paired = {c.pair(self._task.candidate_again).reference for c in found.unknown if not c.border}
+        left = {name: open_ for name, open_ in self._left_open(found).items() if name in paired}
         return left | {p.reference: why for p in wrong}
+
+    def _left_open(self, found: Located) -> dict[str, str]:
+        """What no experiment could tell."""
+        over = "over its limit, and no experiment could tell whether what is computed from it is wrong by that"
+        wrong = "no correction of one place brings it right"
+        if self._task.candidate_again:
+            outputs = dict.fromkeys(found.unexplained, wrong)
+        else:
+            known = {p.candidate: p.reference for p in found.state.links.values()}
+            outputs = {known.get(name, name): wrong for name in found.unexplained}
+        return outputs | {c.pair(self._task.candidate_again).reference: over for c in found.unknown}
 
     def _witness(self, cut: Cut, found: Located, matching: Matching) -> tuple[str, Mapping[str, Array]]:
         """For an operator that one side lacks: the nearest pair below, and the follower's values without the cut."""
@@ -235,4 +277,5 @@ class LocateByExperiment:
             lacking = "candidate" if (cut.border == "follower") == candidate_again else "reference"
         own = judge.isolated(pair, found.replay.trace, self._task.run_again)
         fault = fault_at(judge, pair, [*links, *cuts], found.standing.error[cut], lacking)
+        fault = replace(fault, hidden=cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))

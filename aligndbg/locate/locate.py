@@ -37,9 +37,9 @@ class Located:
     faults: tuple[Cut, ...]
     accepted: tuple[Cut, ...]
     runs: int
-    experiments: int
     unexplained: tuple[str, ...] = ()
     unknown: tuple[Cut, ...] = ()  # over their limit, and no experiment could tell whether they matter
+    hidden: frozenset[Cut] = frozenset()  # of the faults, those that only other border values show
     dropped: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -92,9 +92,9 @@ class Locator:
             tuple(faults),
             tuple(self._accepted),
             self._runs,
-            self._experiments.count,
             unexplained=tuple(self._unexplained),
             unknown=tuple(c for c in standing.cuts if standing.over(c) and self._left_open(c)),
+            hidden=frozenset(c for c in faults if self._settled.get(c.place) is Finding.HIDDEN),
             dropped=frozenset(self._dropped),
         )
 

@@ -30,11 +30,18 @@ class Proved:
 
     `witnesses` gives, for an operator that one side lacks, by the fault's tensors, the pair below that shows it (its
     reference name) with the values of the side that is run again where the fault is not corrected.
+
+    `standing` are the faults under the user's limits with what they do at the outputs, and `corrected` each output's
+    error, relative L2 by the reference's name, with all of those corrected; None where no run told it. `left_open` says
+    what no experiment could tell, by reference name.
     """
 
     faults: tuple[ProvedFault, ...]
     excused: Mapping[str, str] = field(default_factory=dict)
     experiments: int = 0
+    standing: tuple[Fault, ...] = ()
+    corrected: Mapping[str, float] | None = None
+    left_open: Mapping[str, str] = field(default_factory=dict)
     witnesses: Mapping[tuple[str | None, str | None], tuple[str, Mapping[str, Array]]] = field(default_factory=dict)
 
 

@@ -155,6 +155,7 @@ def result_of(partials: list[Partial]) -> Diff:
         worst,
         pairs=tuple(_pair(all_of, key, len(numbers)) for key in keys),
         faults=tuple(sorted(faults, key=lambda f: order.get(f.reference or "", len(order)))),
+        corrected=worst.corrected if len(faults) == len(worst.faults) else None,
         verdict_reason=f"{worst.verdict_reason} (worst of {len(numbers)} samples, {name}: {counted})",
         checks={**worst.checks, **all_of.first[2]},
         truncated=all_of.truncated,

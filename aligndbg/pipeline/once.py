@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Trace
+from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.captured_pair import CapturedPair
+from aligndbg.locate.effects import output_pairs
 from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
-from aligndbg.locate.proved import standing_faults
 from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.judge import Judge
@@ -90,6 +90,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             matching=matching,
             faults=explained.faults,
             truncated=explained.truncated,
+            corrected=explained.corrected,
             causes=explained.causes,
             outputs=explained.outputs,
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in sides.plan.links),
@@ -121,10 +122,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Explained:
+    """`corrected`: the outputs' errors with all of `faults` corrected; None where that was not measured."""
+
     faults: tuple[Fault, ...]
     truncated: bool
     causes: tuple[Cause, ...]
     outputs: frozenset[str]
+    corrected: Mapping[str, float] | None
 
 
 def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
@@ -176,6 +180,8 @@ def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -
 def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation: Isolation | None) -> Checks:
     """What this input cannot show, and how isolating went."""
     found: Checks = {"isolation_runs": isolation.runs if isolation else None}
+    if isolation and isolation.proved:
+        found |= {"experiments": isolation.proved.experiments, "left_open": dict(isolation.proved.left_open)}
     found |= blind_spots(sides.left.trace, sides.left.prints, matching)
     with run.clock.stage("checks"):
         found["clipped"] = clipped_ranges(sides.left.trace, sides.right.trace, matching)
@@ -206,8 +212,7 @@ def _measure(
 def _faults(judge: Judge, isolation: Isolation, limit: int) -> tuple[tuple[Fault, ...], bool]:
     if isolation.proved is None:
         return make_faults(judge.reference, judge.candidate, isolation, limit)
-    found = standing_faults(judge, isolation.proved, isolation.matching.pairs, isolation.own, isolation.not_overridden)
-    return tuple(found[:limit]), len(found) > limit
+    return isolation.proved.standing[:limit], len(isolation.proved.standing) > limit
 
 
 def _faults_and_causes(
@@ -224,14 +229,11 @@ def _faults_and_causes(
     if isolation is not None:
         faults, truncated = _faults(judge, isolation, run.settings.max_faults)
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
-    outputs = _outputs(left, right, [m.pair for m in measured])
+    outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
     faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
-    return _Explained(faults, truncated, causes, outputs)
-
-
-def _outputs(left: Trace, right: Trace, pairs: Iterable[Pair]) -> frozenset[str]:
-    ours, theirs = set(left.graph.outputs), set(right.graph.outputs)
-    return frozenset(p.reference for p in pairs if p.reference in ours or p.candidate in theirs)
+    proved = isolation.proved if isolation else None
+    all_of_them = proved is not None and len(faults) == len(proved.standing)
+    return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None)
 
 
 def _inputs_transposed(sides: CapturedPair) -> bool:

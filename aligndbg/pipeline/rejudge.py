@@ -115,6 +115,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         pairs=tuple(measured),
         faults=faults,
         truncated=truncated,
+        corrected=found.corrected if _places(faults) == _places(found.faults) else None,
         warnings=(*kept_warnings, again, *drift_notes(verdict, measured)),
         basis=replace(
             basis,
@@ -158,10 +159,14 @@ def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     )
 
 
+def _places(faults: Sequence[Fault]) -> set[tuple[str | None, str | None]]:
+    return {(f.reference, f.candidate) for f in faults}
+
+
 def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
     """The fault as it was explained, where it is one of those there were."""
     same = [f for f in before if (f.reference, f.candidate) == (fault.reference, fault.candidate)]
-    return replace(fault, cause=same[0].cause) if same else fault
+    return replace(fault, cause=same[0].cause, effect=same[0].effect) if same else fault
 
 
 def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, basis: Basis) -> Measurement:

@@ -11,13 +11,14 @@ from aligndbg.core.errors import MissingDependencyError
 from aligndbg.core.files import write_bytes
 from aligndbg.core.types import Cause
 from aligndbg.report.causes import causes_of_tensors
+from aligndbg.report.effects import largest
 from aligndbg.report.json import metrics_dict
 from aligndbg.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "METRIC_COLUMNS", "SAMPLE_COLUMNS", "to_frame", "to_parquet"]
+__all__ = ["COLUMNS", "EFFECT_COLUMNS", "METRIC_COLUMNS", "SAMPLE_COLUMNS", "to_frame", "to_parquet"]
 
 # Columns that say which pair it is: pandas' string dtype, but for confidence (float64) and output (bool).
 COLUMNS = (
@@ -68,13 +69,15 @@ METRIC_COLUMNS = (
     "violations",
 )
 
+# What a fault does at the output where that is most, relative L2: all others corrected, and only it corrected.
+EFFECT_COLUMNS = ("effect_alone", "effect_corrected")
 # Of several samples, how each pair's error spreads; the other columns are those of its worst sample.
 SAMPLE_COLUMNS = ("worst_sample", "rel_l2_median", "rel_l2_p90", "rel_l2_p99", "rel_l2_worst")
 
 
 def to_frame(diff: Result) -> pd.DataFrame:
-    """COLUMNS, METRIC_COLUMNS and `isolated_` + METRIC_COLUMNS, in that order; one row a pair, execution order.
-    Of several samples SAMPLE_COLUMNS follow.
+    """COLUMNS, METRIC_COLUMNS, `isolated_` + METRIC_COLUMNS and EFFECT_COLUMNS, in that order; one row a pair,
+    execution order. Of several samples SAMPLE_COLUMNS follow.
 
     The dtypes are the same for every diff: "string" for COLUMNS (confidence is float64, output bool), float64 for all
     others, NaN where a metric is undefined, does not apply, or the pair was not isolated.
@@ -82,6 +85,7 @@ def to_frame(diff: Result) -> pd.DataFrame:
     import pandas as pd
 
     causes = causes_of_tensors(diff)
+    effects = {f.reference: f.effect for f in diff.faults if f.effect is not None}
     rows = []
     extra = SAMPLE_COLUMNS if any(m.samples is not None for m in diff.pairs) else ()
     for m in diff.pairs:
@@ -105,9 +109,11 @@ def to_frame(diff: Result) -> pd.DataFrame:
         accumulated = metrics_dict(m.metrics)
         row |= {name: accumulated[name] for name in METRIC_COLUMNS}
         row |= {f"isolated_{name}": own.get(name) for name in METRIC_COLUMNS}
+        effect = effects.get(m.pair.reference)
+        row |= {f"effect_{name}": largest(getattr(effect, name, None)) for name in ("alone", "corrected")}
         row |= {name: (m.samples or {}).get(name) for name in extra}
         rows.append(row)
-    columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS), *extra]
+    columns = [*COLUMNS, *METRIC_COLUMNS, *(f"isolated_{name}" for name in METRIC_COLUMNS), *EFFECT_COLUMNS, *extra]
     frame = pd.DataFrame(rows, columns=columns)
     dtypes: dict[str, str] = dict.fromkeys(columns, "float64") | dict.fromkeys(COLUMNS, "string")
     return frame.astype(dtypes | {"confidence": "float64", "output": "bool"})

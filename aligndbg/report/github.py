@@ -11,6 +11,7 @@ from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Cause, Coverage, Fault, ModelInfo, Verdict
 from aligndbg.measure.results import Measurement
 from aligndbg.report.causes import told
+from aligndbg.report.effects import all_corrected, effect_of
 from aligndbg.report.words import UNITS, clean, cosine, number
 from aligndbg.result import Result
 
@@ -50,6 +51,10 @@ def to_markdown(diff: Result) -> str:
     lines += ["", *(f"- ⚠️ {_plain(text)}" for text in diff.warnings)]
     for k, fault in enumerate(diff.faults, 1):
         lines += ["", *_fault(k, fault)]
+        if said := effect_of(fault, diff):
+            lines.append(f"- {_plain(said)}")
+    if said := all_corrected(diff):
+        lines += ["", f"{_plain(said[0].upper() + said[1:])}."]
     if diff.truncated:
         lines += ["", "More faults may follow: the search stopped at its limit."]
     shown = {m.pair.reference for m in diff.worst(WORST)} | diff.outputs

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aligndbg.core.version import __version__
 from aligndbg.report.causes import told
 from aligndbg.report.chart import charts
+from aligndbg.report.effects import all_corrected, effect_of
 from aligndbg.report.page_data import page_data, script_json
 from aligndbg.report.words import bar, clean, cosine, number
 from aligndbg.result import Result
@@ -77,6 +78,8 @@ def _render(template: str, diff: Result, rows: list[Any], **more: Any) -> str:
             places=places,
             whole=[told(c) for c in diff.causes],
             causes=[told(f.cause) if f.cause is not None else None for f in diff.faults],
+            effects=[effect_of(f, diff) for f in diff.faults],
+            all_corrected=all_corrected(diff),
             **safe,
             **more,
         )

@@ -35,6 +35,7 @@ def as_dict(diff: Result) -> dict[str, Any]:
             "candidate": [_skipped(s) for s in diff.matching.skipped_candidate],
         },
         "faults": [_fault(f) for f in diff.faults],
+        "corrected": diff.corrected,
         "causes": list(diff.causes),
         "truncated": diff.truncated,
         "checks": diff.checks,
@@ -120,4 +121,6 @@ def _fault(fault: Fault) -> dict[str, Any]:
         "isolated_unit": fault.isolated_unit,
         "region": {"reference": _region(fault.region_reference), "candidate": _region(fault.region_candidate)},
         "cause": fault.cause,
+        "effect": fault.effect,
+        "hidden": fault.hidden,
     }

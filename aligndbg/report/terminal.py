@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aligndbg.core.types import Cause, Coverage, ModelInfo, Status, Verdict
 from aligndbg.measure.results import Measurement
 from aligndbg.report.causes import causes_of_tensors, told
+from aligndbg.report.effects import all_corrected, effect_of
 from aligndbg.report.table import TableView, chosen_rows, pairs_table
 from aligndbg.report.words import UNITS, clean, number
 from aligndbg.result import Result
@@ -157,6 +158,8 @@ def _render_faults(diff: Result, console: Console) -> None:
         line((head, "bold red"), (f"  own error {number(fault.isolated_error)} {unit}", ""))
         if fault.cause is not None:
             _render_cause(fault.cause, console)
+        if said := effect_of(fault, diff):
+            line((f"  {said}", ""))
         for label, name, region, scope in (
             ("reference", fault.reference, fault.region_reference, fault.reference_scope),
             ("candidate", fault.candidate, fault.region_candidate, fault.candidate_scope),
@@ -167,6 +170,8 @@ def _render_faults(diff: Result, console: Console) -> None:
                 line(("             " + clean(", ".join(region.nodes[:4]) + more, room), "dim"))
             if scope:
                 line((f"             in {clean(scope, room)}", ""))
+    if said := all_corrected(diff):
+        line((said, "bold"))
     if diff.truncated:
         line(("more faults may follow: the search stopped at --max-faults", "yellow"))
 

@@ -32,6 +32,8 @@ class Checks(TypedDict, total=False):
     observer_effect: Mapping[str, float | None]
     untapped_failed: Mapping[str, str]
     isolation_runs: int | None
+    experiments: int
+    left_open: Mapping[str, str]
     constant_feeds: list[str]
     constant_tensors: list[str]
     ambiguous_layouts: list[str]

@@ -87,3 +87,28 @@ def test_what_no_round_is_left_for_is_unknown(x: Array, monkeypatch: pytest.Monk
     monkeypatch.setattr("aligndbg.locate.locate.MOST_ROUNDS", 2)
     found = aligndbg.diff(two_heads(""), two_heads("c_", scale=1.5, wave=np.arctan), {"x": x})
     assert {m.pair.reference: m.status for m in found.pairs}["bent"] == "unknown"
+
+
+def test_faults_are_weighed_at_the_outputs(x: Array) -> None:
+    """Of two faults, each above one of two outputs, each one is all that is wrong with its own."""
+    found = aligndbg.diff(two_heads(""), two_heads("c_", scale=1.5, wave=np.arctan), {"x": x})
+    scaled, bent = found.faults
+    before = {m.pair.reference: m.metrics.rel_l2 for m in found.pairs if m.pair.reference in found.outputs}
+    assert found.corrected is not None
+    assert max(found.corrected.values()) < 1e-6
+    assert found.corrected.keys() == {"far", "near"}
+    assert scaled.effect is not None
+    assert bent.effect is not None
+    for effect, own, other in ((scaled.effect, "far", "near"), (bent.effect, "near", "far")):
+        assert effect.alone[own] == pytest.approx(before[own], rel=1e-6)
+        assert effect.alone[other] < 1e-6
+        assert effect.corrected[other] == pytest.approx(before[other], rel=1e-6)
+        assert effect.corrected[own] < 1e-6
+
+
+def test_what_the_faults_do_not_explain_is_said(x: Array) -> None:
+    """Correcting the last operator of an output makes that right, and no other."""
+    found = aligndbg.diff(two_heads(""), two_heads("c_", scale=1.5, shift=0.5, turn=1), {"x": x})
+    assert found.corrected == {"far": 0.0, "near": 0.0}
+    assert found.checks["left_open"] == {}
+    assert found.checks["experiments"] > 0
