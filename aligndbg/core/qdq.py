@@ -1,4 +1,5 @@
-"""What a reader gets of a float tensor that is quantized and dequantized between operators (ONNX Q/DQ)."""
+"""Tensors and weights on grids, and what a reader gets of a float tensor that is quantized and dequantized between
+operators (ONNX Q/DQ)."""
 
 from __future__ import annotations
 
@@ -8,11 +9,28 @@ import numpy as np
 
 from aligndbg.core.types import Array, Node, Trace
 
-__all__ = ["as_read", "read_through"]
+__all__ = ["as_read", "is_coarse", "is_quantized", "quantized_weights", "read_through"]
 
 Consumers = Mapping[str, Sequence[Node]]
 # Ties are rounded away from zero here, and to even by runtimes; the rest is float32's own rounding.
 ONE_STEP = 1.01
+
+
+def is_quantized(trace: Trace) -> bool:
+    """Whether it has tensors on a grid."""
+    return any(trace.quant(name) is not None for name in trace.values)
+
+
+def quantized_weights(trace: Trace) -> bool:
+    """Weights on a grid that an operator reads as they are, as in dynamic-range models whose activations stay float."""
+    graph = trace.graph
+    grids = {n for n in graph.constants if n in graph.tensors and graph.tensors[n].quant is not None}
+    return any(n in grids for node in graph.nodes if node.canonical != "DequantizeLinear" for n in node.inputs)
+
+
+def is_coarse(trace: Trace) -> bool:
+    """Whether it rounds to grids: tensors in steps, or weights that operators read in steps."""
+    return is_quantized(trace) or quantized_weights(trace)
 
 
 def read_through(consumers: Consumers, name: str) -> tuple[str, str] | None:

@@ -17,7 +17,6 @@ from aligndbg.explain.search import explain_faults
 from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
-from aligndbg.locate.isolate import moved_past
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
 from aligndbg.measure.results import Measurement
@@ -67,19 +66,11 @@ def causes_of_the_pair(
 
 
 def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:
-    """For each fault what is known where it was measured: in the isolated run, or past a one-sided activation."""
+    """For each fault what is known where it was measured; for an operator that one side lacks, where it shows."""
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    if isolation.proved is not None:
-        return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
-    if isolation.replay_past_activation is None:
-        return [usual] * len(faults)
-    past = _context(
-        sides, isolation, isolation.replay_past_activation, moved_past(trusted, isolation.activations.values())
-    )
-    there = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.own_past_activation}
-    return [past if (f.reference, f.candidate) in there else usual for f in faults]
+    return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
 
 
 def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) -> Context:
@@ -91,7 +82,7 @@ def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) 
 
 
 def _context(sides: CapturedPair, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
-    run_again = isolation.run_again if isolation.standing is None else isolation.standing.run_again
+    run_again = isolation.run_again
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
     reference = _side(sides.reference, sides.left, sides.feeds, replay if run_again is RunAgain.REFERENCE else None)
     candidate = _side(sides.candidate, sides.right, fed_apart, replay if run_again is RunAgain.CANDIDATE else None)

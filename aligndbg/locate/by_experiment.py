@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,22 +11,22 @@ import numpy as np
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import AligndbgError
+from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.regions import next_pairs
 from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import corrected_outputs, effects, output_pairs
 from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
 from aligndbg.locate.proved import Proved, ProvedFault, fault_at, standing_faults
 from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
 from aligndbg.locate.thresholds import MOST_FAULTS
-from aligndbg.match.leftovers import match_names, match_outputs
-from aligndbg.match.pairing import finish, pair_by_value
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.match.state import Link, State
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Metrics
-from aligndbg.measure.thresholds import OWN_REL_L2
 
 __all__ = ["LocateByExperiment", "Task"]
 
@@ -35,13 +35,17 @@ Place = tuple[str, str]  # a reference's tensor and a candidate's
 
 @dataclass(frozen=True)
 class Task:
-    """What is located: a captured pair, the side that is run again and on which feeds, and who judges."""
+    """What is located: a captured pair, the side that is run again and on which feeds, and who judges.
+
+    `weights` gives the constants of that side that the other side holds on grids, as those leave them.
+    """
 
     sides: CapturedPair
     run_again: RunAgain
     feeds: Mapping[str, Array]
     judge: Judge
     rerun: Rerun
+    weights: Callable[[Iterable[Pair]], Mapping[str, Array]]
     clock: Clock
 
     @property
@@ -59,10 +63,19 @@ class LocateByExperiment:
         backends = (sides.reference, sides.candidate)
         self._leading, self._following = backends if task.candidate_again else backends[::-1]
         tick = task.clock.watch("experiment", "looking for the faulty operators")
+        self._gauge = Gauge(task.judge, task.run_again)
         self._experiments = Experiments(
-            self._following, task.feeds, self._leader, self._follower, task.candidate_again, self._override, tick
+            self._following,
+            task.feeds,
+            self._leader,
+            self._follower,
+            task.candidate_again,
+            self._override,
+            self._gauge,
+            tick,
         )
         self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
+        self._readers = self._leader.graph.consumers(), self._follower.graph.consumers()
         self._own: dict[str, Metrics] = {}
         self._equals: dict[str, list[str]] = {}
 
@@ -81,7 +94,9 @@ class LocateByExperiment:
         self, leading: Backend | None, contested: frozenset[tuple[str, str]], corrected: Cut | None = None
     ) -> Locator:
         start = self._pair(None, contested)
-        return Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested, corrected)
+        return Locator(
+            self._experiments, leading, start, self._replay, self._pair, self._own_error, contested, corrected
+        )
 
     def _fewer(self, found: Located, locator: Callable[[Cut], Locator], cut: Cut) -> Located:
         """What is found where `cut` is corrected from the start, if those are fewer faults that explain as much."""
@@ -108,12 +123,16 @@ class LocateByExperiment:
         )
 
     def _override(self, cut: Cut) -> Array:
-        """The leader's value as the follower stores it."""
+        """The leader's value, as what reads it gets it, in the form in which the follower stores it."""
+        leader, follower = self._leader, self._follower
         value = self._experiments.leading(cut.leader)
+        if leader.quant(cut.leader) is None and read_through(self._readers[1], cut.follower) is None:
+            value = as_read(leader, self._readers[0], cut.leader, value)
         moved = cut.layout.to_candidate(value) if self._task.candidate_again else cut.layout.to_reference(value)
-        like = self._follower.values.get(cut.follower, moved)
+        own, like = follower.quant(cut.follower), follower.values.get(cut.follower, moved)
         with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
-            return np.asarray(moved.astype(like.dtype, copy=False), order="C")
+            stored = moved.astype(like.dtype, copy=False) if own is None else own.quantize(moved, like.dtype)
+        return np.asarray(stored, order="C")
 
     def _replay(self, cuts: list[Cut]) -> Replay:
         """The follower with these cuts; each pair is compared while it runs."""
@@ -121,10 +140,18 @@ class LocateByExperiment:
         pairs = [c.pair(task.candidate_again) for c in cuts if not c.border]
         usable = [c for c in cuts if not c.watched and c.follower not in refused and c.follower in self._read]
         overrides = Lazy({c.key: partial(self._override, c) for c in usable})
-        run = Run(task.judge, pairs, pairs, task.run_again)
-        replay, self._own, _ = run.compared(task.rerun, overrides, task.clock.comparing)
+        self._experiments.weights = task.weights(pairs)
+        run = Run(task.judge, pairs, task.run_again)
+        replay, self._own = run.compared(task.rerun, overrides, self._experiments.weights, task.clock.comparing)
         refused.update(replay.refused)
+        self._gauge.borders(run.judge, [p for p in pairs if rerun_name(p, task.run_again) not in refused])
         return replay
+
+    def _own_error(self, cut: Cut, replay: Replay) -> float:
+        pair = cut.pair(self._task.candidate_again)
+        if self._gauge.coarse and not cut.border and pair.reference in self._own:
+            return self._gauge.told(pair, self._own[pair.reference])
+        return self._experiments.error(cut, replay.trace.values)
 
     def _pair(self, replay: Replay | None, reject: frozenset[tuple[str, str]], users: bool = True) -> State:
         sides, candidate_again = self._task.sides, self._task.candidate_again
@@ -147,15 +174,11 @@ class LocateByExperiment:
             )
         return state
 
-    def _limit(self, pair: Pair) -> float:
-        found = self._task.judge.tolerance(pair, isolated=True).rel_l2
-        return OWN_REL_L2 if found is None else found
-
     # ---- the result
 
     def _result(self, found: Located) -> Isolation:
         matching = self._matching(found)
-        run_again, judge = self._task.run_again, self._task.judge
+        run_again, judge = self._task.run_again, self._gauge.judge
         for pair in matching.pairs:  # what the last run paired anew was computed from what was cut above it
             if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
                 self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
@@ -174,14 +197,15 @@ class LocateByExperiment:
         told, corrected = self._effects(standing, places, matching)
         return Isolation(
             matching,
+            replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
             self._own,
             self._doubtful(found, matching),
             frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
             refused,
-            runs=found.runs,
-            replay=found.replay,
-            run_again=run_again,
-            proved=replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
+            found.runs,
+            judge.conditions,
+            found.replay,
+            run_again,
         )
 
     def _effects(
@@ -218,9 +242,7 @@ class LocateByExperiment:
             why = "what is computed from it comes right once it is overridden"
             error = found.standing.error.get(cut, float("inf"))
             state.add(Link(pair.reference, pair.candidate, pair.layout, "experiment", error, why))
-        match_names(state)
-        match_outputs(state)
-        return finish(state, self._equals)
+        return match(state, self._equals)
 
     def _excused(self, found: Located, places: Container[Place]) -> dict[str, str]:
         """Pairs over their limit that are no faults."""
@@ -236,7 +258,7 @@ class LocateByExperiment:
 
     def _over_usual(self, pair: Pair) -> bool:
         own = self._own.get(pair.reference)
-        judge = self._task.judge
+        judge = self._gauge.judge
         return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
 
     def _doubtful(self, found: Located, matching: Matching) -> dict[str, str]:
@@ -268,7 +290,7 @@ class LocateByExperiment:
         return (below[0].reference if below else ""), values
 
     def _fault(self, cut: Cut, found: Located) -> ProvedFault:
-        judge, candidate_again = self._task.judge, self._task.candidate_again
+        judge, candidate_again = self._gauge.judge, self._task.candidate_again
         pair = cut.pair(candidate_again)
         links = [Pair(k.reference, k.candidate, k.layout, k.method, 1.0) for k in found.state.links.values()]
         cuts = [c.pair(candidate_again) for c in found.standing.cuts if c is not cut and not c.watched]
@@ -276,6 +298,6 @@ class LocateByExperiment:
         if cut.border:
             lacking = "candidate" if (cut.border == "follower") == candidate_again else "reference"
         own = judge.isolated(pair, found.replay.trace, self._task.run_again)
-        fault = fault_at(judge, pair, [*links, *cuts], found.standing.error[cut], lacking)
+        fault = fault_at(judge, pair, [*links, *cuts], own, lacking)
         fault = replace(fault, hidden=cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from aligndbg.core.types import Backend, Key, Pair
+from aligndbg.core.types import Backend, Key
 from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.replay import Replay
-from aligndbg.locate.search import Part, Search, coarser
+from aligndbg.locate.search import Part, Search
 from aligndbg.locate.suspects import Finding, Standing, Suspects
-from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE, suspect
+from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE
 from aligndbg.locate.walks import above, broken, computed_from, sinks
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
@@ -44,8 +45,8 @@ class Located:
 
 
 class Locator:
-    """`replay(cuts)` runs the follower with them; `pair(replay, reject)` pairs everything by value again; `limit(pair)`
-    is the own error (relative L2) that a pair may have."""
+    """`replay(cuts)` runs the follower with them; `pair(replay, reject)` pairs everything by value again; `own(cut,
+    replay)` is a cut's own error in that run."""
 
     def __init__(
         self,
@@ -54,12 +55,12 @@ class Locator:
         state: State,
         replay: Callable[[list[Cut]], Replay],
         pair: Callable[[Replay, frozenset[tuple[str, str]]], State],
-        limit: Callable[[Pair], float],
+        own: Callable[[Cut, Replay], float],
         set_aside: frozenset[tuple[str, str]] = frozenset(),
         corrected: Cut | None = None,
     ) -> None:
         self._experiments, self._leading, self._state = experiments, leading, state
-        self._replay, self._pair, self._limit = replay, pair, limit
+        self._replay, self._pair, self._own = replay, pair, own
         self._candidate_again = experiments.candidate_again
         self._accepted: list[Cut] = []
         self._dropped = set(set_aside)
@@ -131,13 +132,14 @@ class Locator:
         cuts = self._cuts()
         replay = self._replay(cuts)
         self._runs += 1
-        error = {c: self._experiments.error(c, replay.trace.values) for c in cuts}
-        limit = {c: self._limit_of(c) for c in cuts}
+        error = {c: self._own(c, replay) for c in cuts}
+        limit = {c: self._experiments.limit(c) for c in cuts}
+        least = {c: self._gauge.noise(c.pair(self._candidate_again)) for c in cuts}
         self._state = self._paired_again(replay)
         self._measured.add(frozenset(c.place for c in cuts))
         self._fresh = frozenset(c.place for c in self._cuts()) not in self._measured
-        standing = Standing(tuple(cuts), error, limit, {})
-        doubtful = [c for c in cuts if not error[c] <= self._lookout(c, limit[c])]
+        standing = Standing(tuple(cuts), error, limit, least, {})
+        doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
         if not doubtful:
             return standing, replay
         return replace(standing, jitter=self._suspects().jitter(doubtful, cuts)), replay
@@ -153,12 +155,13 @@ class Locator:
                 state.add(link)
         return state
 
-    def _lookout(self, cut: Cut, limit: float) -> float:
+    def _lookout(self, cut: Cut) -> float:
         """The own error from which a region is looked into."""
-        if self._loose:
-            return limit / 100
-        dtypes = (self._leader.dtype(cut.leader), self._follower.dtype(cut.follower))
-        return min(limit, suspect(coarser(*dtypes), limit))
+        return self._gauge.lookout(cut.pair(self._candidate_again), self._loose)
+
+    @property
+    def _gauge(self) -> Gauge:
+        return self._experiments.gauge
 
     @property
     def _leader(self) -> Side:
@@ -175,10 +178,7 @@ class Locator:
         return Proposals(self._state, self._candidate_again)
 
     def _search(self, cuts: Sequence[Cut], end: Cut | None = None) -> Search:
-        return Search(self._experiments, self._proposals(), cuts, self._blocked, self._limit_of, end)
-
-    def _limit_of(self, cut: Cut) -> float:
-        return self._limit(cut.pair(self._candidate_again))
+        return Search(self._experiments, self._proposals(), cuts, self._blocked, end)
 
     def _cuts(self) -> list[Cut]:
         """What is paired by value, and what was accepted, which wins."""
@@ -273,7 +273,7 @@ class Locator:
         over = self._over(standing)
         first = next((c for c in over if c.place not in self._settled), None)
         if first is None:
-            return self._look_closer()
+            return (self._fresh and self._gauge.coarse) or self._look_closer()
         if self._fresh:
             return True  # what has been paired since is cut first: it is what follows
         finding = self._suspects().judge(first, standing)
@@ -296,7 +296,7 @@ class Locator:
         order = self._follower.position
         found = []
         for c in standing.cuts:
-            least = max(self._lookout(c, standing.limit[c]), JITTER_TIMES * standing.jitter.get(c, 0.0))
+            least = max(self._lookout(c), JITTER_TIMES * standing.jitter.get(c, 0.0))
             if not standing.error[c] <= least and (not c.watched or c.follower in ends):
                 found.append(c)
         return sorted(found, key=lambda c: order.get(c.follower, 0))

@@ -58,13 +58,13 @@ def standing_faults(
         if metrics is None or (pair.reference, pair.candidate) in places or not judge.limited_by_user(pair):
             continue
         if not judge.own_within(pair, metrics):
-            found.append(fault_at(judge, pair, borders, metrics.rel_l2))
+            found.append(fault_at(judge, pair, borders, metrics))
     order = {p.reference: k for k, p in enumerate(known)}
     return sorted(found, key=lambda f: order.get(f.reference or "", -1)) if len(found) > len(proved.faults) else found
 
 
-def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], error: float, lacking: str = "") -> Fault:
-    """The fault between two tensors. `lacking` is the side, if any, that has no operator there."""
+def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], own: Metrics, lacking: str = "") -> Fault:
+    """The fault between two tensors that differ by `own`. `lacking` is the side, if any, that has no operator there."""
     known = list(borders)
     ours, theirs = {p.reference for p in known}, {p.candidate for p in known}
     left, right = judge.reference.graph, judge.candidate.graph
@@ -74,8 +74,8 @@ def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], error: float, la
         candidate=pair.candidate,
         reference_op=node_r.op_type if node_r else "",
         candidate_op=node_c.op_type if node_c else "",
-        isolated_error=error,
-        isolated_unit="rel_l2",
+        isolated_error=own.rel_l2 if own.lsb_max is None else own.lsb_max,
+        isolated_unit="rel_l2" if own.lsb_max is None else "lsb",
         region_reference=_region(left, pair.reference, ours, lacking == "reference"),
         region_candidate=_region(right, pair.candidate, theirs, lacking == "candidate"),
         reference_scope=node_r.scope if node_r else "",

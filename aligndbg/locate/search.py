@@ -6,7 +6,7 @@ come right takes its place, until none does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import Array, Key, Node
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.proposals import Proposals
-from aligndbg.locate.thresholds import DEPTHS, EARLIER, MOST_EARLIER, WINDOW, agreement
+from aligndbg.locate.thresholds import DEPTHS, EARLIER, MOST_EARLIER, WINDOW
 from aligndbg.locate.walks import above, computed_from, reach
 from aligndbg.match.side import moved_from
 
@@ -46,11 +46,9 @@ class Search:
         proposals: Proposals,
         fixed: Sequence[Cut],
         blocked: Collection[tuple[str, Key]],
-        limit: Callable[[Cut], float],
         end: Cut | None = None,
     ) -> None:
         self._experiments, self._proposals, self._blocked, self._end = experiments, proposals, blocked, end
-        self._limit = limit
         self.leader, self.follower = proposals.leader, proposals.follower
         self._fixed = [c for c in fixed if end is None or c.key != end.key]
         self._stop = {c.follower for c in self._fixed if not c.edge}
@@ -81,7 +79,7 @@ class Search:
 
     def earliest(self, cut: Cut, limit: float | None = None) -> Cut:
         """The first pair of its region that makes `cut` come right, to `limit`; itself where there is none."""
-        near = agreement(self._dtype(cut)) if limit is None else limit
+        near = self._experiments.gauge.right(cut.pair(self._experiments.candidate_again)) if limit is None else limit
         tried: set[tuple[str, str]] = set()
         for _ in range(EARLIER):
             found = self._earlier(cut, near, tried)
@@ -101,7 +99,8 @@ class Search:
             if other.key == cut.key or other.leader == cut.leader or other.place in self._blocked:
                 continue
             got = self._experiments.tried([cut.follower, other.follower], [*self._without(other, cut), other])
-            if self._experiments.error(cut, got) < near and self._experiments.error(other, got) > self._limit(other):
+            limit = self._experiments.limit(other)
+            if self._experiments.error(cut, got) < near and self._experiments.error(other, got) > limit:
                 return other
         return None
 
@@ -125,7 +124,7 @@ class Search:
             sketch = _sketch(real)
             if sketch is None or moved_from(self.follower, name, lambda n: n == cut.follower):
                 continue
-            near = agreement(str(value.dtype))
+            near = self._experiments.gauge.near(str(value.dtype))
             for told, theirs in sketches.get(value.size, ()):
                 if told not in computed or told in found or np.abs(sketch - theirs).max() > 5 * near:
                     continue
@@ -135,7 +134,7 @@ class Search:
                     continue
                 found.append(told)
                 break
-        return len(found), bool(found) and self._experiments.error(cut, got) > self._limit(cut)
+        return len(found), bool(found) and self._experiments.error(cut, got) > self._experiments.limit(cut)
 
     def _below(self, cut: Cut, part: Part) -> list[str]:
         """The nearest unpaired tensors that the follower computes from the cut."""
@@ -168,19 +167,10 @@ class Search:
                 found.setdefault(self.leader.count(name), []).append((name, sketch))
         return found
 
-    def _dtype(self, cut: Cut) -> str:
-        return coarser(self.leader.dtype(cut.leader), self.follower.dtype(cut.follower))
-
 
 def readers(consumers: Mapping[str, Sequence[Node]], cut: Cut) -> list[Node]:
     """The nodes that read what the cut replaces."""
     return [n for n in consumers.get(cut.follower, ()) if not cut.edge or n.name == cut.edge]
-
-
-def coarser(one: str, other: str) -> str:
-    """Of two dtypes the one with fewer digits."""
-    order = ("bfloat16", "float16", "float32", "float64")
-    return min((one, other), key=lambda d: order.index(d) if d in order else len(order))
 
 
 def _sketch(value: Array) -> Sketch | None:

@@ -35,19 +35,21 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """Own error, limit and conditioning of every cut: what a jitter of a few ulps on all borders does to it."""
+    """Own error and limit of every cut, what is noise in it (`least`), and its conditioning: what a jitter of a few
+    ulps on all borders does to it."""
 
     cuts: tuple[Cut, ...]
     error: Mapping[Cut, float]
     limit: Mapping[Cut, float]
+    least: Mapping[Cut, float]
     jitter: Mapping[Cut, float]
 
     def over(self, cut: Cut) -> bool:
         return not self.error[cut] <= max(self.limit[cut], JITTER_TIMES * self.jitter.get(cut, 0.0))
 
     def floor(self, cut: Cut) -> float:
-        """What is noise there: a hundredth of the limit, or what jitter does."""
-        return max(self.limit[cut] / 100, JITTER_TIMES * self.jitter.get(cut, 0.0))
+        """What is noise there."""
+        return max(self.least[cut], JITTER_TIMES * self.jitter.get(cut, 0.0))
 
 
 class Suspects:
@@ -60,6 +62,8 @@ class Suspects:
     def jitter(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
         """What jittered borders do to each suspect on either side; the smaller: a coarse rounding on one side is a
         fault's own noise, not the mathematics'."""
+        if self._experiments.gauge.coarse:
+            return {}  # what grids round is in the limits
         keys = {c.key: c for c in cuts if not c.watched}
         feeds = self._experiments.follower.feeds or {}
         shaken = {k: jittered(self._experiments.override(c), JITTER_ULPS, self._rng) for k, c in keys.items()}

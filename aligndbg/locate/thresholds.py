@@ -13,9 +13,9 @@ __all__ = [
     "MOST_ROUNDS",
     "PROBES",
     "SAME_PLACE",
+    "SUSPECT",
     "WINDOW",
     "agreement",
-    "suspect",
 ]
 
 # Relative L2 up to which a tensor has come right: what is computed from corrected values carries the accumulated noise
@@ -43,8 +43,3 @@ SAME_PLACE = 1.8  # the order in which pairs are proposed, for one operator on t
 def agreement(dtype: str) -> float:
     """The relative L2 up to which a tensor of this dtype has come right."""
     return _AGREE.get(dtype, AGREE)
-
-
-def suspect(dtype: str, limit: float) -> float:
-    """The own error from which a region is looked into: coarse dtypes have no room below their limit."""
-    return SUSPECT if dtype in ("float32", "float64") else limit

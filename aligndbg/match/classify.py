@@ -9,7 +9,6 @@ from aligndbg.core.types import Coverage, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
-from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.thresholds import PADDED, SAME_PRINT, SAME_PRINT_HALF, STRICT
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
@@ -88,7 +87,7 @@ def _padded(side: Side, name: str, source: str) -> bool:
 
 def _enclosed(state: State, side: Side, name: str, verified: set[str]) -> bool:
     border = state.frontier(side, name)
-    return bool(border) and "?" not in border and reaches_pairs(state, side, name)
+    return bool(border) and "?" not in border and not state.open_below(side, name)
 
 
 def _why(state: State, side: Side, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,10 @@ from aligndbg.core.layouts import Shape, layouts, sampled_error, source_position
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
 
-__all__ = ["Fit", "best_layouts", "clearly_apart", "with_alternatives"]
+__all__ = ["Fit", "best_layouts", "with_alternatives"]
 
 
 KEPT_SAMPLES = 4096  # of up to 8 KB each
-ROUNDING = 1e-12  # of the squares of two samples: more than the matrix of their products is off
 
 
 @dataclass(frozen=True)
@@ -33,37 +32,16 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     if not options:
         return []
     wanted, spread = reference.sample(r), _kept_spread(reference, r)
+    ours, theirs = reference.range(r), candidate.range(c)
+    if theirs is not None:  # what a grid cuts off is no other value
+        wanted = np.clip(wanted, *theirs)
+        spread = spread_of(wanted)
     fits = []
     for rank, layout in enumerate(options):
-        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), spread), rank))
+        held = _moved_sample(candidate, c, layout)
+        fits.append(Fit(layout, sampled_error(wanted, held if ours is None else np.clip(held, *ours), spread), rank))
     fits.sort(key=lambda f: f.error)
     return fits
-
-
-def clearly_apart(
-    reference: Side, rs: Sequence[str], candidate: Side, cs: Sequence[str], options: Iterable[Layout], limit: float
-) -> Array:
-    """(rs, cs) bool: True where the sampled error is above `limit` in each of `options`, the layouts of `cs` on `rs`.
-
-    Computed for all at once, which rounds more than `sampled_error` does: what that could change is left False, and so
-    are pairs of which some values are finite on both sides and others are not.
-    """
-    wanted = np.stack([reference.sample(r) for r in rs])
-    spreads = np.array([_kept_spread(reference, r) for r in rs])
-    finite = np.isfinite(wanted)
-    whole = finite.all(axis=1)
-    never_near = ~finite.any(axis=1) | (whole & (spreads == 0))  # as `sampled_error` has it
-    apart = np.ones((len(rs), len(cs)), bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bound = np.square(limit * spreads) * wanted.shape[1]
-        for layout in options:
-            held = np.stack([_moved_sample(candidate, c, layout) for c in cs])
-            norms = np.square(wanted).sum(axis=1)[:, None] + np.square(held).sum(axis=1)
-            products = np.einsum("rk,ck->rc", wanted, held)  # `@` may start threads, which only spin here
-            beyond = norms - 2 * products - ROUNDING * norms > bound[:, None]
-            apart &= beyond | (whole[:, None] != np.isfinite(held).all(axis=1))
-    found: Array = apart | never_near[:, None]
-    return found
 
 
 def _kept_spread(reference: Side, r: str) -> float:

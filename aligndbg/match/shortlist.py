@@ -64,6 +64,8 @@ class _Table:
         for i, name in enumerate(self.names):
             self._shapes[i] = self._of_shape.setdefault(side.shape(name), len(self._of_shape))
         self._heads: dict[tuple[Shape, Shape], Array | None] = {}
+        ranges = [side.range(name) or (-np.inf, np.inf) for name in self.names]
+        self._ranges = np.array(ranges).reshape(-1, 2, 1, 1)
 
     def near(self, row: Array, window: float) -> Array:
         """Places in `names` of those with alike fingerprints."""
@@ -91,7 +93,8 @@ class _Table:
             if heads is None:
                 continue
             with np.errstate(all="ignore"):
-                apart = np.square(heads[places[here]] - sample[self._head]).sum(axis=2).min(axis=1)
+                wanted = np.clip(sample[self._head], *self._ranges[places[here]].swapaxes(0, 1))
+                apart = np.square(heads[places[here]] - wanted).sum(axis=2).min(axis=1)
             kept[here] = ~(apart > bound)
         return places[kept]
 

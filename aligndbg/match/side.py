@@ -12,6 +12,7 @@ from aligndbg.core.layouts import sample_positions
 from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.measure.fingerprint import Fingerprint
+from aligndbg.measure.limits import Precision
 
 __all__ = ["Side", "is_cell", "is_hidden", "moved_from"]
 
@@ -24,6 +25,7 @@ class Side:
         self.graph = trace.graph
         self.prints = prints
         self.label = label
+        self.precision = Precision(trace)
         self.producer = self.graph.producers()
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
@@ -76,6 +78,15 @@ class Side:
 
     def quant(self, name: str) -> Quant | None:
         return self.trace.quant(name)
+
+    def range(self, name: str) -> tuple[float, float] | None:
+        """The least and the largest value that a tensor on one grid can hold; None for others."""
+        quant = self.quant(name)
+        if quant is None or quant.scale.size > 1 or not self.dtype(name).startswith(("int", "uint")):
+            return None
+        limits = np.iinfo(self.dtype(name))
+        low, high = ((q - float(quant.zero_point[0])) * float(quant.scale[0]) for q in (limits.min, limits.max))
+        return low, high
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._shapes:

@@ -13,7 +13,7 @@ from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.neighbours import Ways
 from aligndbg.match.side import Side, moved_from
-from aligndbg.match.thresholds import NEAR, ODD, SAME
+from aligndbg.match.thresholds import ODD, SAME
 from aligndbg.match.weights import WeightPrint, Weights
 
 __all__ = ["Link", "Orders", "State"]
@@ -32,7 +32,6 @@ class Link:
     method: str
     error: float
     evidence: str
-    evident: bool = False  # by structure: the same op on the same inputs, and no other such op
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class State:
     reject: frozenset[tuple[str, str]] = frozenset()
     weights: Weights | None = None
     tick: Callable[[], None] = lambda: None
+    coarse: bool = False  # a side rounds to grids: values agree up to that
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
     # Of a reference's tensor, the candidate's that are far from it in every layout, and that are not, as far as known.
@@ -127,9 +127,6 @@ class State:
         for side, name in ((self.reference, link.reference), (self.candidate, link.candidate)):
             if (side is self.reference) in self._ways:
                 self._ways[side is self.reference].close(name)
-        if link.method == "structure" and link.error <= NEAR and not link.layout.alternatives:
-            self.orders.count(link.layout)
-            self._usual.clear()
 
     def drop(self, link: Link) -> None:
         del self.links[link.reference]
@@ -391,11 +388,8 @@ class State:
 
     def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
         """How most tensors of this rank are laid out: those whose values agree, else those paired by structure."""
-        for method in ("value", "structure"):
-            seen = self._permutations[method, rank]
-            if seen.total():
-                return seen.most_common(1)[0][0]
-        return None
+        seen = self._permutations["value", rank]
+        return seen.most_common(1)[0][0] if seen.total() else None
 
     def _agreeing(self, head_r: Node, head_c: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs of two nodes, and those that are paired with each other."""

@@ -85,6 +85,10 @@ class Judge:
         """The limits of the noise floor, which hold where the user set none."""
         return self._limits.of(pair, self.conditions, isolated=isolated).tolerance
 
+    def precision(self, pair: Pair) -> str:
+        """The dtype with the fewest digits whose rounding the pair's values bear."""
+        return self._limits.precision(pair)
+
     def each(self, work: Callable[[Pair], Result], pairs: Iterable[Pair]) -> Iterator[Result]:
         """`work` of each pair, in threads that together read no more than `memory_budget` bytes at a time."""
         return in_threads(work, pairs, read_bytes, self.memory_budget)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from aligndbg.core.qdq import quantized_weights
 from aligndbg.core.types import Array, Pair, Trace
 from aligndbg.measure.reading import Grids
 from aligndbg.measure.rounding import Rounding
@@ -21,14 +22,13 @@ from aligndbg.measure.thresholds import (
     HYBRID_REL_L2,
     INT8_VALUES,
     MIN_COSINE,
-    OWN_LSB,
     RECORDED_FEWEST,
     RECORDED_SAMPLE,
     UNKNOWN_WEIGHTS_LSB,
 )
-from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance
+from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance, own_lsb
 
-__all__ = ["Conditions", "Facts", "Limit", "Limits", "limit_of", "quantized_weights"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _stored_on_a_grid(f: Facts) -> Limit | None:
     if not f.stored:
         return None
     return Limit(
-        Tolerance(max_lsb=OWN_LSB + (f.inner.lsb if f.inner else 0.0)), "a float tensor holds what is stored on a grid"
+        Tolerance(max_lsb=own_lsb(*f.dtypes) + (f.inner.lsb if f.inner else 0.0)),
+        "a float tensor holds what is stored on a grid",
     )
 
 
@@ -111,7 +112,9 @@ def _many_inner_roundings(f: Facts) -> Limit | None:
 def _few_inner_roundings(f: Facts) -> Limit | None:
     if not f.in_steps or f.inner is None:
         return None
-    return Limit(Tolerance(min_cosine=MIN_COSINE, max_lsb=OWN_LSB + f.inner.lsb), "inner tensors are rounded too")
+    return Limit(
+        Tolerance(min_cosine=MIN_COSINE, max_lsb=own_lsb(*f.dtypes) + f.inner.lsb), "inner tensors are rounded too"
+    )
 
 
 def _unknown_weights(f: Facts) -> Limit | None:
@@ -170,6 +173,11 @@ class Limits:
         self._hybrid = quantized_weights(reference) or quantized_weights(candidate)
         self._explicit = grids[0].between_operators, grids[1].between_operators
 
+    def precision(self, pair: Pair) -> str:
+        """Of the dtypes whose rounding the values of both sides bear, the one with fewer digits."""
+        dtypes = self._precision[0].of(pair.reference), self._precision[1].of(pair.candidate)
+        return max(dtypes, key=lambda dtype: EPSILON.get(dtype, 0.0))
+
     def of(self, pair: Pair, under: Conditions, *, isolated: bool) -> Limit:
         sides = tuple(zip(self._traces, (pair.reference, pair.candidate), self._grids, strict=True))
         node = self._traces[0].graph.producers().get(pair.reference)
@@ -217,10 +225,3 @@ def _recorded_precision(value: Array) -> str:
     if not (bits & 0x1FFF).any():
         return "float16"
     return "int8" if len(np.unique(sample)) <= INT8_VALUES else "float32"
-
-
-def quantized_weights(trace: Trace) -> bool:
-    """Weights on a grid that an operator reads as they are, as in dynamic-range models whose activations stay float."""
-    graph = trace.graph
-    grids = {n for n in graph.constants if n in graph.tensors and graph.tensors[n].quant is not None}
-    return any(n in grids for node in graph.nodes if node.canonical != "DequantizeLinear" for n in node.inputs)

@@ -18,6 +18,7 @@ from aligndbg.measure.thresholds import (
     MIN_COSINE,
     NOISE_FLOOR,
     OWN_LSB,
+    OWN_LSB_16,
     OWN_REL_L2,
     OWN_ROUNDINGS,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "check_limits",
     "default_tolerance",
     "degenerate",
+    "own_lsb",
     "within",
 ]
 
@@ -84,6 +86,11 @@ QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int
 _BOUNDED_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"})
 
 
+def own_lsb(*dtypes: str) -> float:
+    """The quantization steps that an operator alone may be off by, of what is stored in these dtypes."""
+    return OWN_LSB_16 if any(name in ("int16", "uint16") for name in dtypes) else OWN_LSB
+
+
 def default_tolerance(
     dtype_reference: str, dtype_candidate: str, op: str = "", reduction: int | None = None, *, isolated: bool = False
 ) -> Tolerance:
@@ -95,7 +102,7 @@ def default_tolerance(
     """
     names = (dtype_reference, dtype_candidate)
     if any(name in QUANTIZED for name in names):
-        return Tolerance(max_lsb=OWN_LSB) if isolated else Tolerance(min_cosine=MIN_COSINE)
+        return Tolerance(max_lsb=own_lsb(*names)) if isolated else Tolerance(min_cosine=MIN_COSINE)
     if not any(name in EPSILON for name in names):
         return Tolerance(atol=0.0, rtol=0.0)
     epsilon = max(EPSILON.get(name, 0.0) for name in names)

@@ -14,7 +14,6 @@ from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import output_pairs
-from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
@@ -68,12 +67,12 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         judge = Judge(left.trace, sides.right.trace, settings.rules, joint=settings.details, memory_budget=run.share)
         judge.refuse_unused()
         checks = _check_models(run, sides)
-        isolation, why_not = _isolate(run, sides, matching, judge)
+        isolation, why_not = _isolate(run, sides, judge)
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
         measured = _measure(run, judge, matching.pairs, isolation, why_not)
-        explained = _faults_and_causes(run, judge, sides, feeding, isolation, measured)
+        explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
             judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
@@ -168,11 +167,11 @@ def _check_models(run: _Run, sides: CapturedPair) -> Checks:
         return repeat_and_observe((reference, candidate), run.done)
 
 
-def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -> tuple[Isolation | None, str]:
+def _isolate(run: _Run, sides: CapturedPair, judge: Judge) -> tuple[Isolation | None, str]:
     """Each pair's own error; or None, and why. Nothing is run after this."""
     isolation, why_not = None, NOT_ASKED
     if run.settings.isolate:
-        isolation, why_not = isolate_sides(sides, matching, judge, run.new_store, run.clock)
+        isolation, why_not = isolate_sides(sides, judge, run.new_store, run.clock)
     run.done(run.reference, run.candidate)
     return isolation, why_not
 
@@ -180,7 +179,7 @@ def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -
 def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation: Isolation | None) -> Checks:
     """What this input cannot show, and how isolating went."""
     found: Checks = {"isolation_runs": isolation.runs if isolation else None}
-    if isolation and isolation.proved:
+    if isolation:
         found |= {"experiments": isolation.proved.experiments, "left_open": dict(isolation.proved.left_open)}
     found |= blind_spots(sides.left.trace, sides.left.prints, matching)
     with run.clock.stage("checks"):
@@ -198,8 +197,7 @@ def _measure(
             tick()
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            proved = isolation.proved if isolation else None
-            excused = proved.excused.get(pair.reference, "") if proved else ""
+            excused = isolation.proved.excused.get(pair.reference, "") if isolation else ""
             found = judge.measure(pair, own, doubt, why_not, excused)
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
@@ -209,15 +207,8 @@ def _measure(
     return out
 
 
-def _faults(judge: Judge, isolation: Isolation, limit: int) -> tuple[tuple[Fault, ...], bool]:
-    if isolation.proved is None:
-        return make_faults(judge.reference, judge.candidate, isolation, limit)
-    return isolation.proved.standing[:limit], len(isolation.proved.standing) > limit
-
-
 def _faults_and_causes(
     run: _Run,
-    judge: Judge,
     sides: CapturedPair,
     feeding: Feeding,
     isolation: Isolation | None,
@@ -227,7 +218,8 @@ def _faults_and_causes(
     left, right = sides.left.trace, sides.right.trace
     faults, truncated = tuple[Fault, ...](), False
     if isolation is not None:
-        faults, truncated = _faults(judge, isolation, run.settings.max_faults)
+        most = run.settings.max_faults
+        faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
     faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)

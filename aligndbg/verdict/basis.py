@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aligndbg.core.types import RunAgain, Trace
 from aligndbg.locate.isolation import Isolation
@@ -30,24 +30,15 @@ class PairBasis:
 
 @dataclass(frozen=True)
 class Isolated:
-    """How pairs were isolated, by reference names; see `locate.isolation.Isolation` and `locate.trust.Standing`.
-
-    `over_shown` is `over` without those that a tensor which could not be overridden casts its error on; `shadowed` are
-    the own metrics of the latter.
-    """
+    """How pairs were isolated, by reference names; see `locate.isolation.Isolation`. `forward`: the candidate was run
+    again."""
 
     forward: bool
     over: frozenset[str]
-    over_shown: frozenset[str]
-    shadowed: Mapping[str, Metrics]
-    refused: Mapping[str, str]
-    aside: frozenset[str]
-    nearer: frozenset[str]
-    farther: frozenset[str]
+    refused: frozenset[str]
     runs: int
-    beyond: Mapping[str, Metrics] = field(default_factory=dict)
-    proved: tuple[ProvedFault, ...] | None = None
-    excused: Mapping[str, str] = field(default_factory=dict)
+    proved: tuple[ProvedFault, ...]
+    excused: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -108,34 +99,13 @@ def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
 
 def isolated_of(isolation: Isolation) -> Isolated:
     """What is kept of how pairs were isolated."""
-    standing = isolation.standing
-    if standing is None:
-        assert isolation.proved is not None
-        refused = dict.fromkeys(isolation.not_overridden, "")
-        return Isolated(
-            forward=isolation.run_again is RunAgain.CANDIDATE,
-            over=isolation.over_tolerance,
-            over_shown=isolation.over_tolerance,
-            shadowed={},
-            refused=refused,
-            aside=frozenset(),
-            nearer=frozenset(),
-            farther=frozenset(),
-            runs=isolation.runs,
-            proved=isolation.proved.faults,
-            excused=isolation.proved.excused,
-        )
     return Isolated(
-        forward=standing.run_again is RunAgain.CANDIDATE,
-        over=standing.over_tolerance,
-        over_shown=isolation.over_tolerance,
-        shadowed={r: m for r, m in standing.own.items() if r not in isolation.own},
-        refused=standing.refused,
-        aside=standing.set_aside,
-        nearer=standing.improved,
-        farther=standing.worsened,
+        forward=isolation.run_again is RunAgain.CANDIDATE,
+        over=isolation.over_tolerance,
+        refused=isolation.not_overridden,
         runs=isolation.runs,
-        beyond=isolation.own_past_activation,
+        proved=isolation.proved.faults,
+        excused=isolation.proved.excused,
     )
 
 

@@ -1,0 +1,97 @@
+"""How far the two values of a cut are apart, and how far they may be, in the unit in which that pair is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from aligndbg.core.qdq import is_coarse
+from aligndbg.core.types import Array, Pair, RunAgain, Trace
+from aligndbg.locate.thresholds import FELT, SUSPECT, agreement
+from aligndbg.match.thresholds import COARSE
+from aligndbg.measure.judge import Judge
+from aligndbg.measure.reading import Grids
+from aligndbg.measure.results import Metrics
+from aligndbg.measure.rounding import Roundings
+from aligndbg.measure.thresholds import OWN_REL_L2
+from aligndbg.measure.tolerance import Tolerance
+
+__all__ = ["Gauge"]
+
+
+class Gauge:
+    """Relative L2 between floats; on a grid the largest difference in its steps, once both values are on it.
+
+    `borders` says which pairs are overridden: what a region rounds between them widens its limit.
+    """
+
+    def __init__(self, judge: Judge, run_again: RunAgain) -> None:
+        self._judge, self._run_again = judge, run_again
+        self.coarse = is_coarse(judge.reference) or is_coarse(judge.candidate)
+        self._grids = Grids(judge.candidate if run_again is RunAgain.CANDIDATE else judge.reference)
+        self._roundings: Roundings | None = None
+        self._limits: dict[Pair, Tolerance] = {}
+
+    @property
+    def judge(self) -> Judge:
+        return self._judge
+
+    def borders(self, judge: Judge, pairs: Iterable[Pair]) -> None:
+        """From now on these pairs are overridden, and `judge` knows what is rounded between them."""
+        self._judge, self._limits = judge, {}
+        if self.coarse:
+            self._roundings = Roundings(judge.reference.graph, judge.candidate.graph, pairs)
+
+    def error(self, pair: Pair, got: Mapping[str, Array], follower: Trace) -> float:
+        """Of the follower's values `got`."""
+        return self.told(pair, self._judge.isolated(pair, replace(follower, values=got), self._run_again))
+
+    def told(self, pair: Pair, metrics: Metrics) -> float:
+        """What its own metrics say; inf where a part of it is not finite on one side only."""
+        if metrics.nonfinite_mismatch:
+            return math.inf
+        found = metrics.lsb_max if self._tolerance(pair).max_lsb is not None else metrics.rel_l2
+        return 0.0 if found is None or math.isnan(found) else found
+
+    def stored(self, name: str) -> str:
+        """What is stored on a grid of a follower's float tensor that is dequantized from there; "" where nothing is."""
+        return self._grids.stored(name) if self.coarse else ""
+
+    def limit(self, pair: Pair) -> float:
+        """What the pair's own error may be."""
+        limits = self._tolerance(pair)
+        if limits.max_lsb is not None:
+            return limits.max_lsb
+        if limits.rel_l2 is None and limits.min_cosine is not None:
+            return math.sqrt(1 - limits.min_cosine**2)  # vectors so far apart have that cosine at the least
+        return OWN_REL_L2 if limits.rel_l2 is None else limits.rel_l2
+
+    def lookout(self, pair: Pair, closer: bool = False) -> float:
+        """The own error from which a region is looked into: coarse values leave no room below the limit."""
+        limit, dtype = self.limit(pair), self._judge.precision(pair)
+        if self.coarse or dtype not in ("float32", "float64"):
+            return limit
+        return limit / 100 if closer else min(limit, SUSPECT)
+
+    def right(self, pair: Pair) -> float:
+        """The error up to which a region's end has come right, where one of its inner tensors is corrected."""
+        return self.limit(pair) if self.coarse else agreement(self._judge.precision(pair))
+
+    def near(self, dtype: str) -> float:
+        """The relative L2 up to which what is computed from a corrected tensor has come right."""
+        return COARSE if self.coarse else agreement(dtype)
+
+    def noise(self, pair: Pair) -> float:
+        """What is noise in an own error; what is FELT times larger is felt. On a grid that begins at the limit."""
+        return self.limit(pair) / (FELT if self.coarse else 100)
+
+    def _tolerance(self, pair: Pair) -> Tolerance:
+        if pair not in self._limits:
+            judge, conditions = self._judge, self._judge.conditions
+            if self._roundings is not None and pair.reference not in conditions.inner:
+                found = self._roundings.of(pair)
+                if found is not None:
+                    judge = judge.under(replace(conditions, inner={pair.reference: found}))
+            self._limits[pair] = judge.default(pair, isolated=True)
+        return self._limits[pair]
