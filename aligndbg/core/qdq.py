@@ -34,22 +34,26 @@ def is_coarse(trace: Trace) -> bool:
 
 
 def read_through(consumers: Consumers, name: str) -> tuple[str, str] | None:
-    """What is stored and what is read where a float tensor is only read put on a grid and back; else None."""
+    """What is stored and what is read where a float tensor is only read once it is put on a grid; else None.
+
+    What is read is dequantized again (ONNX), or it is what is stored (TFLite).
+    """
     readers = consumers.get(name, ())
     if len(readers) != 1 or readers[0].canonical != "QuantizeLinear":
         return None
     stored = readers[0].outputs[0]
     back = consumers.get(stored, ())
-    if not back or any(node.canonical != "DequantizeLinear" for node in back):
+    again = [node.canonical == "DequantizeLinear" for node in back]
+    if not back or any(again) != all(again):
         return None
-    return stored, back[0].outputs[0]
+    return stored, back[0].outputs[0] if again[0] else stored
 
 
 def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Array:
-    """A float tensor as what reads it gets it: of one that is put on a grid and back, what comes back.
+    """A float tensor as what reads it gets it: of one that is put on a grid, what that leaves.
 
-    An explicitly quantized model (Q/DQ) rounds between its float operators; the next one is at fault only for what it
-    does with the rounded values. `value` as it is where what comes back is not that, as with two unlike scales.
+    A quantized model rounds between its operators; the next one is at fault only for what it does with the rounded
+    values. `value` as it is where what is read is not that, as with two unlike scales.
     """
     found = read_through(consumers, name)
     if found is None or any(n not in trace.values for n in found):
@@ -59,6 +63,8 @@ def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Arra
     if quant is None or seen.shape != value.shape:
         return value
     expected = quant.dequantize(quant.quantize(value, trace.values[stored].dtype))
+    if back == stored:
+        seen = quant.dequantize(seen)
     with np.errstate(invalid="ignore"):
         apart = float(np.max(np.abs(seen.astype(np.float64) - expected), initial=0.0))
     return seen if apart <= ONE_STEP * float(quant.scale.max()) else value

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
@@ -32,14 +30,15 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     if not options:
         return []
     wanted, spread = reference.sample(r), _kept_spread(reference, r)
-    ours, theirs = reference.range(r), candidate.range(c)
-    if theirs is not None:  # what a grid cuts off is no other value
-        wanted = np.clip(wanted, *theirs)
+    ours, theirs = reference.grid(r), candidate.grid(c)
+    if theirs is not None and ours is None:  # what a grid takes off is no other value
+        wanted = theirs.rounded(wanted)
         spread = spread_of(wanted)
     fits = []
     for rank, layout in enumerate(options):
         held = _moved_sample(candidate, c, layout)
-        fits.append(Fit(layout, sampled_error(wanted, held if ours is None else np.clip(held, *ours), spread), rank))
+        held = ours.rounded(held) if ours is not None and theirs is None else held
+        fits.append(Fit(layout, sampled_error(wanted, held, spread), rank))
     fits.sort(key=lambda f: f.error)
     return fits
 

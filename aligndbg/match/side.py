@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +15,21 @@ from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Multiples of `step` from `low` to `high`."""
+
+    step: float
+    low: float
+    high: float
+
+    def rounded(self, values: Array) -> Array:
+        """What the grid leaves of real values."""
+        found: Array = np.clip(np.round(values / self.step) * self.step, self.low, self.high)
+        return found
 
 
 class Side:
@@ -79,14 +94,15 @@ class Side:
     def quant(self, name: str) -> Quant | None:
         return self.trace.quant(name)
 
-    def range(self, name: str) -> tuple[float, float] | None:
-        """The least and the largest value that a tensor on one grid can hold; None for others."""
-        quant = self.quant(name)
+    def grid(self, name: str) -> Grid | None:
+        """The grid that a whole tensor lies on, or was dequantized from; None for others."""
+        quant, node = self.quant(name), self.producer.get(name)
+        if quant is None and node is not None and node.canonical == "DequantizeLinear" and node.inputs[0] != name:
+            return self.grid(node.inputs[0]) if node.inputs[0] in self.trace.values else None
         if quant is None or quant.scale.size > 1 or not self.dtype(name).startswith(("int", "uint")):
             return None
-        limits = np.iinfo(self.dtype(name))
-        low, high = ((q - float(quant.zero_point[0])) * float(quant.scale[0]) for q in (limits.min, limits.max))
-        return low, high
+        limits, step, zero = np.iinfo(self.dtype(name)), float(quant.scale[0]), float(quant.zero_point[0])
+        return Grid(step, (limits.min - zero) * step, (limits.max - zero) * step)
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._shapes:

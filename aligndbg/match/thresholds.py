@@ -14,6 +14,7 @@ PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}  # likewise, where a side stores
 # Sampled error under which two tensors may be the same value where a side rounds to grids; what is further on comes
 # under it once what lies before is overridden (int8: 0.003 to 0.03 of a layer of its own, 0.8 at a depth of 60).
 COARSE = 0.1
+COARSE_NOISE = 1e-2  # there, under this two errors are a tie: less than a step, which 8 bits make of most spreads
 # Errors this many times the best one's, or under the noise of equal values, are a tie: rounding tells them apart.
 TIE = 8.0
 NOISE = 2e-6

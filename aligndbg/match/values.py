@@ -13,6 +13,7 @@ from aligndbg.match.shortlist import near_pairs
 from aligndbg.match.state import Link, Orders, State
 from aligndbg.match.thresholds import (
     COARSE,
+    COARSE_NOISE,
     DIVERGED,
     DIVERGED_TIE,
     LAYOUT_TIE,
@@ -61,7 +62,7 @@ def match_values(state: State) -> dict[str, list[str]]:
     equals: _Near = {}
     for r, found in near.items():
         best_r = min(e for e, _, _ in found)
-        kept = [f for f in found if f[0] <= _tie(best_r) and f[0] <= _tie(best_c[f[1]])]
+        kept = [f for f in found if f[0] <= _tie(state, best_r) and f[0] <= _tie(state, best_c[f[1]])]
         if kept:
             equals[r] = kept
     for members in _classes(equals):
@@ -90,8 +91,8 @@ def _orders(near: _Near, paired: Iterable[Link]) -> Orders:
     return Orders(usual, despite)
 
 
-def _tie(best: float) -> float:
-    return max(TIE * best, NOISE)
+def _tie(state: State, best: float) -> float:
+    return max(TIE * best, COARSE_NOISE if state.coarse else NOISE)
 
 
 def _classes(equals: _Near) -> list[list[str]]:
@@ -127,7 +128,7 @@ def _assign(state: State, members: list[str], equals: _Near) -> None:
         evidence = f"values agree within {-error:.1e} of the spread"
         if rivals > 1:
             evidence += f"; chosen among {rivals} equal tensors by graph position (score {score:.2f})"
-        fit = settle_layout(state, r, c, fits, max(_tie(-error), NOISE))
+        fit = settle_layout(state, r, c, fits, _tie(state, -error))
         state.add(Link(r, c, fit.layout, "value", -error, evidence))
         open_r.remove(r)
 

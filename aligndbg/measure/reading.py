@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aligndbg.core.types import Array, Pair, Quant, Trace
+from aligndbg.measure.tolerance import QUANTIZED
 
 __all__ = ["Grids", "Reading", "Value", "as_they_are", "on_one_grid"]
 
@@ -62,6 +63,18 @@ class Grids:
             self._stored[name] = source if same else ""
         return self._stored[name]
 
+    def passed(self, name: str) -> list[tuple[Quant, str]]:
+        """The grids, each with its dtype, that a value was put on one after the other before it came to `name`."""
+        found: list[tuple[Quant, str]] = []
+        node = self._trace.graph.producers().get(name)
+        while node is not None and node.canonical in ("QuantizeLinear", "DequantizeLinear"):
+            above = node.inputs[0]
+            quant, info = self._trace.quant(above), self._trace.graph.tensors.get(above)
+            if quant is not None and info is not None and info.dtype in QUANTIZED and quant.scale.size == 1:
+                found.append((quant, info.dtype))
+            node = self._trace.graph.producers().get(above)
+        return found[::-1]
+
     def _source(self, name: str) -> str:
         """The tensor on one grid that a DequantizeLinear makes `name` of, "" where there is none."""
         node = self._trace.graph.producers().get(name)
@@ -88,6 +101,8 @@ def on_one_grid(pair: Pair, left: Trace, right: Trace, grids: tuple[Grids, Grids
     if ours.quant is None and (stored := grids[0].stored(pair.reference)):
         ours = _value(left, stored)
     if theirs.quant is not None and ours.quant is None:
+        for quant, dtype in grids[1].passed(pair.candidate):  # what one of those cut off is lost
+            ours = Value(quant.dequantize(quant.quantize(ours.array, dtype)))
         ours = ours.on_grid_of(theirs)
     theirs = _moved(pair, theirs)
     if theirs.quant is None and ours.quant is not None and ours.quant.axis is None:
