@@ -13,7 +13,7 @@ from aligndbg.match.thresholds import COARSE
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.reading import Grids
 from aligndbg.measure.results import Metrics
-from aligndbg.measure.rounding import Roundings
+from aligndbg.measure.rounding import Rounding, Roundings
 from aligndbg.measure.thresholds import OWN_REL_L2
 from aligndbg.measure.tolerance import Tolerance
 
@@ -51,8 +51,15 @@ class Gauge:
         """What its own metrics say; inf where a part of it is not finite on one side only."""
         if metrics.nonfinite_mismatch:
             return math.inf
-        found = metrics.lsb_max if self._tolerance(pair).max_lsb is not None else metrics.rel_l2
-        return 0.0 if found is None or math.isnan(found) else found
+        bare, limits = self._bare(pair), self._tolerance(pair)
+        error = metrics.lsb_max if bare.max_lsb is not None else metrics.rel_l2
+        if error is None or math.isnan(error):
+            return 0.0
+        if bare.max_lsb is None or limits.max_lsb is not None or limits.min_cosine is None:
+            return error
+        # So much is rounded inside that only the direction says whether it is over its limit.
+        fine, limit = metrics.cosine >= limits.min_cosine, self.limit(pair)
+        return min(error, limit) if fine else max(error, 2 * limit)
 
     def stored(self, name: str) -> str:
         """What is stored on a grid of a follower's float tensor that is dequantized from there; "" where nothing is."""
@@ -60,17 +67,18 @@ class Gauge:
 
     def limit(self, pair: Pair) -> float:
         """What the pair's own error may be."""
-        limits = self._tolerance(pair)
-        if limits.max_lsb is not None:
-            return limits.max_lsb
-        if limits.rel_l2 is None and limits.min_cosine is not None:
-            return math.sqrt(1 - limits.min_cosine**2)  # vectors so far apart have that cosine at the least
-        return OWN_REL_L2 if limits.rel_l2 is None else limits.rel_l2
+        limits, bare = self._tolerance(pair), self._bare(pair)
+        if bare.max_lsb is None:
+            return OWN_REL_L2 if limits.rel_l2 is None else limits.rel_l2
+        found = self._inner(pair)
+        return bare.max_lsb + (found.lsb if found else 0.0) if limits.max_lsb is None else limits.max_lsb
 
     def lookout(self, pair: Pair, closer: bool = False) -> float:
-        """The own error from which a region is looked into: coarse values leave no room below the limit."""
-        limit, dtype = self.limit(pair), self._judge.precision(pair)
-        if self.coarse or dtype not in ("float32", "float64"):
+        """The own error from which a region is looked into: on a grid, what may be where nothing is rounded inside."""
+        limit, bare = self.limit(pair), self._bare(pair)
+        if self.coarse:
+            return min(limit, bare.max_lsb or bare.rel_l2 or limit)
+        if self._judge.precision(pair) not in ("float32", "float64"):
             return limit
         return limit / 100 if closer else min(limit, SUSPECT)
 
@@ -88,10 +96,16 @@ class Gauge:
 
     def _tolerance(self, pair: Pair) -> Tolerance:
         if pair not in self._limits:
-            judge, conditions = self._judge, self._judge.conditions
-            if self._roundings is not None and pair.reference not in conditions.inner:
-                found = self._roundings.of(pair)
-                if found is not None:
-                    judge = judge.under(replace(conditions, inner={pair.reference: found}))
-            self._limits[pair] = judge.default(pair, isolated=True)
+            self._limits[pair] = self._under(pair, self._inner(pair))
         return self._limits[pair]
+
+    def _bare(self, pair: Pair) -> Tolerance:
+        """What would hold where nothing was rounded inside the region."""
+        return self._under(pair, None) if self.coarse else self._tolerance(pair)
+
+    def _inner(self, pair: Pair) -> Rounding | None:
+        return self._roundings.of(pair) if self._roundings is not None else None
+
+    def _under(self, pair: Pair, inner: Rounding | None) -> Tolerance:
+        conditions = replace(self._judge.conditions, inner={pair.reference: inner} if inner else {})
+        return self._judge.under(conditions).default(pair, isolated=True)

@@ -269,27 +269,37 @@ class Locator:
     # ---- regions over their limit
 
     def _settle(self, standing: Standing) -> bool:
-        """Judges the earliest suspect that is not settled yet; False where all are."""
-        over = self._over(standing)
-        first = next((c for c in over if c.place not in self._settled), None)
-        if first is None:
-            return (self._fresh and self._gauge.coarse) or self._look_closer()
-        if self._fresh:
-            return True  # what has been paired since is cut first: it is what follows
+        """Judges the suspects, the earliest first, until one changes the cuts; False where none does."""
+        while True:
+            first = next((c for c in self._over(standing) if c.place not in self._settled), None)
+            if first is None:
+                return (self._fresh and self._gauge.coarse) or self._look_closer()
+            if self._fresh:
+                return True  # what has been paired since is cut first: it is what follows
+            if self._judge(first, standing):
+                return True
+
+    def _judge(self, first: Cut, standing: Standing) -> bool:
+        """Settles what a suspect is; True where that changes the cuts."""
+        small = standing.error[first] <= standing.limit[first]
+        if self._gauge.coarse and small:  # what is rounded inside may have made it, unless something there heals
+            inner = self._split(first, standing)
+            if inner is not None:
+                self._accepted.append(inner)
+                return True
+            self._settled[first.place] = Finding.EQUIVALENT
+            return False
         finding = self._suspects().judge(first, standing)
         if isinstance(finding, Cut):
             self._drop(finding)
             return True
-        small = standing.error[first] <= standing.limit[first]
         if finding is Finding.FELT and self._loose and small:
             if self._explains(first):
                 self._small.add(first.place)
             else:
                 finding = Finding.EQUIVALENT
         self._settled[first.place] = finding
-        if finding in (Finding.FELT, Finding.OUTPUT):
-            self._locate_inside(first, standing)
-        return True
+        return finding in (Finding.FELT, Finding.OUTPUT) and self._locate_inside(first, standing)
 
     def _over(self, standing: Standing) -> list[Cut]:
         ends = set(sinks(self._follower))
@@ -329,28 +339,31 @@ class Locator:
         self._dropped.add((cut.leader, cut.follower) if self._candidate_again else (cut.follower, cut.leader))
         self._accepted = [a for a in self._accepted if a != cut]
 
-    def _locate_inside(self, first: Cut, standing: Standing) -> None:
-        """The region's end dilutes: several faults may lie in it, or one earlier than its end."""
+    def _locate_inside(self, first: Cut, standing: Standing) -> bool:
+        """The region's end dilutes: several faults may lie in it, or one earlier than its end. True where it is so."""
         if not math.isfinite(standing.error[first]):  # NaN or Inf begin here: what was read is what there is to tell
-            if first not in self._accepted:
-                self._accepted.append(replace(first, proposed=True))
-            return
+            self._accept(first)
+            return False
         inner = self._split(first, standing)
         if inner is not None:
             del self._settled[first.place]
             self._accepted.append(inner)
-            return
+            return True
         least = max(standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / 30)
         fault = self._search(standing.cuts).earliest(first, least)
         if fault.place == first.place:
-            if first not in self._accepted:
-                self._accepted.append(replace(first, proposed=True))
-            return
+            self._accept(first)
+            return False
         self._settled[fault.place] = self._settled.pop(first.place)
         if first.place in self._small:
             self._small.add(fault.place)
         self._accepted = [a for a in self._accepted if a != first]
         self._accepted.append(fault)
+        return True
+
+    def _accept(self, cut: Cut) -> None:
+        if cut not in self._accepted:
+            self._accepted.append(replace(cut, proposed=True))
 
     def _split(self, end: Cut, standing: Standing) -> Cut | None:
         """The first pair inside a faulty region after which something in it comes right; None where it is all."""
