@@ -14,6 +14,7 @@ from aligndbg.core.errors import AligndbgError
 from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.regions import next_pairs
 from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain
+from aligndbg.locate.borrowed import borrowed
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import corrected_outputs, effects, output_pairs
 from aligndbg.locate.experiments import Cut, Experiments
@@ -59,7 +60,8 @@ class LocateByExperiment:
     def __init__(self, task: Task) -> None:
         self._task, sides = task, task.sides
         traces = (sides.left.trace, sides.right.trace)
-        self._leader, self._follower = traces if task.candidate_again else traces[::-1]
+        recorded, self._follower = traces if task.candidate_again else traces[::-1]
+        self._leader = borrowed(recorded, self._follower.graph)
         backends = (sides.reference, sides.candidate)
         self._leading, self._following = backends if task.candidate_again else backends[::-1]
         tick = task.clock.watch("experiment", "looking for the faulty operators")
@@ -76,7 +78,7 @@ class LocateByExperiment:
         )
         self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
         self._readers = self._leader.graph.consumers(), self._follower.graph.consumers()
-        self._own: dict[str, Metrics] = {}
+        self._own: dict[Place, Metrics] = {}
         self._equals: dict[str, list[str]] = {}
 
     def isolation(self) -> Isolation:
@@ -149,17 +151,17 @@ class LocateByExperiment:
 
     def _own_error(self, cut: Cut, replay: Replay) -> float:
         pair = cut.pair(self._task.candidate_again)
-        if self._gauge.coarse and not cut.border and pair.reference in self._own:
-            return self._gauge.told(pair, self._own[pair.reference])
+        if not cut.border and not cut.watched and (pair.reference, pair.candidate) in self._own:
+            return self._gauge.told(pair, self._own[pair.reference, pair.candidate])
         return self._experiments.error(cut, replay.trace.values)
 
     def _pair(self, replay: Replay | None, reject: frozenset[tuple[str, str]], users: bool = True) -> State:
         sides, candidate_again = self._task.sides, self._task.candidate_again
-        left, right = (sides.left.trace, sides.left.prints), (sides.right.trace, sides.right.prints)
-        if replay is not None and candidate_again:
-            right = replay.trace, replay.prints
-        elif replay is not None:
-            left = replay.trace, replay.prints
+        told, again = (sides.left, sides.right) if candidate_again else (sides.right, sides.left)
+        leader, follower = (self._leader, told.prints), (again.trace, again.prints)
+        if replay is not None:
+            follower = replay.trace, replay.prints
+        left, right = (leader, follower) if candidate_again else (follower, leader)
         with self._task.clock.pairing() as tick:
             state, self._equals = pair_by_value(
                 left[0],
@@ -180,8 +182,10 @@ class LocateByExperiment:
         matching = self._matching(found)
         run_again, judge = self._task.run_again, self._gauge.judge
         for pair in matching.pairs:  # what the last run paired anew was computed from what was cut above it
-            if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
-                self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
+            at = pair.reference, pair.candidate
+            if at not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
+                self._own[at] = judge.isolated(pair, found.replay.trace, run_again)
+        own = {p.reference: self._own[at] for p in matching.pairs if (at := (p.reference, p.candidate)) in self._own}
         faults = tuple(self._fault(cut, found) for cut in found.faults)
         places = {(f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, found.faults, strict=True)}
         refused = frozenset(
@@ -193,12 +197,12 @@ class LocateByExperiment:
             left_open=self._left_open(found),
             witnesses={at: self._witness(cut, found, matching) for at, cut in places.items() if cut.border},
         )
-        standing = standing_faults(judge, proved, matching.pairs, self._own, refused)
+        standing = standing_faults(judge, proved, matching.pairs, own, refused)
         told, corrected = self._effects(standing, places, matching)
         return Isolation(
             matching,
             replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
-            self._own,
+            own,
             self._doubtful(found, matching),
             frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
             refused,
@@ -234,7 +238,7 @@ class LocateByExperiment:
 
     def _matching(self, found: Located) -> Matching:
         """What values pair in the end, and the places that experiments found."""
-        state = found.state
+        state = found.state.of(self._task.judge.reference, self._task.judge.candidate)
         for cut in found.accepted:
             pair = cut.pair(self._task.candidate_again)
             if cut.border or pair.reference in state.links or pair.candidate in state.by_candidate:
@@ -257,7 +261,7 @@ class LocateByExperiment:
         return out
 
     def _over_usual(self, pair: Pair) -> bool:
-        own = self._own.get(pair.reference)
+        own = self._own.get((pair.reference, pair.candidate))
         judge = self._gauge.judge
         return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
 

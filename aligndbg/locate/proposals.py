@@ -95,6 +95,7 @@ class Proposals:
         r, c = self._names(a, b)
         rn, cn = self._state.reference.node(r), self._state.candidate.node(c)
         prior = -0.1 * max(leading.get(a, 0), following.get(b, 0)) - 0.3 * (a not in leading or b not in following)
+        prior += 0.5 * (a == b)
         if rn is None or cn is None:
             return prior
         alike = ops_agree(rn, cn) + self._state.inputs_agree(rn, cn)

@@ -64,23 +64,23 @@ class Run:
     def __init__(self, judge: Judge, pairs: Iterable[Pair], run_again: RunAgain) -> None:
         self.judge, self._pairs = judge, list(pairs)
         self._run_again = run_again
-        self._own: dict[str, Future[Metrics]] = {}
+        self._own: dict[tuple[str, str], Future[Metrics]] = {}
         self._large: list[Callable[[], None]] = []
 
     def compared(
         self, rerun: Rerun, overrides: Lazy, weights: Mapping[str, Array], comparing: Comparing
-    ) -> tuple[Replay, dict[str, Metrics]]:
-        """The run, and the isolated metrics of `pairs` by reference name; `judge` knows what it rounds from then on."""
+    ) -> tuple[Replay, dict[tuple[str, str], Metrics]]:
+        """The run, and the isolated metrics of `pairs` by both names; `judge` knows what it rounds from then on."""
         with threads(self.judge.memory_budget) as submit:
             replay = rerun(overrides, weights, partial(self._begin, submit))
             for begin in self._large:
                 begin()
-            known = [p for p in self._pairs if p.reference in self._own]
-            own: dict[str, Metrics] = {}
+            known = [at for p in self._pairs if (at := (p.reference, p.candidate)) in self._own]
+            own: dict[tuple[str, str], Metrics] = {}
             with comparing(len(known)) as (before, after):
-                for pair in known:
+                for place in known:
                     before()
-                    own[pair.reference] = self._own[pair.reference].result()
+                    own[place] = self._own[place].result()
                     after()
         return replay, own
 
@@ -98,7 +98,8 @@ class Run:
                 waiting.setdefault(name, []).append((pair, needed))
 
         def compare(pair: Pair) -> None:
-            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, self._run_again), read_bytes(pair))
+            work = partial(judge.isolated, pair, trace, self._run_again)
+            self._own[pair.reference, pair.candidate] = submit(work, read_bytes(pair))
 
         def arrived(name: str) -> None:
             for pair, needed in waiting.pop(name, ()):

@@ -22,13 +22,7 @@ SAME = 1e-5  # sampled error at which values do not tell one layout from another
 DIVERGED = 0.6  # sampled error past which values no longer tell one layout from another
 DIVERGED_TIE = 3.0  # then errors up to so many times the best one's are alike
 LAYOUT_TIE = 1.5  # times the best error: layouts of a pair that values did not prove are alike up to there
-# Sampled error up to which two tensors are rather the same than not, though values do not prove it: inside a region
-# whose borders agree a pair must be of one op and lie this near, or the two are different steps of one computation; a
-# pair found by structure is confirmed by its own value, and tells its layout.
-NEAR = 0.3
-NEAR_QUANTIZED = 0.7  # accumulated int8 error, measured up to 0.5 of the spread on clean models
-NEAR_LAYOUT = 0.1  # sampled error at which values settle a layout that was guessed while they had diverged
-FAR_BETTER = 3.0  # an error so many times smaller shows that what made the larger one is gone
+NEAR = 0.3  # sampled error up to which two tensors of alike names are rather the same than not
 ODD = 4  # times more tensors laid out in one order make another one odd
 
 # --- fingerprints --------------------------------------------------------------------------------------------------

@@ -68,11 +68,6 @@ class Judge:
         rn, cn = self._nodes(pair)
         return (rn.op_type if rn else "", cn.op_type if cn else "")
 
-    def same_op(self, pair: Pair) -> bool:
-        """Whether both tensors hold the result of one op, whatever the runtimes call it."""
-        rn, cn = self._nodes(pair)
-        return rn is not None and cn is not None and rn.tail == cn.tail
-
     def _nodes(self, pair: Pair) -> tuple[Node | None, Node | None]:
         ours, theirs = self.reference.graph.producers(), self.candidate.graph.producers()
         return ours.get(pair.reference), theirs.get(pair.candidate)
