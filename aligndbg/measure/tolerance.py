@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.measure.results import Metrics
+from aligndbg.measure.results import Compared, Metrics
 from aligndbg.measure.thresholds import (
     ACCUMULATED_REL_L2,
     ACCUMULATED_ROUNDINGS,
@@ -113,8 +113,18 @@ def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     """Whether every limit holds, and the first that does not (or the tightest fact) with its value.
 
     An undefined value (nan) is never within. `metrics` must have been made with this tolerance where it has `atol` or
-    `rtol`, else violations were not counted and the answer is no.
+    `rtol`, else violations were not counted and the answer is no. A mask's huge values are held to the same limits, by
+    themselves.
     """
+    holds, why = _within(metrics, tolerance)
+    if holds and metrics.masked is not None:
+        holds, apart = _within(metrics.masked, tolerance)
+        if not holds:
+            return False, f"a mask's {metrics.masked.count} huge values: {apart}"
+    return holds, why
+
+
+def _within(metrics: Compared, tolerance: Tolerance) -> tuple[bool, str]:
     if metrics.nonfinite_mismatch:
         return False, f"NaN or Inf on one side only, or unlike, at {metrics.nonfinite_mismatch} of {metrics.count}"
     if metrics.count == 0:
@@ -130,7 +140,7 @@ def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     return (False, failed[0]) if failed else (True, checks[0][1])
 
 
-def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, str]:
+def _check(metrics: Compared, tolerance: Tolerance, limit: str) -> tuple[bool, str]:
     if limit in ("atol", "rtol"):
         return _check_violations(metrics, tolerance)
     name = {"max_lsb": "lsb_max", "min_sqnr": "sqnr_db"}.get(limit, limit.removeprefix("min_"))
@@ -144,7 +154,7 @@ def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, st
     return holds, f"{name} {value:.6g} {sign} {bound:g}"
 
 
-def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
+def _check_violations(metrics: Compared, tolerance: Tolerance) -> tuple[bool, str]:
     rule = f"{tolerance.atol or 0.0:g} + {tolerance.rtol or 0.0:g} * |reference|"
     if math.isnan(metrics.max_abs):
         return False, f"max_abs is undefined ({metrics.reasons.get('max_abs', 'no reason given')})"
@@ -165,6 +175,8 @@ def degenerate(metrics: Metrics) -> str:
         return "empty"
     if metrics.nonfinite_mismatch:
         return f"non-finite on one side only, or unlike, at {metrics.nonfinite_mismatch} of {metrics.count} positions"
+    if metrics.masked is not None:  # there are two values at least
+        return ""
     nonfinite = metrics.nan_reference + metrics.inf_reference
     if nonfinite == metrics.count:
         return "non-finite everywhere on both sides"

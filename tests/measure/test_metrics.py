@@ -105,7 +105,7 @@ def test_block_boundaries_change_nothing(monkeypatch: pytest.MonkeyPatch, block:
     parts = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
     for found in (whole, parts):
         del found["joint"]  # arrays; test_violations.py
-    for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated"):
+    for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated", "masked"):
         assert parts.pop(name) == whole.pop(name)
     assert parts == pytest.approx(whole, rel=1e-12)
 
