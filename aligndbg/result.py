@@ -58,7 +58,7 @@ class Result:
 
     def worst(self, count: int = 5) -> list[Measurement]:
         """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all."""
-        return sorted(self.pairs, key=lambda m: _badness(m.metrics.relative), reverse=True)[:count]
+        return sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
 
 
 def _over(m: Measurement) -> bool:

@@ -138,7 +138,7 @@ def _fault(
         candidate=c,
         reference_op=node_r.op_type if node_r else "",
         candidate_op=node_c.op_type if node_c else "",
-        isolated_error=max(lsb) if lsb else max(m.relative for m in metrics),
+        isolated_error=max(lsb) if lsb else max(m.rel_l2 for m in metrics),
         isolated_unit="lsb" if lsb else "rel_l2",
         region_reference=region(left, r, paired_r) if r else Region(),
         region_candidate=region(right, c, paired_c) if c else Region(),

@@ -51,7 +51,7 @@ def standing_faults(
         if metrics is None or (pair.reference, pair.candidate) in places or not judge.limited_by_user(pair):
             continue
         if not judge.own_within(pair, metrics):
-            found.append(fault_at(judge, pair, borders, metrics.relative))
+            found.append(fault_at(judge, pair, borders, metrics.rel_l2))
     order = {p.reference: k for k, p in enumerate(known)}
     return sorted(found, key=lambda f: order.get(f.reference or "", -1)) if len(found) > len(proved.faults) else found
 

@@ -10,6 +10,7 @@ import numpy as np
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
+from aligndbg.measure.masks import beyond, mask_limit
 
 __all__ = ["Fit", "best_layouts", "clearly_apart", "with_alternatives"]
 
@@ -20,7 +21,10 @@ ROUNDING = 1e-12  # of the squares of two samples: more than the matrix of their
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout and the sampled error under it: rms of the difference over the reference's spread."""
+    """A layout and the sampled error under it: rms of the difference over the reference's spread.
+
+    A mask's huge values are measured apart from the rest: by its spread nothing else would show.
+    """
 
     layout: Layout
     error: float
@@ -32,10 +36,12 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
-    wanted, spread = reference.sample(r), _kept_spread(reference, r)
+    wanted, spread, huge = reference.sample(r), _kept_spread(reference, r), _kept_mask(reference, r)
     fits = []
     for rank, layout in enumerate(options):
-        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), spread), rank))
+        held = _moved_sample(candidate, c, layout)
+        error = sampled_error(wanted, held, spread) if huge is None else _error_apart(wanted, held, huge)
+        fits.append(Fit(layout, error, rank))
     fits.sort(key=lambda f: f.error)
     return fits
 
@@ -70,6 +76,24 @@ def _kept_spread(reference: Side, r: str) -> float:
     if r not in reference.spreads:
         reference.spreads[r] = spread_of(reference.sample(r))
     return reference.spreads[r]
+
+
+def _kept_mask(reference: Side, r: str) -> Array | None:
+    """Which of the samples are a mask's huge values, that would hide the others; None where none are."""
+    if r not in reference.masks:
+        sample = reference.sample(r)
+        finite = sample[np.isfinite(sample)]
+        limit = mask_limit(lambda: [finite], finite.size, finite.min(), finite.max()) if finite.size else 0.0
+        huge = beyond(sample, limit) & np.isfinite(sample) if limit else None
+        reference.masks[r] = huge if huge is not None and spread_of(finite[~beyond(finite, limit)]) else None
+    return reference.masks[r]
+
+
+def _error_apart(wanted: Array, held: Array, huge: Array) -> float:
+    """The sampled error of the rest, or that of a mask's huge values by their own size, whichever is larger."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        masked = float(np.linalg.norm(held[huge] - wanted[huge]) / np.linalg.norm(wanted[huge]))
+    return max(masked, sampled_error(wanted[~huge], held[~huge])) if masked == masked else float("inf")
 
 
 def _moved_sample(candidate: Side, c: str, layout: Layout) -> Array:

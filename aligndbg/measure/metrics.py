@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
-
 from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Array, Quant
 from aligndbg.measure.blocks import Moments, Reader, distinct_values, saturated_share
-from aligndbg.measure.results import Compared, Metrics
+from aligndbg.measure.results import Masked, Metrics
 from aligndbg.measure.sums import PairSums, Sums
 from aligndbg.measure.tolerance import Tolerance
 
@@ -54,12 +52,21 @@ def compare(
 
 
 def _summary(sums: PairSums) -> Metrics:
-    whole, rest, masked = sums.whole, sums.rest, sums.masked
-    r, c = whole.reference, whole.candidate
+    whole, rest = sums.whole, sums.rest
+    r, c, count = whole.reference, whole.candidate, sums.left.array.size
+    why = _undefined_reason(count, whole)
+    reasons: dict[str, str] = {}
+    values = _difference_values(rest, why, reasons)
+    masked = None if sums.masked is None else _masked(sums.masked, count, values, reasons)
+    if why != "empty" and not whole.mismatch and whole.count < count:
+        reasons["nonfinite"] = f"{count - whole.count} positions with the same NaN or Inf on both sides were left out"
     quantized = sums.stepper.scale is not None
+    if quantized and why:
+        reasons.update(lsb_max=why, lsb_mean=why)
     return Metrics(
-        **_compared(sums, rest, whole.seen),
-        masked=None if masked is None else Compared(**_compared(sums, masked, masked.seen)),
+        count=count,
+        **values,
+        **_side_values(rest, "empty" if not count else "no finite value", reasons),
         distinct_reference=distinct_values(sums.left.array),
         distinct_candidate=distinct_values(sums.right.array),
         nan_reference=r.nans,
@@ -68,41 +75,40 @@ def _summary(sums: PairSums) -> Metrics:
         inf_candidate=c.infs,
         zeros_reference=r.zeros,
         zeros_candidate=c.zeros,
-        saturated=saturated_share(sums.stepper.array, sums.tiling) if quantized and whole.seen else None,
-    )
-
-
-def _compared(sums: PairSums, part: Sums, count: int) -> dict[str, Any]:
-    """The fields of Compared for one part of the elements; `count` is what it stands for."""
-    why = _undefined_reason(part)
-    reasons: dict[str, str] = {}
-    values = _difference_values(part, why, reasons)
-    if part.seen and not part.mismatch and part.count < part.seen:
-        reasons["nonfinite"] = f"{part.seen - part.count} positions with the same NaN or Inf on both sides were left out"
-    if part.seen < count:
-        reasons["masked"] = f"{count - part.seen} of {count} are a mask's huge values, measured apart"
-    quantized = sums.stepper.scale is not None
-    if quantized and why:
-        reasons.update(lsb_max=why, lsb_mean=why)
-    return dict(
-        count=count,
-        **values,
-        **_side_values(part, "no finite value" if part.seen else "empty", reasons),
-        nonfinite_mismatch=part.mismatch,
-        violations=part.violations if sums.counts_violations else None,
-        lsb_max=(math.nan if why else part.lsb_max) if quantized else None,
-        lsb_mean=(math.nan if why else part.lsb_total / part.count) if quantized else None,
-        joint=None if why or part.joint is None else part.joint.result(),
-        worst_index=sums.tiling.locate(*part.worst) if part.worst and not why else None,
+        nonfinite_mismatch=whole.mismatch,
+        violations=whole.violations if sums.counts_violations else None,
+        lsb_max=(math.nan if why else whole.lsb_max) if quantized else None,
+        lsb_mean=(math.nan if why else whole.lsb_total / whole.count) if quantized else None,
+        saturated=saturated_share(sums.stepper.array, sums.tiling) if quantized and count else None,
+        masked=masked,
+        joint=None if why or whole.joint is None else whole.joint.result(),
+        worst_index=sums.tiling.locate(*rest.worst) if rest.worst and not why else None,
         reasons=reasons,
     )
 
 
-def _undefined_reason(d: Sums) -> str:
-    if not d.seen:
+def _masked(sums: Sums, count: int, rest: dict[str, float], reasons: dict[str, str]) -> Masked:
+    """A mask's huge values by themselves; what is worse there takes the place of what is in `rest`."""
+    apart: dict[str, str] = {}
+    values = _difference_values(sums, "", apart)
+    for name, worse in (("rel_l2", max), ("cosine", min), ("euclid", min), ("sqnr_db", min)):
+        if name in apart and name not in reasons:
+            reasons[name] = f"a mask's huge values: {apart[name]}"
+        rest[name] = math.nan if name in reasons else worse(rest[name], values[name])
+    reasons["masked"] = f"{sums.count} of {count} elements are a mask's huge values, measured apart"
+    return Masked(
+        sums.count,
+        sums.reference.mean,
+        sums.candidate.mean,
+        **{name: values[name] for name in ("max_abs", "rel_l2", "cosine", "euclid", "sqnr_db")},
+    )
+
+
+def _undefined_reason(count: int, d: Sums) -> str:
+    if not count:
         return "empty"
     if d.mismatch:
-        return f"NaN or Inf on one side only, or unlike, at {d.mismatch} of {d.seen} positions"
+        return f"NaN or Inf on one side only, or unlike, at {d.mismatch} of {count} positions"
     return "" if d.count else "no finite value"
 
 

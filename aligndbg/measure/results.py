@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aligndbg.core.types import Array, Pair, Status
 from aligndbg.measure.violations import JointErrors
 
-__all__ = ["AxisProfile", "Compared", "Detail", "Element", "ErrorMap", "Measurement", "Metrics"]
+__all__ = ["AxisProfile", "Detail", "Element", "ErrorMap", "Masked", "Measurement", "Metrics"]
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,37 @@ class Detail:
     worst: tuple[Element, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """The difference d = reference - candidate (r, c) of elements. Undefined is nan, with its reason in `reasons`.
+@dataclass(frozen=True)
+class Masked:
+    """A mask's huge values, `count` of them, that both sides hold at the same places: the difference by themselves."""
+
+    count: int
+    mean_reference: float
+    mean_candidate: float
+    max_abs: float
+    rel_l2: float
+    cosine: float
+    euclid: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The difference d = reference - candidate (r, c) of two tensors. Undefined is nan, with its reason in `reasons`.
 
     - `max_rel`: max|d| over the reference's range max - min (over max|r| where that is 0)
     - `rel_l2`: |d| / |r|; `cosine`: r.c / (|r| |c|); `sqnr_db`: 10 log10(sum r^2 / sum d^2), inf for equal tensors
     - `euclid`: TPU-MLIR's Euclidean similarity, 1 - |d| / |(r + c) / 2|
     - `violations`: elements with |d| > atol + rtol |r|; None where the tolerance has neither
     - `lsb_max`, `lsb_mean`: |d| in quantization steps of the candidate (of the reference where only that is
-      quantized); None where neither is
+      quantized); None where neither is. `saturated`: share of that side's stored values at its dtype's limits
+    - `distinct_*`: distinct stored values among 2^18 evenly spread elements, counted up to DISTINCT_CAP
     - `nonfinite_mismatch`: positions with a NaN or Inf where the other side has not the same. One of them makes every
       value of the difference nan. Positions where both have the same are left out, and `reasons["nonfinite"]` says so
     - mean, std (population), min, max of a side are over its finite elements
+    - `masked`: a mask's huge values (`measure.masks`) would hide the rest, so they are measured apart; None without.
+      `rel_l2`, `cosine`, `euclid` and `sqnr_db` are then those of the rest or of the mask, whichever is worse; of the
+      rest alone are max, mean and sum of d, rmse, `worst_index`, and mean, std, min, max of each side
     - `joint`: what violations of other limits can be counted from; None where it was not asked for, or the difference
       is undefined
     - `worst_index`: where |d| is largest, in the reference's shape; None where undefined
@@ -103,26 +120,6 @@ class Compared:
     min_candidate: float
     max_reference: float
     max_candidate: float
-    nonfinite_mismatch: int
-    violations: int | None
-    lsb_max: float | None
-    lsb_mean: float | None
-    worst_index: tuple[int, ...] | None
-    joint: JointErrors | None = field(default=None, compare=False, repr=False)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics(Compared):
-    """What is known of two tensors: `Compared` of all elements but those of a mask, `masked` of these.
-
-    - `masked`: of a mask's huge values (`measure.masks`), which both sides have at the same places; None without. All
-      that Compared holds but `count` is then of the rest, and `reasons["masked"]` says so
-    - `distinct_*`: distinct stored values among 2^18 evenly spread elements, counted up to DISTINCT_CAP
-    - `saturated`: share of the quantized side's stored values (as for `lsb_max`) at its dtype's limits, or None
-    - `nan_*`, `inf_*`, `zeros_*` are counts of all elements
-    """
-
     distinct_reference: int
     distinct_candidate: int
     nan_reference: int
@@ -131,14 +128,15 @@ class Metrics(Compared):
     inf_candidate: int
     zeros_reference: int
     zeros_candidate: int
+    nonfinite_mismatch: int
+    violations: int | None
+    lsb_max: float | None
+    lsb_mean: float | None
     saturated: float | None
-    masked: Compared | None = None
-
-    @property
-    def relative(self) -> float:
-        """`rel_l2` of the rest or of the mask's huge values, whichever is larger; nan where one is undefined."""
-        other = 0.0 if self.masked is None else self.masked.rel_l2
-        return other if math.isnan(other) else max(self.rel_l2, other)
+    worst_index: tuple[int, ...] | None
+    masked: Masked | None = None
+    joint: JointErrors | None = field(default=None, compare=False, repr=False)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,10 @@ class Sums:
 
 
 class PairSums:
-    """Of both sides, of one shape: all elements, `whole`; where there is a mask, its huge values, `masked`, and `rest`.
+    """Of all elements of two sides of one shape, `whole`; where both have a mask, of its huge values, `masked`, and of
+    the `rest`, which is `whole` without one. A mask by itself, zeros elsewhere, hides nothing.
 
-    Without a mask `rest` is `whole`, and `masked` None. A mask by itself, zeros elsewhere, hides nothing.
+    What is counted element by element (violations, steps) is of `whole`: no mask hides it.
     """
 
     def __init__(self, left: Reader, right: Reader, tolerance: Tolerance | None = None, joint: bool = False) -> None:
@@ -60,9 +61,8 @@ class PairSums:
         limits = (None, None) if tolerance is None else (tolerance.atol, tolerance.rtol)
         self.counts_violations = limits != (None, None)
         self._atol, self._rtol = limits[0] or 0.0, limits[1] or 0.0
-        self._joint = joint
         self._buffers = np.empty((5, BLOCK))
-        self.whole = self.rest = self._empty()
+        self.whole = self.rest = Sums(joint=JointBuilder() if joint else None)
         self.masked: Sums | None = None
         with np.errstate(all="ignore"):
             for block, r, c in self._blocks():
@@ -70,21 +70,14 @@ class PairSums:
             if limits_of_masks := self._masks():
                 self._sum_apart(*limits_of_masks)
 
-    def _empty(self) -> Sums:
-        return Sums(joint=JointBuilder() if self._joint else None)
-
     def _blocks(self) -> Iterator[tuple[Block, Array, Array]]:
         for block in self.tiling.blocks():
             yield block, self.left.read(block, self._buffers[0]), self.right.read(block, self._buffers[1])
 
     def _masks(self) -> tuple[float, float] | None:
-        """The limits of both sides' masks; infinite where one holds infinite values for the other's huge ones."""
-        r, c = self.whole.reference, self.whole.candidate
-        ours, theirs = self._limit(self.left, r), self._limit(self.right, c)
-        if not ours and r.infs:
-            ours = math.inf * theirs if theirs else 0.0
-        elif not theirs and c.infs:
-            theirs = math.inf * ours if ours else 0.0
+        """The limits of both sides' masks, where both have one."""
+        ours = self._limit(self.left, self.whole.reference)
+        theirs = self._limit(self.right, self.whole.candidate) if ours else 0.0
         return (ours, theirs) if ours * theirs > 0 else None
 
     def _limit(self, side: Reader, moments: Moments) -> float:
@@ -96,9 +89,9 @@ class PairSums:
         return mask_limit(finite, moments.finite, moments.least, moments.greatest) if moments.finite else 0.0
 
     def _sum_apart(self, ours: float, theirs: float) -> None:
-        rest, masked = self._empty(), self._empty()
+        rest, masked = Sums(), Sums()
         for block, r, c in self._blocks():
-            huge = beyond(r, ours) & beyond(c, theirs)
+            huge = beyond(r, ours) & beyond(c, theirs) & np.isfinite(r) & np.isfinite(c)
             if not huge.any():
                 self._add(rest, block, r, c)
                 continue

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.measure.results import Compared, Metrics
+from aligndbg.measure.results import Masked, Metrics
 from aligndbg.measure.thresholds import (
     ACCUMULATED_REL_L2,
     ACCUMULATED_ROUNDINGS,
@@ -113,18 +113,8 @@ def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     """Whether every limit holds, and the first that does not (or the tightest fact) with its value.
 
     An undefined value (nan) is never within. `metrics` must have been made with this tolerance where it has `atol` or
-    `rtol`, else violations were not counted and the answer is no. A mask's huge values are held to the same limits, by
-    themselves.
+    `rtol`, else violations were not counted and the answer is no.
     """
-    holds, why = _within(metrics, tolerance)
-    if holds and metrics.masked is not None:
-        holds, apart = _within(metrics.masked, tolerance)
-        if not holds:
-            return False, f"a mask's {metrics.masked.count} huge values: {apart}"
-    return holds, why
-
-
-def _within(metrics: Compared, tolerance: Tolerance) -> tuple[bool, str]:
     if metrics.nonfinite_mismatch:
         return False, f"NaN or Inf on one side only, or unlike, at {metrics.nonfinite_mismatch} of {metrics.count}"
     if metrics.count == 0:
@@ -133,14 +123,16 @@ def _within(metrics: Compared, tolerance: Tolerance) -> tuple[bool, str]:
         raise ValueError("a Tolerance without any limit judges nothing")
     largest = max(abs(metrics.min_reference), abs(metrics.max_reference))
     escape = max(tolerance.escape_abs, tolerance.escape_rel * largest)
-    if metrics.max_abs <= escape and escape > 0:
+    mask = metrics.masked
+    masks_agree = mask is None or mask.max_abs <= tolerance.escape_rel * abs(mask.mean_reference)
+    if masks_agree and metrics.max_abs <= escape and escape > 0:
         return True, f"max_abs {metrics.max_abs:.3g} <= {escape:.3g}, the noise floor for values up to {largest:.3g}"
     checks = [_check(metrics, tolerance, name) for name in LIMITS if getattr(tolerance, name) is not None]
     failed = [text for holds, text in checks if not holds]
     return (False, failed[0]) if failed else (True, checks[0][1])
 
 
-def _check(metrics: Compared, tolerance: Tolerance, limit: str) -> tuple[bool, str]:
+def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, str]:
     if limit in ("atol", "rtol"):
         return _check_violations(metrics, tolerance)
     name = {"max_lsb": "lsb_max", "min_sqnr": "sqnr_db"}.get(limit, limit.removeprefix("min_"))
@@ -151,10 +143,18 @@ def _check(metrics: Compared, tolerance: Tolerance, limit: str) -> tuple[bool, s
         return False, f"{name} is undefined ({metrics.reasons.get(name, 'no reason given')})"
     holds = value >= bound if limit.startswith("min_") else value <= bound
     sign = (">=" if holds else "<") if limit.startswith("min_") else ("<=" if holds else ">")
-    return holds, f"{name} {value:.6g} {sign} {bound:g}"
+    of_mask = "" if holds else _of_mask(metrics.masked, name, value)
+    return holds, f"{name} {value:.6g} {sign} {bound:g}{of_mask}"
 
 
-def _check_violations(metrics: Compared, tolerance: Tolerance) -> tuple[bool, str]:
+def _of_mask(mask: Masked | None, name: str, value: float) -> str:
+    """What differs where it is the mask's huge values that do."""
+    if mask is None or getattr(mask, name, None) != value:
+        return ""
+    return f" of a mask's {mask.count} huge values, {mask.mean_reference:.6g} against {mask.mean_candidate:.6g}"
+
+
+def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
     rule = f"{tolerance.atol or 0.0:g} + {tolerance.rtol or 0.0:g} * |reference|"
     if math.isnan(metrics.max_abs):
         return False, f"max_abs is undefined ({metrics.reasons.get('max_abs', 'no reason given')})"

@@ -97,7 +97,7 @@ def _merged(one: Mapping[Any, Worst], other: Mapping[Any, Worst]) -> dict[Any, W
 
 def _rank(diff: Diff) -> tuple[float, ...]:
     """How bad a sample is: its verdict, its faults, then its largest error at an output."""
-    outputs = [_large(m.metrics.relative) for m in diff.pairs if m.pair.reference in diff.outputs]
+    outputs = [_large(m.metrics.rel_l2) for m in diff.pairs if m.pair.reference in diff.outputs]
     return float(_VERDICT.index(diff.verdict)), float(len(diff.faults)), max(outputs, default=0.0)
 
 
@@ -107,7 +107,7 @@ def _large(error: float) -> float:
 
 
 def _gravity(m: Measurement) -> tuple[float, ...]:
-    return float(_STATUS.index(m.status)), _large(m.metrics.relative)
+    return float(_STATUS.index(m.status)), _large(m.metrics.rel_l2)
 
 
 def _errors(m: Measurement) -> dict[str, float]:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,15 +19,13 @@ from aligndbg.locate.proved import Proved, standing_faults
 from aligndbg.locate.trust import Standing
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.limits import Conditions
-from aligndbg.measure.results import Compared, Measurement, Metrics
+from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.rounding import inner_roundings
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
 from aligndbg.verdict.basis import Basis, Isolated, isolated_of
 from aligndbg.verdict.decide import decide, drift_notes
 
 __all__ = ["judge"]
-
-Part = TypeVar("Part", bound=Compared)
 
 
 AGAIN = "judged again by another tolerance, on the pairs that the run found; a new run may pair some layers differently"
@@ -219,27 +216,22 @@ class _SavedJudge(Judge):
         return self.counted(pair, metrics, self.tolerance(pair, isolated=isolated))
 
     def counted(self, pair: Pair, metrics: Metrics, tolerance: Tolerance) -> Metrics:
-        masked = None if metrics.masked is None else _counted(pair, metrics.masked, tolerance)
-        return replace(_counted(pair, metrics, tolerance), masked=masked)
-
-
-def _counted(pair: Pair, part: Part, tolerance: Tolerance) -> Part:
-    reasons = {k: v for k, v in part.reasons.items() if k != "violations"}
-    if (tolerance.atol is None and tolerance.rtol is None) or np.isnan(part.max_abs):
-        return replace(part, violations=None, reasons=reasons)
-    atol, rtol = tolerance.atol or 0.0, tolerance.rtol or 0.0
-    assert part.joint is not None
-    least, most = part.joint.violations(atol, rtol)
-    if least == most:
-        return replace(part, violations=least, reasons=reasons)
-    if least == 0:
-        raise UsageError(
-            f"whether it violates {atol:g} + {rtol:g} * |reference| anywhere cannot be told from what was kept",
-            context=pair.reference,
-            hint="choose a limit that is not that close, or run the diff again with these tolerances",
-        )
-    text = f"{least} to {most} of {part.count} elements over {atol:g} + {rtol:g} * |reference|"
-    return replace(part, violations=None, reasons=reasons | {"violations": text})
+        reasons = {k: v for k, v in metrics.reasons.items() if k != "violations"}
+        if (tolerance.atol is None and tolerance.rtol is None) or np.isnan(metrics.max_abs):
+            return replace(metrics, violations=None, reasons=reasons)
+        atol, rtol = tolerance.atol or 0.0, tolerance.rtol or 0.0
+        assert metrics.joint is not None
+        least, most = metrics.joint.violations(atol, rtol)
+        if least == most:
+            return replace(metrics, violations=least, reasons=reasons)
+        if least == 0:
+            raise UsageError(
+                f"whether it violates {atol:g} + {rtol:g} * |reference| anywhere cannot be told from what was kept",
+                context=pair.reference,
+                hint="choose a limit that is not that close, or run the diff again with these tolerances",
+            )
+        text = f"{least} to {most} of {metrics.count} elements over {atol:g} + {rtol:g} * |reference|"
+        return replace(metrics, violations=None, reasons=reasons | {"violations": text})
 
 
 def _without_values(info: ModelInfo, found: Diff, basis: Basis, side: int) -> Trace:

@@ -82,10 +82,7 @@ def _pair(m: Measurement, output: bool) -> dict[str, Any]:
 
 def metrics_dict(metrics: Any) -> dict[str, Any]:
     """Every metric but `joint`, which is no number a person reads."""
-    found = {f.name: getattr(metrics, f.name) for f in fields(metrics) if f.name != "joint"}
-    if found.get("masked") is not None:
-        found["masked"] = metrics_dict(found["masked"])
-    return found
+    return {f.name: getattr(metrics, f.name) for f in fields(metrics) if f.name != "joint"}
 
 
 def _layout(layout: Layout) -> dict[str, Any]:
