@@ -14,6 +14,7 @@ from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, St
 from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
+from aligndbg.explain.stretched_grid import stretched_by_mask
 from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
@@ -39,7 +40,14 @@ def causes_of_faults(
     seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
     with clock.stage("explain"):
         contexts = _contexts(faults, sides, isolation)
-        found = explain_faults(faults, contexts, time.perf_counter() + seconds)
+        pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
+        masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
+        rest = [k for k in range(len(faults)) if k not in masked]
+        tried = explain_faults(
+            [faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds
+        )
+        told = dict(zip(rest, tried, strict=True))
+        found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:
         write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found

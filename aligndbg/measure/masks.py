@@ -12,7 +12,7 @@ import numpy as np
 
 from aligndbg.core.types import Array
 
-__all__ = ["beyond", "mask_limit"]
+__all__ = ["LEAST", "beyond", "mask_limit"]
 
 
 # A mask holds one huge value at many places: over 2,000 times the rms of the rest (DESIGN 5.1), and all within 1 % of
