@@ -87,6 +87,4 @@ def _unconfirmed(
 
 
 def spread_error(m: Metrics) -> float:
-    """The error in units of the reference's spread; a mask's huge values are held to their own size."""
-    own = m.rmse / m.std_reference if m.std_reference > 0 else float("inf")
-    return own if m.masked is None or m.masked.rel_l2 <= own else m.masked.rel_l2
+    return m.rmse / m.std_reference if m.std_reference > 0 else float("inf")
