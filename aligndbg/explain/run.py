@@ -43,9 +43,7 @@ def causes_of_faults(
         pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
         masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
         rest = [k for k in range(len(faults)) if k not in masked]
-        tried = explain_faults(
-            [faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds
-        )
+        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
         told = dict(zip(rest, tried, strict=True))
         found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:

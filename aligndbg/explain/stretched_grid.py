@@ -1,4 +1,4 @@
-"""A grid that a mask's huge values stretch so far that all else falls between its steps: calibrated as it lies there."""
+"""A grid that was calibrated with a mask's huge values, so that all else falls between its steps."""
 
 from __future__ import annotations
 
@@ -42,20 +42,21 @@ def _stored(trace: Trace, name: str) -> str:
     return next((n for n in found if trace.quant(n) is not None), "")
 
 
-def _cause(stored: str, quant: Quant, dtype: str, real: Array) -> Cause:
+def _cause(stored: str, quant: Quant, dtype: str, real: Array) -> Cause | None:
     values = real[np.isfinite(real)].astype(np.float64)
     limit = mask_limit(lambda: [values], values.size, float(values.min()), float(values.max()))
-    rest = values[~beyond(values, limit)]
-    limits = np.iinfo(dtype)
+    huge = beyond(values, limit) if limit else np.zeros(values.shape, bool)
+    rest, limits = values[~huge], np.iinfo(dtype)
     low, high = min(0.0, float(rest.min())), max(0.0, float(rest.max()))
-    step = (high - low) / (limits.max - limits.min)
+    wide, step = float(quant.scale.reshape(-1)[0]), (high - low) / (limits.max - limits.min)
+    if not step or not huge.any():
+        return None
     own = Quant(np.array([step], np.float32), np.array([round(limits.min - low / step)]))
     before, after = (distance(rest, q.dequantize(q.quantize(rest, dtype))) for q in (quant, own))
-    wide = float(quant.scale.reshape(-1)[0])
     words = (
-        f"a mask of {values[beyond(values, limit)].mean():.3g} stretches the grid of {stored!r} to steps of {wide:.3g}, "
-        f"between which all else ({rest.min():.3g} to {rest.max():.3g}) is lost; on a grid of its own (steps of "
-        f"{step:.2g}) its error falls from {before:.2g} to {after:.2g}"
+        f"a mask of {values[huge].mean():.3g} stretches the grid of {stored!r} to steps of {wide:.3g}, between which "
+        f"all else ({rest.min():.3g} to {rest.max():.3g}) is lost; on a grid of its own (steps of {step:.2g}) its error "
+        f"falls from {before:.2g} to {after:.2g}"
     )
     details = {"change": CHANGE, "tensor": stored, "scale": wide, "own_scale": step, "unit": "rel_l2"}
     return Cause("quantization_scale", words, before, after, details)

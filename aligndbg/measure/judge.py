@@ -97,8 +97,8 @@ class Judge:
         """The pair's own difference: `trace` is the side that was re-run on the other's values.
 
         Against a quantized candidate the reference's value is first put on the candidate's grid and clipped to its
-        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op. But for a grid that a mask stretches
-        until little else is left: that is.
+        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op, unless a mask stretches the grid
+        until little else is left.
         """
         left, right = (self.reference, trace) if run_again is RunAgain.CANDIDATE else (trace, self.candidate)
         if self._limits.lost_to_a_mask(pair):

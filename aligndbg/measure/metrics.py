@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+
 from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Array, Quant
 from aligndbg.measure.blocks import Moments, Reader, distinct_values, saturated_share

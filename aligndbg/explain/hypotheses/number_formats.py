@@ -92,11 +92,15 @@ def _mask(origin: Trial, other: str, ours: Array, theirs: Array, lost: Array) ->
     """A mask that is written as an infinity on the other side, as a huge value on this one."""
     finite = ours[np.isfinite(ours)]
     limit = mask_limit(lambda: [finite], finite.size, float(finite.min()), float(finite.max()))
-    if not limit or not beyond(ours[lost], limit).all() or set(theirs[lost].tolist()) != {math.copysign(math.inf, limit)}:
+    if (
+        not limit
+        or not beyond(ours[lost], limit).all()
+        or set(theirs[lost].tolist()) != {math.copysign(math.inf, limit)}
+    ):
         return
     words = (
-        f"the {other}'s mask is {math.copysign(math.inf, limit)} at {int(lost.sum())} places where the "
-        f"{origin.side}'s is {float(ours[lost].mean()):.4g}: a row that is masked throughout is NaN after a softmax there"
+        f"the {other}'s mask is {math.copysign(math.inf, limit)} where the {origin.side}'s is "
+        f"{float(ours[lost].mean()):.4g} ({int(lost.sum())} places): a row masked throughout is NaN after a softmax"
     )
     details = {**origin.details, "change": MASK_CHANGE}
     yield replace(origin, summary=words, change="with these left out", cost=costs.INFINITE_MASK, details=details)
