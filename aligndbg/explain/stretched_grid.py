@@ -55,8 +55,8 @@ def _cause(stored: str, quant: Quant, dtype: str, real: Array) -> Cause | None:
     before, after = (distance(rest, q.dequantize(q.quantize(rest, dtype))) for q in (quant, own))
     words = (
         f"a mask of {values[huge].mean():.3g} stretches the grid of {stored!r} to steps of {wide:.3g}, between which "
-        f"all else ({rest.min():.3g} to {rest.max():.3g}) is lost; on a grid of its own (steps of {step:.2g}) its error "
-        f"falls from {before:.2g} to {after:.2g}"
+        f"all else ({rest.min():.3g} to {rest.max():.3g}) is lost; on a grid of its own (steps of {step:.2g}) "
+        f"its error falls from {before:.2g} to {after:.2g}"
     )
     details = {"change": CHANGE, "tensor": stored, "scale": wide, "own_scale": step, "unit": "rel_l2"}
     return Cause("quantization_scale", words, before, after, details)
