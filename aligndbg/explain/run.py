@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
@@ -38,7 +40,7 @@ def causes_of_faults(
     if not faults:
         return faults
     seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):  # NaN and Inf are experimented on like other values
         contexts = _contexts(faults, sides, isolation)
         pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
         masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
@@ -63,7 +65,7 @@ def causes_of_the_pair(
     passed = {m.pair.reference for m in measured if m.pair.reference in outputs and m.status is Status.PASS}
     suspect = not passed.issuperset(sides.left.trace.graph.outputs) or not passed
     causes = input_causes(feeding.findings)
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
         causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
         if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):

@@ -189,8 +189,9 @@ def _sketch(value: Array) -> Sketch | None:
     flat = flat[np.isfinite(flat)]
     if flat.size < 2:
         return None
-    spread, mean = float(flat.std()), float(flat.mean())
-    if spread == 0:
+    with np.errstate(over="ignore"):
+        spread, mean = float(flat.std()), float(flat.mean())
+    if spread == 0 or not np.isfinite(spread):
         return None
     scale, centred = max(spread, abs(mean)), flat - mean
     centred /= spread

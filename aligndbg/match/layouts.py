@@ -83,7 +83,8 @@ def _kept_mask(reference: Side, r: str) -> Array | None:
     if r not in reference.masks:
         sample = reference.sample(r)
         finite = sample[np.isfinite(sample)]
-        limit = mask_limit(lambda: [finite], finite.size, finite.min(), finite.max()) if finite.size else 0.0
+        with np.errstate(over="ignore"):
+            limit = mask_limit(lambda: [finite], finite.size, finite.min(), finite.max()) if finite.size else 0.0
         huge = beyond(sample, limit) & np.isfinite(sample) if limit else None
         reference.masks[r] = huge if huge is not None and spread_of(finite[~beyond(finite, limit)]) else None
     return reference.masks[r]

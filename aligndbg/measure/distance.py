@@ -21,6 +21,8 @@ def distance(reference: Array, candidate: Array) -> float:
     """
     r, c = np.asarray(reference), np.asarray(candidate)
     sums = PairSums(Reader(r, None), Reader(c, None))
+    if sums.whole.mismatch:
+        return math.inf
     parts = [sums.rest] if sums.masked is None else [sums.rest, sums.masked]
     if any(not math.isfinite(part.squares + part.reference.squares) for part in parts):  # past float64 once squared
         top = max(side.largest for side in (sums.whole.reference, sums.whole.candidate))
@@ -29,7 +31,5 @@ def distance(reference: Array, candidate: Array) -> float:
 
 
 def _relative(part: Sums) -> float:
-    if part.mismatch:
-        return math.inf
     norm, apart = math.sqrt(part.reference.squares), math.sqrt(part.squares)
     return apart / norm if norm > 0 else (0.0 if apart == 0 else math.inf)

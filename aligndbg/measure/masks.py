@@ -32,7 +32,7 @@ def mask_limit(blocks: Blocks, count: int, least: float, greatest: float) -> flo
     `blocks()` gives a tensor's `count` finite values, flat float64, and is asked again where masks of several sizes may
     lie in it; `least` and `greatest` are theirs. Where the rest is all zero the mask is no less one.
     """
-    top, limit = least if -least >= greatest else greatest, 0.0
+    top, limit = float(least if -least >= greatest else greatest), 0.0
     while abs(top) >= LEAST:
         rest = _rest(blocks(), count, top, limit)
         if rest is None:

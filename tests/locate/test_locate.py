@@ -161,3 +161,30 @@ def test_rows_masked_throughout_differ_where_the_mask_is_infinite(sequences: Arr
     assert found.faults[0].cause is not None
     assert found.faults[0].cause.kind == "nonfinite"
     assert "mask is -inf" in found.faults[0].cause.summary
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 0.0, 3.0])
+def test_outputs_that_no_value_can_pair_are_no_fault_where_they_agree(x: Array, value: float) -> None:
+    """NaN throughout, or one number, beside an output that agrees: such an output proves nothing, and that is said."""
+
+    def model(tag: str) -> MemoryBackend:
+        def node(op: str, fn: Function, source: str, output: str) -> MemoryNode:
+            return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
+
+        def lost(a: Array) -> Array:
+            return np.full_like(a, value)
+
+        return MemoryBackend(
+            inputs={"x": (4, 50)},
+            nodes=[
+                node("Sin", np.sin, "x", "fine"),
+                node("Lost", lost, "fine", "lost"),
+                node("Neg", np.negative, "lost", "end"),
+            ],
+            outputs=[tag + "end", tag + "fine"],
+        )
+
+    for other in ("", "c_"):
+        found = aligndbg.diff(model(""), model(other), {"x": x})
+        assert (found.verdict, found.faults) == ("inconclusive", ())
+        assert "proves nothing" in found.verdict_reason

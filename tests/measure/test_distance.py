@@ -54,3 +54,9 @@ def test_distance(reference: Array, candidate: Array, apart: float) -> None:
 
 def test_one_place_more_is_seen_from_both_sides() -> None:
     assert distance(masked(SCORES, -1e9), masked(SCORES, -1e9, MORE)) > 1e6
+
+
+def test_numbers_past_float64s_squares_beside_infinite_ones() -> None:
+    large = np.array([1e300, -1e300, math.inf])
+    assert distance(large, large / 2) == pytest.approx(0.5)
+    assert distance(np.full(3, math.inf), large) == math.inf
