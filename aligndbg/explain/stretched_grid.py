@@ -9,7 +9,7 @@ import numpy as np
 from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Array, Cause, Fault, Pair, Quant, Trace
 from aligndbg.measure.distance import distance
-from aligndbg.measure.masks import beyond, mask_limit
+from aligndbg.measure.masks import huge_values
 from aligndbg.measure.reading import Grids, lost_to_a_mask
 
 __all__ = ["stretched_by_mask"]
@@ -44,8 +44,7 @@ def _stored(trace: Trace, name: str) -> str:
 
 def _cause(stored: str, quant: Quant, dtype: str, real: Array) -> Cause | None:
     values = real[np.isfinite(real)].astype(np.float64)
-    limit = mask_limit(lambda: [values], values.size, float(values.min()), float(values.max()))
-    huge = beyond(values, limit) if limit else np.zeros(values.shape, bool)
+    huge = huge_values(values)
     rest, limits = values[~huge], np.iinfo(dtype)
     low, high = min(0.0, float(rest.min())), max(0.0, float(rest.max()))
     wide, step = float(quant.scale.reshape(-1)[0]), (high - low) / (limits.max - limits.min)

@@ -10,7 +10,7 @@ import numpy as np
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
-from aligndbg.measure.masks import beyond, mask_limit
+from aligndbg.measure.masks import huge_values
 
 __all__ = ["Fit", "best_layouts", "clearly_apart", "with_alternatives"]
 
@@ -82,11 +82,9 @@ def _kept_mask(reference: Side, r: str) -> Array | None:
     """Which of the samples are a mask's huge values, that would hide the others; None where none are."""
     if r not in reference.masks:
         sample = reference.sample(r)
-        finite = sample[np.isfinite(sample)]
-        with np.errstate(over="ignore"):
-            limit = mask_limit(lambda: [finite], finite.size, finite.min(), finite.max()) if finite.size else 0.0
-        huge = beyond(sample, limit) & np.isfinite(sample) if limit else None
-        reference.masks[r] = huge if huge is not None and spread_of(finite[~beyond(finite, limit)]) else None
+        huge = huge_values(sample)
+        rest = sample[~huge]
+        reference.masks[r] = huge if huge.any() and spread_of(rest[np.isfinite(rest)]) else None
     return reference.masks[r]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from aligndbg.core.types import Array
 
-__all__ = ["LEAST", "beyond", "mask_limit"]
+__all__ = ["LEAST", "beyond", "huge_values", "mask_limit"]
 
 
 # A mask holds one huge value at many places: over 2,000 times the rms of the rest (DESIGN 5.1), and all within 1 % of
@@ -42,9 +42,18 @@ def mask_limit(blocks: Blocks, count: int, least: float, greatest: float) -> flo
 
 
 def beyond(values: Array, limit: float) -> Array:
-    """Which values are a mask's, bool; those of no mask but infinite ones where `limit` is infinite."""
+    """Which values lie beyond the limit of a mask, bool."""
     found: Array = values <= limit if limit < 0 else values >= limit
     return found
+
+
+def huge_values(values: Array) -> Array:
+    """Which of a tensor's finite values are a mask's: bool of its shape."""
+    finite = np.isfinite(values)
+    inner = values[finite].astype(np.float64)
+    with np.errstate(over="ignore"):
+        limit = mask_limit(lambda: [inner], inner.size, inner.min(initial=0.0), inner.max(initial=0.0))
+    return finite & beyond(values, limit) if limit else np.zeros(values.shape, bool)
 
 
 def _rest(blocks: Iterable[Array], count: int, top: float, limit: float) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Array, Pair, Quant, Trace
-from aligndbg.measure.masks import LEAST, beyond, mask_limit
+from aligndbg.measure.masks import LEAST, huge_values
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.thresholds import MIN_COSINE
 
@@ -136,10 +136,7 @@ def _hidden(value: Array, read: Array) -> bool:
     """Whether a mask's huge values, or infinite ones, are all that is left of a float tensor."""
     if read is value or value.dtype.kind != "f" or not np.max(np.abs(value), initial=0.0) >= LEAST:
         return False
-    finite = np.isfinite(value)
-    inner = value[finite].astype(np.float64)
-    limit = mask_limit(lambda: [inner], inner.size, float(inner.min()), float(inner.max())) if inner.size else 0.0
-    rest = finite & ~beyond(value, limit) if limit else finite
+    rest = np.isfinite(value) & ~huge_values(value)
     return not rest.all() and bool(value[rest].any()) and not compare(value[rest], read[rest]).cosine >= MIN_COSINE
 
 

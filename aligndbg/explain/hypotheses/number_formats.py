@@ -16,7 +16,7 @@ from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 from aligndbg.explain.rounding import NUMBER_FORMATS, round_to
 from aligndbg.explain.thresholds import COMPUTED_IN
-from aligndbg.measure.masks import beyond, mask_limit
+from aligndbg.measure.masks import huge_values
 
 __all__ = ["Nonfinite", "Precision"]
 
@@ -90,16 +90,11 @@ def _counts(value: Array, lost: Array) -> dict[str, float]:
 
 def _mask(origin: Trial, other: str, ours: Array, theirs: Array, lost: Array) -> Iterator[Trial]:
     """A mask that is written as an infinity on the other side, as a huge value on this one."""
-    finite = ours[np.isfinite(ours)]
-    limit = mask_limit(lambda: [finite], finite.size, float(finite.min()), float(finite.max()))
-    if (
-        not limit
-        or not beyond(ours[lost], limit).all()
-        or set(theirs[lost].tolist()) != {math.copysign(math.inf, limit)}
-    ):
+    infinite = math.copysign(math.inf, float(ours[lost][0]))
+    if not huge_values(ours)[lost].all() or not (theirs[lost] == infinite).all():
         return
     words = (
-        f"the {other}'s mask is {math.copysign(math.inf, limit)} where the {origin.side}'s is "
+        f"the {other}'s mask is {infinite} where the {origin.side}'s is "
         f"{float(ours[lost].mean()):.4g} ({int(lost.sum())} places): a row masked throughout is NaN after a softmax"
     )
     details = {**origin.details, "change": MASK_CHANGE}
