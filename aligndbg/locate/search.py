@@ -184,10 +184,9 @@ def coarser(one: str, other: str) -> str:
 
 
 def _sketch(value: Array) -> Sketch | None:
-    """A few numbers that do not hang on the order of the finite elements; None where they would tell nothing."""
+    """A few numbers that do not hang on the order of the elements; None where they would tell nothing."""
     flat = np.asarray(value, np.float64).reshape(-1)
-    flat = flat[np.isfinite(flat)]
-    if flat.size < 2:
+    if flat.size < 2 or not np.isfinite(flat).all():
         return None
     with np.errstate(over="ignore"):
         spread, mean = float(flat.std()), float(flat.mean())
