@@ -118,15 +118,17 @@ class Quant:
     def dequantize(self, q: Array) -> Array:
         """Stored integers of any shape -> float32 of the same shape (exact subtraction, one rounding)."""
         scale, zero = self._along(q.ndim)
-        return ((q.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
+        with np.errstate(over="ignore"):  # a grid may reach past float32: inf there, as runtimes have it
+            return ((q.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
 
     def quantize(self, x: Array, dtype: str | np.dtype[Any]) -> Array:
         """Floats -> stored integers of `dtype`: round half away from zero as TFLite does, then saturate."""
         scale, zero = self._along(x.ndim)
         limits = np.iinfo(dtype)
-        steps = x.astype(np.float64) / scale.astype(np.float64)
-        q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
-        stored: Array = np.clip(q, limits.min, limits.max).astype(dtype)
+        with np.errstate(all="ignore"):  # NaN has no place on a grid
+            steps = x.astype(np.float64) / scale.astype(np.float64)
+            q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
+            stored: Array = np.clip(q, limits.min, limits.max).astype(dtype)
         return stored
 
 

@@ -12,6 +12,7 @@ from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.types import Array
 from aligndbg.explain.folding import LINEAR
 from aligndbg.explain.thresholds import LARGEST_EPSILON
+from aligndbg.measure.distance import distance
 
 __all__ = ["ConstantPair", "RoleConstant", "is_epsilon", "pair_constants", "role_constants"]
 
@@ -48,10 +49,8 @@ class ConstantPair:
 
     @property
     def apart(self) -> float:
-        """Relative L2 of the difference."""
-        a, b = self.reference.value.astype(np.float64), self.theirs.astype(np.float64)
-        scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
-        return float(np.linalg.norm(a - b)) / scale if scale else 0.0
+        """Relative L2 of the difference, to the larger of the two."""
+        return min(distance(self.reference.value, self.theirs), distance(self.theirs, self.reference.value))
 
 
 def role_constants(program: Program) -> list[RoleConstant]:

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
+from aligndbg.explain.stretched_grid import stretched_by_mask
 from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
@@ -36,9 +39,14 @@ def causes_of_faults(
     if not faults:
         return faults
     seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):  # NaN and Inf are experimented on like other values
         contexts = _contexts(faults, sides, isolation)
-        found = explain_faults(faults, contexts, time.perf_counter() + seconds)
+        pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
+        masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
+        rest = [k for k in range(len(faults)) if k not in masked]
+        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
+        told = dict(zip(rest, tried, strict=True))
+        found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:
         write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found
@@ -56,7 +64,7 @@ def causes_of_the_pair(
     passed = {m.pair.reference for m in measured if m.pair.reference in outputs and m.status is Status.PASS}
     suspect = not passed.issuperset(sides.left.trace.graph.outputs) or not passed
     causes = input_causes(feeding.findings)
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
         causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
         if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):

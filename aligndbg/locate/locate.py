@@ -8,7 +8,7 @@ What no round changes any more is the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from aligndbg.core.types import Backend, Key
@@ -254,6 +254,17 @@ class Locator:
 
     def _whole(self, part: Part) -> Cut | None:
         """Where nothing heals alone, the region that ends at an output holds the rest of what that is computed by."""
+        ends = list(self._ends(part))
+        got = self._experiments.tried([c.follower for c in ends], self._cuts())
+        # Some agree that no value could pair: NaN throughout, or one number.
+        right = [c for c in ends if self._experiments.error(c, got) <= self._experiments.limit(c)]
+        told = {c.leader for c in right}, {c.follower for c in right}
+        wrong = (c for c in ends if c.leader not in told[0] and c.follower not in told[1])
+        first = next(wrong, None)
+        return None if first is None else self._search(self._cuts()).earliest(first)
+
+    def _ends(self, part: Part) -> Iterator[Cut]:
+        """Pairs of an output of both sides, at least one of the two unpaired."""
         proposals = self._proposals()
         for a in sinks(self._leader):
             for b in sorted(sinks(self._follower), key=lambda b: b != a):
@@ -262,9 +273,7 @@ class Locator:
                 if (new_l or new_f) and all(both) and proposals.possible(a, b):
                     cut = proposals.layout_of(a, b)
                     if cut is not None:
-                        cut = replace(cut, border="" if new_l and new_f else "follower" if new_l else "leader")
-                        return self._search(self._cuts()).earliest(cut)
-        return None
+                        yield replace(cut, border="" if new_l and new_f else "follower" if new_l else "leader")
 
     # ---- regions over their limit
 

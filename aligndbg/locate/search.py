@@ -178,8 +178,9 @@ def _sketch(value: Array) -> Sketch | None:
     flat = np.asarray(value, np.float64).reshape(-1)
     if flat.size < 2 or not np.isfinite(flat).all():
         return None
-    spread, mean = float(flat.std()), float(flat.mean())
-    if spread == 0:
+    with np.errstate(over="ignore"):
+        spread, mean = float(flat.std()), float(flat.mean())
+    if spread == 0 or not np.isfinite(spread):
         return None
     scale, centred = max(spread, abs(mean)), flat - mean
     centred /= spread

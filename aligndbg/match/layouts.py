@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
+from aligndbg.measure.masks import huge_values
 
 __all__ = ["Fit", "best_layouts", "with_alternatives"]
 
@@ -17,7 +20,10 @@ KEPT_SAMPLES = 4096  # of up to 8 KB each
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout and the sampled error under it: rms of the difference over the reference's spread."""
+    """A layout and the sampled error under it: rms of the difference over the reference's spread.
+
+    A mask's huge values are measured apart from the rest: by its spread nothing else would show.
+    """
 
     layout: Layout
     error: float
@@ -29,7 +35,7 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
-    wanted, spread = reference.sample(r), _kept_spread(reference, r)
+    wanted, spread, huge = reference.sample(r), _kept_spread(reference, r), _kept_mask(reference, r)
     ours, theirs = reference.grid(r), candidate.grid(c)
     if theirs is not None and ours is None:  # what a grid takes off is no other value
         wanted = theirs.rounded(wanted)
@@ -38,7 +44,8 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     for rank, layout in enumerate(options):
         held = _moved_sample(candidate, c, layout)
         held = ours.rounded(held) if ours is not None and theirs is None else held
-        fits.append(Fit(layout, sampled_error(wanted, held, spread), rank))
+        error = sampled_error(wanted, held, spread) if huge is None else _error_apart(wanted, held, huge)
+        fits.append(Fit(layout, error, rank))
     fits.sort(key=lambda f: f.error)
     return fits
 
@@ -47,6 +54,23 @@ def _kept_spread(reference: Side, r: str) -> float:
     if r not in reference.spreads:
         reference.spreads[r] = spread_of(reference.sample(r))
     return reference.spreads[r]
+
+
+def _kept_mask(reference: Side, r: str) -> Array | None:
+    """Which of the samples are a mask's huge values, that would hide the others; None where none are."""
+    if r not in reference.masks:
+        sample = reference.sample(r)
+        huge = huge_values(sample)
+        rest = sample[~huge]
+        reference.masks[r] = huge if huge.any() and spread_of(rest[np.isfinite(rest)]) else None
+    return reference.masks[r]
+
+
+def _error_apart(wanted: Array, held: Array, huge: Array) -> float:
+    """The sampled error of the rest, or that of a mask's huge values by their own size, whichever is larger."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        masked = float(np.linalg.norm(held[huge] - wanted[huge]) / np.linalg.norm(wanted[huge]))
+    return max(masked, sampled_error(wanted[~huge], held[~huge])) if masked == masked else float("inf")
 
 
 def _moved_sample(candidate: Side, c: str, layout: Layout) -> Array:

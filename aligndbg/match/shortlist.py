@@ -73,7 +73,8 @@ class _Table:
         scale = row[0]
         low = int(np.searchsorted(self.rows[:, 0], scale * (1 - window)))
         high = int(np.searchsorted(self.rows[:, 0], scale * (1 + window), side="right"))
-        apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
+        with np.errstate(invalid="ignore"):  # squares past float64: their rms tells nothing
+            apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
         return low + np.flatnonzero(apart <= window * scale)
 
     def possible(self, reference: Side, r: str, places: Array, limit: float) -> Array:

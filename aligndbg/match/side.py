@@ -53,6 +53,7 @@ class Side:
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
+        self.masks: dict[str, Array | None] = {}  # likewise
         self.moved_samples: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Array] = {}  # likewise
         self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._twins = _twins(self.graph)

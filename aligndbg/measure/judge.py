@@ -14,7 +14,7 @@ from aligndbg.core.types import Node, Pair, RunAgain, Trace
 from aligndbg.measure.detail import detail, element_limit
 from aligndbg.measure.limits import Conditions, Limits
 from aligndbg.measure.metrics import compare
-from aligndbg.measure.reading import Grids, Reading, as_they_are, on_one_grid
+from aligndbg.measure.reading import Grids, Reading, as_readers_get_them, as_they_are, on_one_grid
 from aligndbg.measure.results import Detail, Measurement, Metrics
 from aligndbg.measure.status import Judged, Measured, own_within, status_of
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules
@@ -96,10 +96,15 @@ class Judge:
         """The pair's own difference: `trace` is the side that was re-run on the other's values.
 
         Against a quantized candidate the reference's value is first put on the candidate's grid and clipped to its
-        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op.
+        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op, unless a mask stretches the grid
+        until little else is left.
         """
         left, right = (self.reference, trace) if run_again is RunAgain.CANDIDATE else (trace, self.candidate)
-        return self._compare(on_one_grid(pair, left, right, self._grids), self.tolerance(pair, isolated=True))
+        if self._limits.lost_to_a_mask(pair):
+            read = as_readers_get_them(pair, left, right)
+        else:
+            read = on_one_grid(pair, left, right, self._grids)
+        return self._compare(read, self.tolerance(pair, isolated=True))
 
     def needed(self, pair: Pair, run_again: RunAgain) -> set[str]:
         """The tensors of the side that is re-run that `isolated` reads."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from aligndbg.core.qdq import quantized_weights
 from aligndbg.core.types import Array, Pair, Trace
-from aligndbg.measure.reading import Grids
+from aligndbg.measure.reading import Grids, lost_to_a_mask
 from aligndbg.measure.rounding import Rounding
 from aligndbg.measure.thresholds import (
     EXPLICIT_REL_L2,
@@ -66,7 +66,7 @@ class Facts:
     `dtypes` are those whose rounding the values bear, `op` what the reference's tensor is the result of. `on_grid`: one
     of the tensors is quantized; `stored`: one holds in float what is stored on a grid (asked of own errors alone).
     `hybrid`: a side has operators that read weights on a grid as they are; `explicit`: each side puts float tensors on
-    a grid and back between operators (Q/DQ).
+    a grid and back between operators (Q/DQ). `lost`: a mask stretches the grid so far that little else is left.
     """
 
     isolated: bool
@@ -78,6 +78,7 @@ class Facts:
     weights_unknown: bool = False
     hybrid: bool = False
     explicit: tuple[bool, bool] = (False, False)
+    lost: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -92,6 +93,12 @@ class Facts:
     def relative(self) -> bool:
         """Whether an own error is one relative to the values; else it is one in steps, or values must be equal."""
         return not self.in_steps and (self.quantized or any(dtype in EPSILON for dtype in self.dtypes))
+
+
+def _lost_to_a_mask(f: Facts) -> Limit | None:
+    if not f.lost:
+        return None
+    return Limit(Tolerance(min_cosine=MIN_COSINE), "a mask stretches the grid, whose steps say nothing of all else")
 
 
 def _stored_on_a_grid(f: Facts) -> Limit | None:
@@ -148,6 +155,7 @@ def _noise_floor(f: Facts) -> Limit:
 
 Rule = Callable[[Facts], Limit | None]
 OWN: tuple[Rule, ...] = (
+    _lost_to_a_mask,
     _stored_on_a_grid,
     _many_inner_roundings,
     _few_inner_roundings,
@@ -172,6 +180,15 @@ class Limits:
         self._precision = Precision(reference), Precision(candidate)
         self._hybrid = quantized_weights(reference) or quantized_weights(candidate)
         self._explicit = grids[0].between_operators, grids[1].between_operators
+        self._any_grid = any(trace.quant(name) is not None for trace in self._traces for name in trace.values)
+        self._lost: dict[tuple[str, str], bool] = {}
+
+    def lost_to_a_mask(self, pair: Pair) -> bool:
+        """Whether a mask stretches the grid of one of the two so far that little else is left of the values."""
+        key = (pair.reference, pair.candidate)
+        if key not in self._lost:
+            self._lost[key] = self._any_grid and lost_to_a_mask(pair, *self._traces, self._grids)
+        return self._lost[key]
 
     def precision(self, pair: Pair) -> str:
         """Of the dtypes whose rounding the values of both sides bear, the one with fewer digits."""
@@ -192,6 +209,7 @@ class Limits:
                 weights_unknown=under.weights_unknown,
                 hybrid=self._hybrid,
                 explicit=self._explicit,
+                lost=isolated and self.lost_to_a_mask(pair),
             )
         )
 

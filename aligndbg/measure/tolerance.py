@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.measure.results import Metrics
+from aligndbg.measure.results import Masked, Metrics
 from aligndbg.measure.thresholds import (
     ACCUMULATED_REL_L2,
     ACCUMULATED_ROUNDINGS,
@@ -130,7 +130,9 @@ def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
         raise ValueError("a Tolerance without any limit judges nothing")
     largest = max(abs(metrics.min_reference), abs(metrics.max_reference))
     escape = max(tolerance.escape_abs, tolerance.escape_rel * largest)
-    if metrics.max_abs <= escape and escape > 0:
+    mask = metrics.masked
+    masks_agree = mask is None or mask.max_abs <= tolerance.escape_rel * abs(mask.mean_reference)
+    if masks_agree and metrics.max_abs <= escape and escape > 0:
         return True, f"max_abs {metrics.max_abs:.3g} <= {escape:.3g}, the noise floor for values up to {largest:.3g}"
     checks = [_check(metrics, tolerance, name) for name in LIMITS if getattr(tolerance, name) is not None]
     failed = [text for holds, text in checks if not holds]
@@ -148,7 +150,15 @@ def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, st
         return False, f"{name} is undefined ({metrics.reasons.get(name, 'no reason given')})"
     holds = value >= bound if limit.startswith("min_") else value <= bound
     sign = (">=" if holds else "<") if limit.startswith("min_") else ("<=" if holds else ">")
-    return holds, f"{name} {value:.6g} {sign} {bound:g}"
+    of_mask = "" if holds else _of_mask(metrics.masked, name, value)
+    return holds, f"{name} {value:.6g} {sign} {bound:g}{of_mask}"
+
+
+def _of_mask(mask: Masked | None, name: str, value: float) -> str:
+    """What differs where it is the mask's huge values that do."""
+    if mask is None or getattr(mask, name, None) != value:
+        return ""
+    return f" of a mask's {mask.count} huge values, {mask.mean_reference:.6g} against {mask.mean_candidate:.6g}"
 
 
 def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
@@ -172,6 +182,8 @@ def degenerate(metrics: Metrics) -> str:
         return "empty"
     if metrics.nonfinite_mismatch:
         return f"non-finite on one side only, or unlike, at {metrics.nonfinite_mismatch} of {metrics.count} positions"
+    if metrics.masked is not None:  # there are two values at least
+        return ""
     nonfinite = metrics.nan_reference + metrics.inf_reference
     if nonfinite == metrics.count:
         return "non-finite everywhere on both sides"

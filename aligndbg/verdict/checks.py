@@ -93,7 +93,8 @@ def _apart(a: Array, b: Array) -> float:
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     if same.all():
         return 0.0
-    worst = float(np.max(np.abs(x - y)[~same]))
+    with np.errstate(invalid="ignore"):
+        worst = float(np.max(np.abs(x - y)[~same]))
     return worst if worst == worst else float("inf")
 
 

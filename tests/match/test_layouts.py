@@ -244,3 +244,20 @@ def test_many_are_told_apart_at_once_as_they_are_one_by_one() -> None:
     told = np.isfinite(errors[plain])  # the error of a tensor that does not vary is inf, whatever it is compared with
     assert np.array_equal(apart[plain][told], errors[plain][told] > limit)
     assert len(set(apart[plain][told].tolist())) == 2
+
+
+def test_a_mask_hides_neither_another_value_nor_the_layout() -> None:
+    """By the spread of -3.4e38 all that share a mask would be equal, in any order of the axes."""
+    mask = np.broadcast_to(np.triu(np.ones((6, 6), bool), 1), (6, 6, 6))
+    huge = np.finfo(np.float32).min
+
+    def masked(seed: int) -> Array:
+        return np.where(mask, huge, values((6, 6, 6), seed))
+
+    assert solve(masked(0), masked(0))[0][1] == 0.0
+    assert solve(masked(0), masked(1))[0][1] > 0.5
+    turned = np.ascontiguousarray(masked(0).transpose(1, 2, 0))
+    (best, error), (_, next_best), *_ = solve(masked(0), turned)
+    assert np.array_equal(best.to_reference(turned), masked(0))
+    assert (error, next_best > 0.5) == (0.0, True)
+    assert solve(masked(0), np.where(mask, -1e9, values((6, 6, 6), 0)).astype(np.float32))[0][1] == pytest.approx(1.0)
