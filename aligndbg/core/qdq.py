@@ -9,7 +9,7 @@ import numpy as np
 
 from aligndbg.core.types import Array, Node, Trace
 
-__all__ = ["as_read", "is_coarse", "is_quantized", "quantized_weights", "read_through"]
+__all__ = ["as_read", "is_coarse", "is_quantized", "put_on_grids", "quantized_weights", "read_through"]
 
 Consumers = Mapping[str, Sequence[Node]]
 # Ties are rounded away from zero here, and to even by runtimes; the rest is float32's own rounding.
@@ -47,6 +47,24 @@ def read_through(consumers: Consumers, name: str) -> tuple[str, str] | None:
     if not back or any(again) != all(again):
         return None
     return stored, back[0].outputs[0] if again[0] else stored
+
+
+def put_on_grids(consumers: Consumers, name: str) -> dict[str, str]:
+    """By the name of each QuantizeLinear that reads a tensor, what is read in the end: on the last grid of a chain of
+    them, dequantized again where all that read it do so."""
+    found = {}
+    for node in consumers.get(name, ()):
+        if node.canonical != "QuantizeLinear":
+            continue
+        stored = node.outputs[0]
+        back = consumers.get(stored, ())
+        while len(back) == 1 and back[0].canonical == "QuantizeLinear":
+            stored = back[0].outputs[0]
+            back = consumers.get(stored, ())
+        again = [n.canonical == "DequantizeLinear" for n in back]
+        if any(again) == all(again):
+            found[node.name] = back[0].outputs[0] if any(again) else stored
+    return found
 
 
 def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Array:

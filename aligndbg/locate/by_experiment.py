@@ -22,6 +22,7 @@ from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
 from aligndbg.locate.proved import Proved, ProvedFault, fault_at, standing_faults
+from aligndbg.locate.reads import reads
 from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
 from aligndbg.locate.thresholds import MOST_FAULTS
 from aligndbg.match.pairing import match, pair_by_value
@@ -141,12 +142,17 @@ class LocateByExperiment:
         task, refused = self._task, self._experiments.refused
         pairs = [c.pair(task.candidate_again) for c in cuts if not c.border]
         usable = [c for c in cuts if not c.watched and c.follower not in refused and c.follower in self._read]
-        overrides = Lazy({c.key: partial(self._override, c) for c in usable})
+        overridden = {c.key for c in usable}
+        fed = reads(self._leader.graph, self._follower.graph, usable) if self._gauge.coarse else {}
+        self._experiments.reads = {at: c for at, c in fed.items() if c.leader in self._leader.values}
+        usable += [c for at, c in self._experiments.reads.items() if at not in overridden]
         self._experiments.weights = task.weights(pairs)
-        run = Run(task.judge, pairs, task.run_again)
+        borders = [c.leader for c in self._experiments.reads.values()]
+        run = Run(task.judge, pairs, task.run_again, borders)
+        overrides = Lazy({c.key: partial(self._override, c) for c in usable})
         replay, self._own = run.compared(task.rerun, overrides, self._experiments.weights, task.clock.comparing)
         refused.update(replay.refused)
-        self._gauge.borders(run.judge, [p for p in pairs if rerun_name(p, task.run_again) not in refused])
+        self._gauge.borders(run.judge, [p for p in pairs if rerun_name(p, task.run_again) not in refused], borders)
         return replay
 
     def _own_error(self, cut: Cut, replay: Replay) -> float:

@@ -56,7 +56,8 @@ class Experiments:
     """Runs what `fetch` needs of the follower, given the cuts; counts the runs.
 
     `override(cut)` gives the leader's value as the follower stores it. An override that the runtime refuses is left out
-    from then on: `refused` says why, by tensor. `weights` are constants of the follower that are replaced in every run.
+    from then on: `refused` says why, by tensor. `weights` are constants of the follower that are replaced in every run;
+    `reads` what single readers of a cut tensor get instead of its value, by (tensor, node).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Experiments:
         self.leader, self.follower, self.candidate_again, self.override = leader, follower, candidate_again, override
         self.graph, self.gauge = follower.graph, gauge
         self.weights: Mapping[str, Array] = {}
+        self.reads: Mapping[tuple[str, str], Cut] = {}
         self.refused: dict[str, str] = {}
         self.count = 0
 
@@ -151,7 +153,9 @@ class Experiments:
             node = producers.get(stack.pop())
             for i in node.inputs if node else ():
                 met = next((k for k in ((i, node.name), i) if k in cuts), None) if node else None
-                if met is not None:
+                if node and met == i and (i, node.name) in self.reads:
+                    used[i, node.name] = self.reads[i, node.name]
+                elif met is not None:
                     used[met] = cuts[met]
                 elif i in self.weights:
                     weights[i] = self.weights[i]

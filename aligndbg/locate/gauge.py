@@ -37,11 +37,11 @@ class Gauge:
     def judge(self) -> Judge:
         return self._judge
 
-    def borders(self, judge: Judge, pairs: Iterable[Pair]) -> None:
-        """From now on these pairs are overridden, and `judge` knows what is rounded between them."""
+    def borders(self, judge: Judge, pairs: Iterable[Pair], fed: Iterable[str]) -> None:
+        """From now on these pairs are overridden, `fed` for some readers; `judge` knows what is rounded between."""
         self._judge, self._limits = judge, {}
         if self.coarse:
-            self._roundings = Roundings(judge.reference.graph, judge.candidate.graph, pairs)
+            self._roundings = Roundings(judge.reference.graph, judge.candidate.graph, pairs, fed)
 
     def error(self, pair: Pair, got: Mapping[str, Array], follower: Trace) -> float:
         """Of the follower's values `got`."""

@@ -61,8 +61,8 @@ class Run:
     A pair that is too large for the judge's memory budget is compared when the run is over, and its memory free.
     """
 
-    def __init__(self, judge: Judge, pairs: Iterable[Pair], run_again: RunAgain) -> None:
-        self.judge, self._pairs = judge, list(pairs)
+    def __init__(self, judge: Judge, pairs: Iterable[Pair], run_again: RunAgain, fed: Iterable[str] = ()) -> None:
+        self.judge, self._pairs, self._fed = judge, list(pairs), list(fed)
         self._run_again = run_again
         self._own: dict[tuple[str, str], Future[Metrics]] = {}
         self._large: list[Callable[[], None]] = []
@@ -89,7 +89,7 @@ class Run:
             one.cancel()
         self._own, self._large = {}, []
         overridden = [p for p in self._pairs if rerun_name(p, self._run_again) not in refused]
-        inner = inner_roundings(self.judge.reference.graph, self.judge.candidate.graph, overridden)
+        inner = inner_roundings(self.judge.reference.graph, self.judge.candidate.graph, overridden, self._fed)
         judge = self.judge = self.judge.under(replace(self.judge.conditions, inner=inner))
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
         for pair in self._pairs:

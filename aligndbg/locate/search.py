@@ -52,10 +52,14 @@ class Search:
         self.leader, self.follower = proposals.leader, proposals.follower
         self._fixed = [c for c in fixed if end is None or c.key != end.key]
         self._stop = {c.follower for c in self._fixed if not c.edge}
+        self._end_error = float("inf")
 
     def best(self, part: Part) -> Cut | None:
         """The pair that heals most, moved up to the earliest that heals it; None where none heals anything."""
         sketches = self._sketches(part.leading)
+        if self._end is not None:
+            got = self._experiments.tried([self._end.follower], self._fixed)
+            self._end_error = self._experiments.error(self._end, got)
         tried: set[tuple[str, str]] = set()
         waiting: list[tuple[float, Cut]] = []
         for depth, budget in DEPTHS:
@@ -108,14 +112,17 @@ class Search:
         """How many of the leader's unpaired tensors the follower computes, with this cut, from what it is overridden
         with; and whether the pair is itself over its limit.
 
-        Copies moved from the override itself prove nothing.
+        Copies moved from the override itself prove nothing; nor does what leaves the end of the part farther off.
         """
         fetch = self._below(cut, part)
         if not fetch:
             return 0, False
         computed = computed_from(self.leader, cut.leader)
         found: list[str] = []
-        got = self._experiments.tried([*fetch, cut.follower], [*self._without(cut), cut])
+        end = [] if self._end is None else [self._end.follower]
+        got = self._experiments.tried([*fetch, cut.follower, *end], [*self._without(cut), cut])
+        if self._end is not None and self._experiments.error(self._end, got) > self._end_error:
+            return 0, False
         for name in fetch if got else ():
             value = got[name]
             if value.size not in sketches:

@@ -25,12 +25,15 @@ class Rounding:
 
 
 class Roundings:
-    """What regions round on the quantized side; on the candidate's where both are. `pairs` are their borders."""
+    """What regions round on the quantized side; on the candidate's where both are.
 
-    def __init__(self, reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -> None:
+    `pairs` are their borders, and so are the tensors `fed`: what some reader of a paired one gets of it.
+    """
+
+    def __init__(self, reference: Graph, candidate: Graph, pairs: Iterable[Pair], fed: Iterable[str] = ()) -> None:
         self._theirs = any(info.quant is not None for info in candidate.tensors.values())
         self._graph = candidate if self._theirs else reference
-        self._borders = _borders(self._graph, [self._name(p) for p in pairs])
+        self._borders = _borders(self._graph, [self._name(p) for p in pairs]).union(fed)
         # Without any grid between operators (dynamic-range weights) each rounds what it is given.
         self._explicit = any(_step(self._graph, o) for node in self._graph.nodes for o in node.outputs)
 
@@ -45,10 +48,12 @@ class Roundings:
         return pair.candidate if self._theirs else pair.reference
 
 
-def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -> dict[str, Rounding]:
+def inner_roundings(
+    reference: Graph, candidate: Graph, pairs: Iterable[Pair], fed: Iterable[str] = ()
+) -> dict[str, Rounding]:
     """For each pair (by reference name) whose region rounds inner tensors, what that costs."""
     known = list(pairs)
-    roundings = Roundings(reference, candidate, known)
+    roundings = Roundings(reference, candidate, known, fed)
     return {p.reference: found for p in known if (found := roundings.of(p))}
 
 
