@@ -54,6 +54,7 @@ class Finding:
     fault: str = ""
     cause: str = ""
     summary: str = ""
+    beside: str = ""
     felt: float | None = None
 
     @property
@@ -81,6 +82,7 @@ class Trial:
     invented: list[str]
     pairing: float | None
     runs: int | None
+    experiments: int | None
     seconds: float
     explaining: float
     verdict: str
@@ -117,7 +119,7 @@ class Bench:
         if (pair, seed) not in self._clean:
             self._clean = {k: v for k, v in self._clean.items() if k[0] == pair}  # every tensor of both sides: large
             reference, candidate = self.model(pair.reference), self.model(pair.candidate)
-            feeds = _feeds(reference, self.folder / pair.npz if pair.npz and not seed else None, seed)
+            feeds = _feeds(reference, self.folder / pair.npz if pair.npz else None, seed)
             found = aligndbg.diff(self.folder / pair.reference, self.folder / pair.candidate, feeds, checks=False)
             fed = {"reference": feeds, "candidate": _translated(feeds, reference, candidate)}
             self._clean[(pair, seed)] = Clean(
@@ -151,8 +153,11 @@ class Bench:
             seconds = time.perf_counter() - start
         other = self.model(pair.candidate if side == "reference" else pair.reference)
         findings, invented = judge(found, side, model, other, plants, clean)
-        if len(findings) == 1:
+        if faults == 1:
             findings[0].felt = _felt(model, side, clean)
+        else:
+            for finding in findings:
+                finding.felt = _felt_alone(self.model(name), model, finding.plant, side, clean)
         paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
         return Trial(
             pair=str(pair),
@@ -162,6 +167,7 @@ class Bench:
             invented=invented,
             pairing=len(paired & clean.pairs) / len(clean.pairs) if clean.pairs else None,
             runs=found.checks.get("isolation_runs"),
+            experiments=found.checks.get("experiments"),
             seconds=seconds,
             explaining=found.timing.get("explain", 0.0),
             verdict=str(found.verdict),
@@ -173,6 +179,22 @@ def _felt(model: Plantable, side: str, clean: Clean) -> float | None:
     """How far the planted model's outputs are from the clean one's, relative L2 or steps."""
     before, after = clean.values[side], model.values(clean.fed[side])
     moved = [effect(before[o], after[o])[0] for o in clean.outputs[side] if o in before and o in after]
+    return max(moved, default=None)
+
+
+def _felt_alone(unplanted: Plantable, model: Plantable, plant: Plant, side: str, clean: Clean) -> float | None:
+    """How far one of several plants moves the clean model's outputs where it is the only one, relative L2 or steps."""
+    tensor, values = plant.site.tensor, clean.values[side]
+    below = unplanted.reach(tensor)
+    try:
+        given = {k: v for k, v in values.items() if k not in below} | {tensor: model.evaluate(tensor, values)}
+        moved = [
+            effect(values[o], given[o] if o == tensor else unplanted.evaluate(o, given))[0]
+            for o in clean.outputs[side]
+            if o in below and o in values
+        ]
+    except NotHere:
+        return None
     return max(moved, default=None)
 
 
@@ -232,7 +254,18 @@ def judge(
         visible = _visible(model, p, witnesses, clean.values[side])
         said = (cause.kind, cause.summary) if cause is not None else ("", "")
         findings.append(Finding(p, how, visible, where, *said))
+    for finding in findings:
+        for fault in left if finding.how == "missed" else ():
+            both = (fault.reference, fault.candidate)
+            at = both[column] or counterparts.get(both[1 - column] or "")
+            if at is not None and _is_next(model, finding.plant.site.tensor, at):
+                finding.beside = _text(fault)
     return findings, [_text(f) for f in left]
+
+
+def _is_next(model: Plantable, a: str, b: str) -> bool:
+    """Is one of two tensors computed directly from the other?"""
+    return b in model.reach(a).get(a, ()) or a in model.reach(b).get(b, ())
 
 
 def _witnesses(model: Plantable, tensor: str, paired: set[str]) -> frozenset[str]:
@@ -270,12 +303,18 @@ def _text(fault: Any) -> str:
 
 
 def _feeds(model: Plantable, npz: Path | None, seed: int) -> dict[str, Array]:
-    """The arrays of `npz`, moved to the model's layout, or seeded uniform ones in 0..1."""
+    """For seed 0 the arrays of `npz`, moved to the model's layout; else seeded uniform ones in 0..1.
+
+    Integers are words, indices and masks: those of `npz` for every seed.
+    """
     rng = np.random.default_rng(seed)
-    given = list(np.load(npz).values()) if npz else []
+    given = dict(np.load(npz)) if npz else {}
     feeds = {}
     for k, (name, (shape, dtype)) in enumerate(model.inputs().items()):
-        feeds[name] = _moved(given[k], shape) if given else rng.random(shape, np.float32)
+        if given and (seed == 0 or np.issubdtype(dtype, np.integer)):
+            feeds[name] = _moved(given[name] if name in given else list(given.values())[k], shape)
+        else:
+            feeds[name] = rng.random(shape, np.float32)
         feeds[name] = feeds[name].astype(dtype)
     return feeds
 

@@ -1,8 +1,8 @@
 """A network in the files that people make of it: a function for each, and a record of those that could not be made.
 
-`build` writes into one folder a file for each of BUILDS, `in.npz` (the inputs by name) and, last, `build.json`: for each
-build its seconds, or why it `failed` or was `refused` by the runtime (such a file is not kept), and how far its outputs
-are `from_torch` (relative L2): the truth about what is clean.
+`build` writes into one folder a file for each of BUILDS, `in.npz` (the inputs by name) and, last, `build.json`: for
+each build its seconds, or why it `failed` or was `refused` by the runtime (such a file is not kept), and how far its
+outputs are `from_torch` (relative L2): the truth about what is clean.
 """
 
 from __future__ import annotations
@@ -66,13 +66,11 @@ def dyn(net: Net, folder: Path) -> None:
 
 @builds
 def ts(net: Net, folder: Path) -> None:
-    for opset in (17, 20):  # what most files have; 20 where 17 lacks an operator
-        try:
-            torch.onnx.export(net.module, net.args, file_of(folder, "ts"), dynamo=False, opset_version=opset, **net.names)
-            return
-        except UnsupportedOperatorError:
-            if opset == 20:
-                raise
+    given = {"dynamo": False, **net.names}
+    try:
+        torch.onnx.export(net.module, net.args, file_of(folder, "ts"), opset_version=17, **given)
+    except UnsupportedOperatorError:
+        torch.onnx.export(net.module, net.args, file_of(folder, "ts"), opset_version=20, **given)
 
 
 @builds
@@ -223,7 +221,8 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

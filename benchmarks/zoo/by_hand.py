@@ -167,9 +167,7 @@ class Generator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         up = [(16, 32, 4, 1, 0), (32, 16, 4, 2, 1), (16, 8, 4, 2, 1)]
-        parts = [
-            m for i, o, *r in up for m in (nn.ConvTranspose2d(i, o, *r, bias=False), nn.BatchNorm2d(o), nn.ReLU())
-        ]
+        parts = [m for i, o, *r in up for m in (nn.ConvTranspose2d(i, o, *r, bias=False), nn.BatchNorm2d(o), nn.ReLU())]
         self.layers = nn.Sequential(*parts, nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:

@@ -94,8 +94,8 @@ def _whisper() -> Made:
 
 
 def _wav2vec2() -> Made:
-    convs = {"conv_dim": (16, 16, 24), "conv_stride": (5, 4, 2), "conv_kernel": (10, 8, 4), "num_feat_extract_layers": 3}
-    places = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    convs = {"conv_dim": (16, 16, 24), "conv_stride": (5, 4, 2), "conv_kernel": (10, 8, 4)}
+    places = {"num_feat_extract_layers": 3, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
     changed = {**_LAYERS, "vocab_size": 32, "intermediate_size": 96, **convs, **places}
     module = _made("Wav2Vec2ForCTC", "Wav2Vec2Config", changed)
     return Sound(module, ("logits",)), {"input_values": torch.randn(1, 2000)}

@@ -126,10 +126,10 @@ def _image(size: int = 32) -> dict[str, Tensor]:
 
 
 SMALL: Mapping[str, Make] = {
-    "small_cnn": lambda: (_pooled(block(3, 12), nn.MaxPool2d(2), block(12, 16, 5, 2), block(16, 16), width=16), _image()),
+    "small_cnn": lambda: (_pooled(block(3, 12), nn.MaxPool2d(2), block(12, 16, 5, 2), width=16), _image()),
     "small_residual": lambda: (_pooled(block(3, 12), Residual(12, 12, 1), Residual(12, 20, 2), width=20), _image()),
     "small_encoder": lambda: (Encoder(), words()),
     "small_recurrent": lambda: (Recurrent(), {"x": torch.randn(1, 8, 10)}),
-    "small_squeezed": lambda: (_pooled(block(3, 12, 3, 2), Squeezed(12, 12, 1), Squeezed(12, 16, 2), width=16), _image()),
+    "small_squeezed": lambda: (_pooled(block(3, 12), Squeezed(12, 12, 1), Squeezed(12, 16, 2), width=16), _image()),
     "small_unet": lambda: (Unet(), _image()),
 }

@@ -1,7 +1,7 @@
 """torchvision, also where its compiled operators do not load (a wheel for CUDA beside a torch without it).
 
-No network of the zoo uses those operators (`nms`, `roi_align`, ...), but the package registers shapes for them when it is
-imported, and fails there. Import this before torchvision, or before timm, which imports it.
+No network of the zoo uses those operators (`nms`, `roi_align`, ...), but the package registers shapes for them when it
+is imported, and fails there. Import this before torchvision, or before what imports it.
 """
 
 from __future__ import annotations
