@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("zoo")
 
 
-def built(folder: Path, net: str) -> dict[str, dict[str, object]]:
+def built(folder: Path, net: str) -> dict[str, dict[str, Any]]:
     path = folder / net / "build.json"
-    return json.loads(path.read_text()) if path.exists() else build(net, folder / net, QUICK)
+    said: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else build(net, folder / net, QUICK)
+    return said
 
 
 @pytest.mark.parametrize("net", SMALL)
