@@ -44,7 +44,7 @@ def built(folder: Path, net: str) -> dict[str, dict[str, Any]]:
 def test_what_is_built_of_a_small_net_is_clean(folder: Path, net: str, tmp_path: Path) -> None:
     said = built(folder, net)
     assert [key for key in said if "seconds" not in said[key]] == []
-    assert all(max(said[key]["from_torch"]) < 1e-5 for key in said)
+    assert all(max(said[key]["off"]) < 1e-5 for key in said)
     todo = list(cases(folder, [net], ["dyn~ts", "dyn~ort"]))
     assert len(todo) == 2
     found = list(clean(todo, tmp_path / "rows"))

@@ -15,26 +15,31 @@ from zoo.files import FLOAT, PAIRS, RECORD, cases, rows
 
 
 def build(args: argparse.Namespace) -> int:
-    import torch
+    if args.keras:
+        from zoo.keras_builds import build
+        from zoo.keras_nets import KERAS as known
+    else:
+        import torch
 
-    from zoo import builds, nets
+        from zoo.builds import build
+        from zoo.nets import NETS as known
 
-    torch.set_num_threads(1)
-    unknown = set(args.names) - set(nets.NETS)
+        torch.set_num_threads(1)
+    unknown = set(args.names) - set(known)
     if unknown:
-        print(f"no such net: {', '.join(sorted(unknown))}; there are {', '.join(nets.NETS)}", file=sys.stderr)
+        print(f"no such net: {', '.join(sorted(unknown))}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    for name in args.names or nets.NETS:
+    for name in args.names or known:
         if (args.out / name / RECORD).exists() and not args.names:
             continue
         try:
-            record = builds.build(name, args.out / name)
+            record = build(name, args.out / name)
         except ImportError as error:
             print(f"{name}: not made, {error}", flush=True)
             continue
         print(name, flush=True)
         for key, said in record.items():
-            print(f"  {key:6}", ", ".join(f"{k} {v}" for k, v in said.items()), flush=True)
+            print(f"  {key:12}", ", ".join(f"{k} {v}" for k, v in said.items()), flush=True)
     return 0
 
 
@@ -87,6 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     made = verbs.add_parser("build", help="make the files; nets that are there are left alone unless they are named")
     made.add_argument("--out", type=Path, required=True)
     made.add_argument("names", nargs="*", metavar="NAME")
+    made.add_argument("--keras", action="store_true", help="the nets of Keras, which need TensorFlow")
     made.set_defaults(run=build)
     for run, text in ((clean, "diff what is clean"), (planted, "plant faults and grade what is found")):
         verb = verbs.add_parser(run.__name__, help=text)

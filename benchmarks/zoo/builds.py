@@ -1,21 +1,17 @@
 """A network in the files that people make of it: a function for each, and a record of those that could not be made.
 
 `build` writes into one folder a file for each of BUILDS, `in.npz` (the inputs by name) and, last, `build.json`: for
-each build its seconds, or why it `failed` or was `refused` by the runtime (such a file is not kept), and how far its
-outputs are `from_torch` (relative L2): the truth about what is clean.
+each build its seconds and how far each output is `off` from torch's (relative L2), the truth about what is clean; or
+why it `failed`, or was `refused` by the runtime (such a file is not kept).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ from torch.onnx.errors import UnsupportedOperatorError
 
 from zoo.files import RECORD, file_of
 from zoo.nets import make
+from zoo.record import attempt, distance
 
 __all__ = ["BUILDS", "build"]
 
@@ -167,27 +164,13 @@ def build(name: str, folder: Path, wanted: Sequence[str] = ()) -> dict[str, dict
     net = Net(name, module, inputs, list(found) if isinstance(found, tuple) else [found])
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "in.npz", **{key: value.numpy() for key, value in inputs.items()})
-    record = {key: _made(key, net, folder) for key in BUILDS if not wanted or key in wanted}
+    record = {}
+    for key in BUILDS:
+        if not wanted or key in wanted:
+            path, builder = file_of(folder, key), BUILDS[key]
+            record[key] = attempt(path, partial(builder, net, folder), partial(_from_torch, net, path))
     (folder / RECORD).write_text(json.dumps(record, indent=1))
     return record
-
-
-def _made(key: str, net: Net, folder: Path) -> dict[str, Any]:
-    path = file_of(folder, key)
-    path.unlink(missing_ok=True)
-    start = time.perf_counter()
-    try:
-        with _quiet():
-            BUILDS[key](net, folder)
-    except Exception as error:  # exporters and converters raise all sorts; the record is what is wanted of them
-        path.unlink(missing_ok=True)
-        return {"failed": _why(error)}
-    seconds = round(time.perf_counter() - start, 1)
-    try:
-        return {"seconds": seconds, "from_torch": _from_torch(net, path)}
-    except Exception as error:  # ORT's exceptions have no common class
-        path.unlink()
-        return {"refused": _why(error)}
 
 
 def _from_torch(net: Net, path: Path) -> list[float]:
@@ -201,11 +184,7 @@ def _from_torch(net: Net, path: Path) -> list[float]:
         half = {item.name for item in session.get_inputs() if item.type == "tensor(float16)"}
         feeds = {i.name: net.inputs[i.name].numpy() for i in session.get_inputs()}
         arrays = session.run(None, {k: v.astype(np.float16) if k in half else v for k, v in feeds.items()})
-    return [_distance(a, o.numpy()) for a, o in zip(arrays, net.outputs, strict=True)]
-
-
-def _distance(a: Any, b: Any) -> float:
-    return float(np.linalg.norm(a.astype(np.float64) - b) / (np.linalg.norm(b) or 1))
+    return [distance(a, o.numpy()) for a, o in zip(arrays, net.outputs, strict=True)]
 
 
 def _options() -> ort.SessionOptions:
@@ -213,21 +192,3 @@ def _options() -> ort.SessionOptions:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return options
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters and converters talk much, on both streams and in the log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        nowhere = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -11,14 +11,18 @@ from typing import Any
 __all__ = ["FLOAT", "HALF", "INT8", "PAIRS", "RECORD", "Case", "append", "cases", "file_of", "rows"]
 
 RECORD = "build.json"  # written when all else of a net is
+# reference~candidate; the second row of each is of Keras (keras_builds.py).
 FLOAT = ("dyn~ts", "dyn~sim", "dyn~slim", "dyn~ort", "ts~ort", "dyn~pt2")
+FLOAT += ("keras~lite",)
 HALF = ("ts~fp16", "dyn~fp16b")
+HALF += ("lite~lite_fp16",)
 INT8 = ("dyn~qdq",)
-PAIRS = (*FLOAT, *HALF, *INT8)  # reference~candidate
+INT8 += ("lite~lite_dynamic", "lite~lite_int8", "keras~lite_int8", "lite~lite_int16")
+PAIRS = (*FLOAT, *HALF, *INT8)
 
 
 def file_of(folder: Path, build: str) -> Path:
-    return folder / ("m.pt2" if build == "pt2" else f"{build}.onnx")
+    return folder / ("m.pt2" if build == "pt2" else f"{build}.tflite" if build.startswith("lite") else f"{build}.onnx")
 
 
 @dataclass(frozen=True)
