@@ -13,6 +13,7 @@ import numpy as np
 
 import aligndbg
 from plants import Array, NotHere, Plant, Plantable, effect, open_plantable, plant
+from plants.feeds import feeds_of, translated
 
 __all__ = ["Bench", "Finding", "PairOfModels", "Trial"]
 
@@ -119,9 +120,9 @@ class Bench:
         if (pair, seed) not in self._clean:
             self._clean = {k: v for k, v in self._clean.items() if k[0] == pair}  # every tensor of both sides: large
             reference, candidate = self.model(pair.reference), self.model(pair.candidate)
-            feeds = _feeds(reference, self.folder / pair.npz if pair.npz else None, seed)
+            feeds = feeds_of(reference, self.folder / pair.npz if pair.npz else None, seed)
             found = aligndbg.diff(self.folder / pair.reference, self.folder / pair.candidate, feeds, checks=False)
-            fed = {"reference": feeds, "candidate": _translated(feeds, reference, candidate)}
+            fed = {"reference": feeds, "candidate": translated(feeds, reference, candidate)}
             self._clean[(pair, seed)] = Clean(
                 feeds,
                 {"reference": reference.values(fed["reference"]), "candidate": candidate.values(fed["candidate"])},
@@ -153,11 +154,8 @@ class Bench:
             seconds = time.perf_counter() - start
         other = self.model(pair.candidate if side == "reference" else pair.reference)
         findings, invented = judge(found, side, model, other, plants, clean)
-        if faults == 1:
-            findings[0].felt = _felt(model, side, clean)
-        else:
-            for finding in findings:
-                finding.felt = _felt_alone(self.model(name), model, finding.plant, side, clean)
+        for finding in findings:
+            finding.felt = _felt(self.model(name), model, finding.plant, side, clean)
         paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
         return Trial(
             pair=str(pair),
@@ -175,15 +173,8 @@ class Bench:
         )
 
 
-def _felt(model: Plantable, side: str, clean: Clean) -> float | None:
-    """How far the planted model's outputs are from the clean one's, relative L2 or steps."""
-    before, after = clean.values[side], model.values(clean.fed[side])
-    moved = [effect(before[o], after[o])[0] for o in clean.outputs[side] if o in before and o in after]
-    return max(moved, default=None)
-
-
-def _felt_alone(unplanted: Plantable, model: Plantable, plant: Plant, side: str, clean: Clean) -> float | None:
-    """How far one of several plants moves the clean model's outputs where it is the only one, relative L2 or steps."""
+def _felt(unplanted: Plantable, model: Plantable, plant: Plant, side: str, clean: Clean) -> float | None:
+    """How far a plant moves the model's outputs where it is the only one, relative L2 or steps."""
     tensor, values = plant.site.tensor, clean.values[side]
     below = unplanted.reach(tensor)
     try:
@@ -300,39 +291,3 @@ def _visible(model: Plantable, plant: Plant, witnesses: frozenset[str], values: 
 def _text(fault: Any) -> str:
     sides = f"{fault.reference_op} {fault.reference} : {fault.candidate_op} {fault.candidate}"
     return f"{sides} ({fault.isolated_error:.3g} {fault.isolated_unit})"
-
-
-def _feeds(model: Plantable, npz: Path | None, seed: int) -> dict[str, Array]:
-    """For seed 0 the arrays of `npz`, moved to the model's layout; else seeded uniform ones in 0..1.
-
-    Integers are words, indices and masks: those of `npz` for every seed.
-    """
-    rng = np.random.default_rng(seed)
-    given = dict(np.load(npz)) if npz else {}
-    feeds = {}
-    for k, (name, (shape, dtype)) in enumerate(model.inputs().items()):
-        if given and (seed == 0 or np.issubdtype(dtype, np.integer)):
-            feeds[name] = _moved(given[name] if name in given else list(given.values())[k], shape)
-        else:
-            feeds[name] = rng.random(shape, np.float32)
-        feeds[name] = feeds[name].astype(dtype)
-    return feeds
-
-
-def _moved(value: Array, shape: tuple[int, ...]) -> Array:
-    """NCHW to NHWC or back, where only that fits."""
-    for moved in (value, *((value.transpose(0, 2, 3, 1), value.transpose(0, 3, 1, 2)) if value.ndim == 4 else ())):
-        if moved.shape == shape:
-            return np.ascontiguousarray(moved)
-    raise ValueError(f"an input of shape {value.shape} for a model that wants {shape}")
-
-
-def _translated(feeds: Mapping[str, Array], reference: Plantable, candidate: Plantable) -> dict[str, Array]:
-    """The reference's feeds as the candidate takes them, by name where the names are the same, else in order."""
-    theirs = candidate.inputs()
-    same = set(theirs) == set(feeds)
-    given = dict(zip(theirs, feeds.values(), strict=True))
-    return {
-        name: candidate.taken(name, _moved(feeds[name] if same else given[name], shape))
-        for name, (shape, _) in theirs.items()
-    }
