@@ -69,13 +69,13 @@ def test_a_program_and_its_export(tmp_path: Path) -> None:
     assert (row["verdict"], row["faults"], row["accounted"]) == ("aligned", [], 1.0)
 
 
-def test_the_nets_are_seeded_and_have_no_constant_parameter() -> None:
+def test_the_nets_are_seeded_and_have_no_parameter_that_hides_the_rest() -> None:
     assert len(NETS) >= 40
     for name in SMALL:
         (one, inputs), (two, again) = make(name), make(name)
         with torch.no_grad():
             assert torch.equal(one(*inputs.values()), two(*again.values()))
-        assert all(p.std() > 0 for p in one.parameters() if p.numel() > 1), name
+        assert all(p.std() > 1e-3 for p in one.parameters() if p.numel() > 1), name
         assert not one.training
 
 
