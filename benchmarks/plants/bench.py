@@ -154,8 +154,7 @@ class Bench:
             seconds = time.perf_counter() - start
         other = self.model(pair.candidate if side == "reference" else pair.reference)
         findings, invented = judge(found, side, model, other, plants, clean)
-        for finding in findings:
-            finding.felt = _felt(self.model(name), model, finding.plant, side, clean)
+        _felt(self.model(name), model, findings, side, clean)
         paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
         return Trial(
             pair=str(pair),
@@ -173,20 +172,28 @@ class Bench:
         )
 
 
-def _felt(unplanted: Plantable, model: Plantable, plant: Plant, side: str, clean: Clean) -> float | None:
-    """How far a plant moves the model's outputs where it is the only one, relative L2 or steps."""
-    tensor, values = plant.site.tensor, clean.values[side]
-    below = unplanted.reach(tensor)
+def _felt(unplanted: Plantable, model: Plantable, findings: Sequence[Finding], side: str, clean: Clean) -> None:
+    """Says of each plant how far it moves the outputs: by itself, or among the others where that is less."""
+    values = clean.values[side]
+    spoilt = model.values(clean.fed[side]) if len(findings) > 1 else {}
+    for finding in findings:
+        tensor = finding.plant.site.tensor
+        alone = _moved(unplanted, tensor, model, values, clean.outputs[side])
+        among = _moved(model, tensor, unplanted, spoilt, clean.outputs[side]) if spoilt else None
+        finding.felt = min((felt for felt in (alone, among) if felt is not None), default=None)
+
+
+def _moved(
+    model: Plantable, tensor: str, other: Plantable, values: Mapping[str, Array], outputs: Sequence[str]
+) -> float | None:
+    """How far the outputs of `model`, whose `values` they are, move where `tensor` is what `other` makes of them."""
+    below = model.reach(tensor)
     try:
-        given = {k: v for k, v in values.items() if k not in below} | {tensor: model.evaluate(tensor, values)}
-        moved = [
-            effect(values[o], given[o] if o == tensor else unplanted.evaluate(o, given))[0]
-            for o in clean.outputs[side]
-            if o in below and o in values
-        ]
+        given = {k: v for k, v in values.items() if k not in below} | {tensor: other.evaluate(tensor, values)}
+        after = {o: given[o] if o == tensor else model.evaluate(o, given) for o in outputs if o in below}
+        return max((effect(values[o], value)[0] for o, value in after.items()), default=None)
     except NotHere:
         return None
-    return max(moved, default=None)
 
 
 def _together(clean: Plantable, model: Plantable, plants: list[Plant], values: Mapping[str, Array]) -> list[Plant]:

@@ -17,7 +17,7 @@ __all__ = ["NETS", "SMALL", "make"]
 NETS: Mapping[str, Make] = {**SMALL, **BY_HAND, **TIMM, **TORCHVISION, **TRANSFORMERS}
 WARMING = 6  # forward passes, of BATCH inputs each, that batch norms take their statistics from
 BATCH = 4
-# Standard deviations. Heads and gates that start next to zero have up to 2e-5, all other parameters from 8e-3 on.
+# Standard deviations. Heads and gates that start next to zero have up to 2e-5, all others 6e-3 or more.
 TINY, USUAL = 1e-3, 0.02
 
 
@@ -38,11 +38,12 @@ def _spread(module: nn.Module) -> None:
     for parameter in module.parameters():
         if not parameter.dtype.is_floating_point or parameter.numel() < 2:
             continue
-        if parameter.std() > 0:
+        value = parameter.flatten()[0].item()
+        if (parameter != value).any():  # the deviation of a constant is not always 0: it is rounded
             if parameter.std() < TINY:
                 parameter.mul_(USUAL / parameter.std())
             continue
-        value, noise = parameter.flatten()[0].item(), torch.randn(parameter.shape, generator=generator)
+        noise = torch.randn(parameter.shape, generator=generator)
         if value == 0:
             parameter.copy_(0.05 * noise)
         elif abs(value) < 0.01:
