@@ -117,8 +117,15 @@ class Unet(nn.Module):
         return torch.sigmoid(self.head(self.norm(torch.cat([e, a], 1))))
 
 
-def _pooled(*layers: nn.Module, width: int) -> nn.Module:
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+class Pooled(nn.Module):
+    """Layers, the mean over the image, and ten classes."""
+
+    def __init__(self, *layers: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layers, self.head = nn.Sequential(*layers), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.adaptive_avg_pool2d(self.layers(x), 1).flatten(1))
 
 
 def _image(size: int = 32) -> dict[str, Tensor]:
@@ -126,10 +133,10 @@ def _image(size: int = 32) -> dict[str, Tensor]:
 
 
 SMALL: Mapping[str, Make] = {
-    "small_cnn": lambda: (_pooled(block(3, 12), nn.MaxPool2d(2), block(12, 16, 5, 2), width=16), _image()),
-    "small_residual": lambda: (_pooled(block(3, 12), Residual(12, 12, 1), Residual(12, 20, 2), width=20), _image()),
+    "small_cnn": lambda: (Pooled(block(3, 12), nn.MaxPool2d(2), block(12, 16, 5, 2), width=16), _image()),
+    "small_residual": lambda: (Pooled(block(3, 12), Residual(12, 12, 1), Residual(12, 20, 2), width=20), _image()),
     "small_encoder": lambda: (Encoder(), words()),
     "small_recurrent": lambda: (Recurrent(), {"x": torch.randn(1, 8, 10)}),
-    "small_squeezed": lambda: (_pooled(block(3, 12), Squeezed(12, 12, 1), Squeezed(12, 16, 2), width=16), _image()),
+    "small_squeezed": lambda: (Pooled(block(3, 12), Squeezed(12, 12, 1), Squeezed(12, 16, 2), width=16), _image()),
     "small_unet": lambda: (Unet(), _image()),
 }
