@@ -356,7 +356,7 @@ class Pair:
     reference: str
     candidate: str
     layout: Layout
-    method: str  # value | experiment | structure | name | output | user
+    method: str  # value | experiment | name | output | user
     confidence: float
     evidence: str = ""
 

@@ -1,4 +1,4 @@
-"""What structure leaves: the models' outputs, and the tensors of a trace without a graph."""
+"""What values leave: the models' outputs, and the tensors of a trace without a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairing the tensors of two traces: values first, structure where values have diverged, names as a tie-breaker."""
+"""Pairing the tensors of two traces by their values; by names and as outputs what those leave."""
 
 from __future__ import annotations
 

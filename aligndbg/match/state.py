@@ -298,7 +298,7 @@ class State:
         return not (linear and len(side.data_inputs(readers[0])) == 1)
 
     def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
-        """How most tensors of this rank are laid out: those whose values agree, else those paired by structure."""
+        """How most tensors of this rank are laid out: those whose values agree."""
         seen = self._permutations["value", rank]
         return seen.most_common(1)[0][0] if seen.total() else None
 

@@ -95,7 +95,7 @@ SMALLEST_WEIGHT = 16  # elements; fewer have no fingerprint worth the name
 
 
 def weight_reader(reference: Backend, candidate: Backend) -> Weights:
-    """Prints of both sides' weights, read only if structure has to pair something."""
+    """Prints of both sides' weights, read only where they are asked for."""
 
     @lru_cache(maxsize=1)
     def read() -> tuple[dict[str, WeightPrint], dict[str, WeightPrint]]:

@@ -140,7 +140,7 @@ class Judge:
     ) -> Measurement:
         """The pair with its accumulated metrics, its own (`own`), and the status both give.
 
-        `doubt` says why a provisional pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
+        `doubt` says why a pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
         is no fault where that is over the usual limit.
         """
         metrics = self.metrics(pair)
