@@ -21,13 +21,15 @@ from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
-from aligndbg.locate.proved import Proved, ProvedFault, fault_at, standing_faults
+from aligndbg.locate.probes import Probes, Shown
+from aligndbg.locate.proved import Probed, Proved, ProvedFault, fault_at, standing_faults
 from aligndbg.locate.reads import reads
 from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
 from aligndbg.locate.thresholds import MOST_FAULTS
 from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.match.state import Link, State
 from aligndbg.measure.judge import Judge
+from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Metrics
 
 __all__ = ["LocateByExperiment", "Task"]
@@ -49,6 +51,7 @@ class Task:
     rerun: Rerun
     weights: Callable[[Iterable[Pair]], Mapping[str, Array]]
     clock: Clock
+    probes: int = 0  # random inputs of its own that each region is tested on
 
     @property
     def candidate_again(self) -> bool:
@@ -192,8 +195,12 @@ class LocateByExperiment:
             if at not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
                 self._own[at] = judge.isolated(pair, found.replay.trace, run_again)
         own = {p.reference: self._own[at] for p in matching.pairs if (at := (p.reference, p.candidate)) in self._own}
+        hidden, probed = self._probed(found) if self._task.probes else ({}, None)
         faults = tuple(self._fault(cut, found) for cut in found.faults)
-        places = {(f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, found.faults, strict=True)}
+        faults += tuple(self._fault(cut, found, shown) for cut, shown in hidden.items())
+        places = {
+            (f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, (*found.faults, *hidden), strict=True)
+        }
         refused = frozenset(
             p.reference for p in matching.pairs if rerun_name(p, run_again) in self._experiments.refused
         )
@@ -201,6 +208,7 @@ class LocateByExperiment:
             faults,
             self._excused(found, places),
             left_open=self._left_open(found),
+            probed=probed,
             witnesses={at: self._witness(cut, found, matching) for at, cut in places.items() if cut.border},
         )
         standing = standing_faults(judge, proved, matching.pairs, own, refused)
@@ -210,7 +218,7 @@ class LocateByExperiment:
             replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
             own,
             self._doubtful(found, matching),
-            frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
+            frozenset(p.reference for p in matching.pairs if places.get((p.reference, p.candidate)) in found.faults),
             refused,
             found.runs,
             judge.conditions,
@@ -299,7 +307,32 @@ class LocateByExperiment:
         values = self._experiments.tried(names, [c for c in found.standing.cuts if c is not cut])
         return (below[0].reference if below else ""), values
 
-    def _fault(self, cut: Cut, found: Located) -> ProvedFault:
+    def _probed(self, found: Located) -> tuple[dict[Cut, Shown], Probed]:
+        """The regions that agree on this input, and do not on others of their own; and what was probed."""
+        leading, cuts = self._leading, [c for c in found.standing.cuts if c not in found.faults]
+        why = "values on a grid" if self._gauge.coarse else ""
+        if "override" not in leading.capabilities or self._leader.feeds is None:
+            why = f"{leading.info.path} cannot be run with overrides"
+        links = [
+            (r, c, layout) if self._task.candidate_again else (c, r, layout) for r, c, layout in self._task.sides.links
+        ]
+        sides = found.state.reference, found.state.candidate
+        sides = sides if self._task.candidate_again else sides[::-1]
+        hidden: dict[Cut, Shown] = {}
+        runs = 0
+        try:
+            for seed in range(0 if why else self._task.probes):
+                probes = Probes(self._experiments, leading, sides, links, seed, signed=seed % 2 == 0)
+                for cut, shown in probes.shown(cuts).items():
+                    if cut not in hidden or hidden[cut].error < shown.error:
+                        hidden[cut] = shown
+                runs += 1
+        except AligndbgError as error:
+            why = error.fact
+        regions = sum(not (c.edge or c.border or c.watched) for c in cuts) if runs else 0
+        return hidden, Probed(runs=runs, regions=regions, why_not=why)
+
+    def _fault(self, cut: Cut, found: Located, shown: Shown | None = None) -> ProvedFault:
         judge, candidate_again = self._gauge.judge, self._task.candidate_again
         pair = cut.pair(candidate_again)
         links = [Pair(k.reference, k.candidate, k.layout, k.method, 1.0) for k in found.state.links.values()]
@@ -307,7 +340,11 @@ class LocateByExperiment:
         lacking = ""
         if cut.border:
             lacking = "candidate" if (cut.border == "follower") == candidate_again else "reference"
-        own = judge.isolated(pair, found.replay.trace, self._task.run_again)
+        if shown is None:
+            own = judge.isolated(pair, found.replay.trace, self._task.run_again)
+        else:
+            ours, theirs = (shown.leading, shown.following)[:: 1 if candidate_again else -1]
+            own = compare(ours, pair.layout.to_reference(theirs))
         fault = fault_at(judge, pair, [*links, *cuts], own, lacking)
-        fault = replace(fault, hidden=cut in found.hidden)
+        fault = replace(fault, hidden=shown is not None or cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))

@@ -71,7 +71,7 @@ class Experiments:
         gauge: Gauge,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self._backend, self._feeds, self._tick = backend, feeds, tick
+        self._backend, self.feeds, self._tick = backend, feeds, tick
         self.leader, self.follower, self.candidate_again, self.override = leader, follower, candidate_again, override
         self.graph, self.gauge = follower.graph, gauge
         self.weights: Mapping[str, Array] = {}
@@ -101,7 +101,7 @@ class Experiments:
                 overrides[key] = values[key] if values is not None and key in values else self.override(cut)
             self.count += 1
             try:
-                return dict(self._backend.run(self._feeds if feeds is None else feeds, wanted, overrides))
+                return dict(self._backend.run(self.feeds if feeds is None else feeds, wanted, overrides))
             except UnsupportedError as error:
                 if error.context not in {c.follower for c in used.values()}:
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from aligndbg.core.regions import region
 from aligndbg.core.types import Array, Fault, Graph, Pair, Region
@@ -11,7 +12,7 @@ from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Metrics
 from aligndbg.measure.tolerance import Tolerance
 
-__all__ = ["Proved", "ProvedFault", "fault_at", "standing_faults"]
+__all__ = ["Probed", "Proved", "ProvedFault", "fault_at", "standing_faults"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class ProvedFault:
     pair: Pair
     own: Metrics
     limits: Tolerance
+
+
+class Probed(TypedDict):
+    """On how many random inputs of its own each of how many regions was tested; and why on no more."""
+
+    runs: int
+    regions: int
+    why_not: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,17 @@ class Proved:
     standing: tuple[Fault, ...] = ()
     corrected: Mapping[str, float] | None = None
     left_open: Mapping[str, str] = field(default_factory=dict)
+    probed: Probed | None = None
+
     witnesses: Mapping[tuple[str | None, str | None], tuple[str, Mapping[str, Array]]] = field(default_factory=dict)
+
+    def hidden(self, reference: str) -> str:
+        """Why a pair whose own error is within its limit on this input is a fault all the same; "" for any other."""
+        for one in self.faults:
+            if one.fault.hidden and one.fault.reference == reference:
+                error = one.fault.isolated_error
+                return f"own error {error:.2g} on other values at its borders, hidden on this input"
+        return ""
 
 
 def standing_faults(

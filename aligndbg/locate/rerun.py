@@ -29,7 +29,9 @@ class NewStore(Protocol):
     def __call__(self, nbytes: int | None = None) -> Store: ...
 
 
-def isolate_sides(sides: CapturedPair, judge: Judge, new_store: NewStore, clock: Clock) -> tuple[Isolation | None, str]:
+def isolate_sides(
+    sides: CapturedPair, judge: Judge, new_store: NewStore, clock: Clock, probes: int = 0
+) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
     fed, same = sides.plan.feeds or {}, sides.translated or {}
     if any(fed[name].shape != same[name].shape for name in fed.keys() & same.keys()):
@@ -45,19 +47,23 @@ def isolate_sides(sides: CapturedPair, judge: Judge, new_store: NewStore, clock:
         why = "the reference has no feeds to be run with"
     for run_again in able:
         try:
-            return _isolate(sides, run_again, judge, new_store, clock), "it could not be isolated"
+            return _isolate(sides, run_again, judge, new_store, clock, probes), "it could not be isolated"
         except (UnsupportedError, ModelError, RuntimeCrashError) as error:
             path = (sides.reference if run_again is RunAgain.REFERENCE else sides.candidate).info.path
             why = f"{path} cannot be run with overrides: {error.fact}"
     return None, why
 
 
-def _isolate(sides: CapturedPair, run_again: RunAgain, judge: Judge, new_store: NewStore, clock: Clock) -> Isolation:
+def _isolate(
+    sides: CapturedPair, run_again: RunAgain, judge: Judge, new_store: NewStore, clock: Clock, probes: int
+) -> Isolation:
     quantized = sides.reference if run_again is RunAgain.CANDIDATE else sides.candidate
     judge = judge.under(Conditions(weights_unknown=sides.on_grid(run_again) and "run" not in quantized.capabilities))
     with clock.stage("isolate"):
         again = Rerunner(sides, run_again, new_store, clock)
-    return LocateByExperiment(Task(sides, run_again, again.feeds, judge, again, again.weights, clock)).isolation()
+    return LocateByExperiment(
+        Task(sides, run_again, again.feeds, judge, again, again.weights, clock, probes)
+    ).isolation()
 
 
 class Rerunner:

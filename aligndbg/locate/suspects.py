@@ -9,8 +9,9 @@ from enum import StrEnum
 import numpy as np
 
 from aligndbg.core.errors import AligndbgError
-from aligndbg.core.types import Array, Backend, Key
+from aligndbg.core.types import Array, Backend
 from aligndbg.locate.experiments import Cut, Experiments, jittered
+from aligndbg.locate.probes import Probes
 from aligndbg.locate.search import readers
 from aligndbg.locate.thresholds import FELT, JITTER_TIMES, JITTER_ULPS, PROBES
 from aligndbg.locate.walks import above, reach, sinks
@@ -149,37 +150,14 @@ class Suspects:
 
     def _probe(self, cut: Cut, cuts: Sequence[Cut], below: Sequence[Cut], standing: Standing) -> Finding:
         """Both sides' region, and what masks it, on shuffled border values: equal below each time?"""
-        leader = self._experiments.leader
-        if self._leading is None or leader.feeds is None:
+        if self._leading is None:
             return Finding.UNKNOWN
+        probes = Probes(self._experiments, self._leading, (self.leader, self.follower))
         for _ in range(PROBES):
-            told: dict[str, Array] = {}
-            given: dict[Key, Array] = {}
-            for c in cuts:
-                if c is cut or c.watched or c.leader not in leader.values:
-                    continue
-                if c.leader not in told:
-                    value = leader.values[c.leader]
-                    told[c.leader] = self._rng.permutation(value.reshape(-1)).reshape(value.shape)
-                given[c.key] = self._moved(c, told[c.leader])
-            told.pop(cut.leader, None)
             try:
-                ours = dict(self._leading.run(leader.feeds, list(dict.fromkeys(b.leader for b in below)), told))
-                theirs = self._experiments.run(
-                    [b.follower for b in below], [c for c in cuts if c is not cut], values=given
-                )
+                apart = probes.apart(cut, cuts, below)
             except AligndbgError:
                 return Finding.UNKNOWN
-            if any(self._apart(b, ours, theirs) > max(standing.limit[b], standing.floor(b)) for b in below):
+            if any(apart[b] > max(standing.limit[b], standing.floor(b)) for b in below):
                 return Finding.HIDDEN
         return Finding.EQUIVALENT
-
-    def _moved(self, cut: Cut, value: Array) -> Array:
-        moved = cut.layout.to_candidate(value) if self._experiments.candidate_again else cut.layout.to_reference(value)
-        return np.asarray(moved, self._experiments.override(cut).dtype, order="C")
-
-    def _apart(self, cut: Cut, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
-        one, other = ours[cut.leader], theirs[cut.follower]
-        if self._experiments.candidate_again:
-            return distance(one, cut.layout.to_reference(other))
-        return distance(cut.layout.to_reference(one), other)

@@ -136,12 +136,18 @@ class Judge:
         return detail(ours.array, theirs.array, metrics, limit, ours.quant, theirs.quant)
 
     def measure(
-        self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = "", excused: str = ""
+        self,
+        pair: Pair,
+        own: Metrics | None = None,
+        doubt: str = "",
+        why_not_isolated: str = "",
+        excused: str = "",
+        hidden: str = "",
     ) -> Measurement:
         """The pair with its accumulated metrics, its own (`own`), and the status both give.
 
         `doubt` says why a pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
-        is no fault where that is over the usual limit.
+        is no fault where that is over the usual limit; `hidden` why it is one though that is within.
         """
         metrics = self.metrics(pair)
         status, reason = status_of(
@@ -154,6 +160,7 @@ class Judge:
                 why_not_isolated,
                 self.conditions.weak(pair.reference),
                 "" if self.limited_by_user(pair) else excused,
+                hidden,
             )
         )
         return Measurement(pair, metrics, status, reason, own, *self.ops(pair))

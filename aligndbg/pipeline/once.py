@@ -40,7 +40,8 @@ class Settings:
     """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
-    other tolerances can be judged by. `repeated`: more samples follow, so the runtimes keep their sessions.
+    other tolerances can be judged by. `probes`: random inputs of its own that each region is tested on. `repeated`:
+    more samples follow, so the runtimes keep their sessions.
     """
 
     rules: ToleranceRules
@@ -52,6 +53,7 @@ class Settings:
     budget: int | None = None
     repro: Path | None = None
     details: bool = False
+    probes: int = 0
     repeated: bool = False
 
 
@@ -171,7 +173,7 @@ def _isolate(run: _Run, sides: CapturedPair, judge: Judge) -> tuple[Isolation | 
     """Each pair's own error; or None, and why. Nothing is run after this."""
     isolation, why_not = None, NOT_ASKED
     if run.settings.isolate:
-        isolation, why_not = isolate_sides(sides, judge, run.new_store, run.clock)
+        isolation, why_not = isolate_sides(sides, judge, run.new_store, run.clock, run.settings.probes)
     run.done(run.reference, run.candidate)
     return isolation, why_not
 
@@ -181,6 +183,7 @@ def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation:
     found: Checks = {"isolation_runs": isolation.runs if isolation else None}
     if isolation:
         found |= {"experiments": isolation.proved.experiments, "left_open": dict(isolation.proved.left_open)}
+        found |= {"probed": isolation.proved.probed} if isolation.proved.probed else {}
     found |= blind_spots(sides.left.trace, sides.left.prints, matching)
     with run.clock.stage("checks"):
         found["clipped"] = clipped_ranges(sides.left.trace, sides.right.trace, matching)
@@ -198,7 +201,8 @@ def _measure(
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
             excused = isolation.proved.excused.get(pair.reference, "") if isolation else ""
-            found = judge.measure(pair, own, doubt, why_not, excused)
+            hidden = isolation.proved.hidden(pair.reference) if isolation else ""
+            found = judge.measure(pair, own, doubt, why_not, excused, hidden)
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
         for found in judge.each(measured, pairs):

@@ -147,7 +147,8 @@ def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, 
     doubt = isolation.doubtful.get(name, "") if isolation else ""
     own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
     excused = isolation.proved.excused.get(name, "") if isolation else ""
-    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused)
+    hidden = isolation.proved.hidden(name) if isolation else ""
+    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused, hidden)
     return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
 
 
