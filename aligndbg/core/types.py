@@ -360,11 +360,6 @@ class Pair:
     confidence: float
     evidence: str = ""
 
-    @property
-    def provisional(self) -> bool:
-        """True where values did not prove the pair."""
-        return self.method in ("structure", "name", "output")
-
 
 @dataclass(frozen=True)
 class Unmatched:

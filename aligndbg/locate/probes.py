@@ -33,7 +33,7 @@ class Probes:
     which also have the signs that the leader's lack.
 
     `leading` runs the leader. `sides` are leader and follower; `links` the inputs that are fed alike, (leader's,
-    follower's, layout as a cut's). What is only a cut tensor moved is not drawn anew: elsewhere it may stand for that one.
+    follower's, layout as a cut's). What is only a cut tensor moved is not drawn anew: elsewhere it may stand for it.
     """
 
     def __init__(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import aligndbg
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.core.errors import UsageError
-from aligndbg.core.types import Layout, LayoutKind, Matching, Node, Pair, TensorInfo, Trace
-from aligndbg.match.pairing import match
+from aligndbg.core.types import Layout, LayoutKind, Matching, Node, TensorInfo, Trace
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 from aligndbg.trace.capture import capture
 
@@ -60,14 +61,13 @@ def pair_up(
     others: Mapping[str, Array] | None = None,
     *,
     user: Mapping[str, str] | None = None,
-    keep: tuple[Pair, ...] = (),
     reject: frozenset[tuple[str, str]] = frozenset(),
     inputs: tuple[tuple[str, str, Layout], ...] = (("x", "x", FEED),),
 ) -> Matching:
     """Both on the same image: the reference channels first, the candidate channels last."""
     left, left_prints = trace(reference, feeds or {"x": IMAGE})
     right, right_prints = trace(candidate, others or {"x": np.ascontiguousarray(IMAGE.transpose(TO_LAST))})
-    return match(left, right, left_prints, right_prints, inputs=inputs, user=user, keep=keep, reject=reject)
+    return match(*pair_by_value(left, right, left_prints, right_prints, inputs=inputs, user=user, reject=reject))
 
 
 def first(*nodes: MemoryNode, outputs: str = "y") -> MemoryBackend:
@@ -406,7 +406,7 @@ def test_no_counterpart_at_all() -> None:
     check_counts(found, 1, 1)
 
 
-# --- structure -----------------------------------------------------------------------------------------------------
+# --- what values leave ------------------------------------------------------------------------------------------------
 
 
 def deep(axis: int, tag: str, fault: float = 0.0, order: str = "abc") -> list[MemoryNode]:
@@ -436,32 +436,11 @@ def deep(axis: int, tag: str, fault: float = 0.0, order: str = "abc") -> list[Me
 @pytest.mark.parametrize("order", ["abc", "cab", "bca"])
 def test_diverged_branches_that_look_alike_never_pair_crosswise(order: str) -> None:
     """All values after the stem differ. What is paired must be right; what is not must be listed."""
-    found = pair_up(first(*deep(1, "")), last(*deep(3, "2", fault=2.0, order=order)))
+    found = aligndbg.diff(first(*deep(1, "")), last(*deep(3, "2", fault=2.0, order=order)), {"x": IMAGE}).matching
     assert names(found)["stem"] == "stem2"
     assert names(found)["y"] == "y2"
     assert all(c == f"{r}2" for r, c in names(found).items())
     check_counts(found, 8, 8)
-
-
-def test_a_diverged_region_is_paired_by_structure_with_its_evidence() -> None:
-    def chain(axis: int, tag: str, fault: float) -> list[MemoryNode]:
-        return [
-            op("Conv", conv(KERNEL["a"], axis), "x", f"c{tag}"),
-            op("Sigmoid", lambda c: 1 / (1 + np.exp(-c)) + fault * np.sin(9 * c), f"c{tag}", f"s{tag}"),
-            op("Conv", conv(SQUARE["b"], axis), f"s{tag}", f"e{tag}"),
-            op("Tanh", np.tanh, f"e{tag}", f"y{tag}"),
-        ]
-
-    found = pair_up(first(*chain(1, "", 0.0)), last(*chain(3, "2", 0.2)))
-    assert names(found) == {"c": "c2", "s": "s2", "e": "e2", "y": "y2"}
-    methods = {p.reference: p.method for p in found.pairs}
-    assert methods["c"] == "value"
-    assert {methods["s"], methods["e"]} == {"structure"}
-    for p in found.pairs:
-        assert p.provisional == (p.method != "value")
-        assert p.evidence
-        assert p.layout.permutation == (0, 3, 1, 2)
-        assert 0 < p.confidence < 1
 
 
 def test_outputs_are_paired_even_where_nothing_before_them_could_be() -> None:
@@ -471,7 +450,7 @@ def test_outputs_are_paired_even_where_nothing_before_them_could_be() -> None:
     )
     found = pair_up(reference, candidate, inputs=())
     assert names(found).get("y") == "y2"
-    assert {p.method for p in found.pairs if p.reference == "y"} <= {"output", "structure"}
+    assert {p.method for p in found.pairs if p.reference == "y"} <= {"output"}
 
 
 def test_without_a_graph_names_propose_and_values_must_agree() -> None:
@@ -488,7 +467,7 @@ def test_without_a_graph_names_propose_and_values_must_agree() -> None:
         return made, {n: fingerprint(a) for n, a in arrays.items()}
 
     (left, left_prints), (right, right_prints) = bare(values), bare(others)
-    found = match(left, right, left_prints, right_prints)
+    found = match(*pair_by_value(left, right, left_prints, right_prints))
     assert names(found) == {"conv_1": "conv_1_Conv", "conv_2": "conv_2_Conv"}
     assert {p.method for p in found.pairs} == {"name"}
     assert classes(found) == ({"gap": "unmatched"}, {"gap_Mean": "unmatched"})
@@ -539,13 +518,6 @@ def test_refuted_pairs_are_not_made_again() -> None:
     reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "c"), op("Tanh", np.tanh, "c", "y"))
     candidate = last(op("Conv", conv(KERNEL["a"], 3), "x", "d"), op("Tanh", np.tanh, "d", "y2"))
     assert "c" not in names(pair_up(reference, candidate, reject=frozenset({("c", "d")})))
-
-
-def test_settled_pairs_are_kept() -> None:
-    reference, candidate = first(*deep(1, "")), last(*deep(3, "2", fault=2.0))
-    stem = next(p for p in pair_up(reference, candidate).pairs if p.reference == "stem")
-    found = pair_up(reference, candidate, keep=(stem,))
-    assert next(p for p in found.pairs if p.reference == "stem").method == stem.method
 
 
 # --- invariants ----------------------------------------------------------------------------------------------------
@@ -623,26 +595,3 @@ def test_ops_keep_their_runtimes_own_words() -> None:
     )
     found = pair_up(reference, candidate)
     assert names(found) == {"y": "y2"}
-
-
-def test_a_diverged_swish_pairs_with_the_product_it_is_written_out_as() -> None:
-    """Where the convolution before it is wrong, only the place and the operators are left to pair by."""
-
-    def sigmoid(x: Array) -> Array:
-        return 1 / (1 + np.exp(-x))
-
-    wrong = KERNEL["a"] + KERNEL["b"]
-    found = pair_up(
-        first(
-            op("Conv", conv(KERNEL["a"], 1), "x", "c"),
-            op("Swish", lambda c: c * sigmoid(c), "c", "s"),
-            op("Conv", conv(SQUARE["b"], 1), "s", "y"),
-        ),
-        last(
-            op("Conv", conv(wrong, 3), "x", "c2"),
-            op("Sigmoid", sigmoid, "c2", "gate2"),
-            op("Mul", np.multiply, "c2 gate2", "s2"),
-            op("Conv", conv(SQUARE["b"], 3), "s2", "y2"),
-        ),
-    )
-    assert names(found) == {"c": "c2", "s": "s2", "y": "y2"}

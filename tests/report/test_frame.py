@@ -18,7 +18,7 @@ from aligndbg import MemoryBackend, MemoryNode
 from aligndbg.core.errors import MissingDependencyError
 from aligndbg.diff_result import Diff
 from aligndbg.measure.results import Metrics
-from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
+from aligndbg.report.frame import COLUMNS, EFFECT_COLUMNS, METRIC_COLUMNS, to_frame
 from aligndbg.report.table import TableView
 
 
@@ -77,7 +77,8 @@ def test_the_columns_are_documented() -> None:
         if row.startswith("| `")
         for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
-    expected = dict.fromkeys(COLUMNS, "string") | {"confidence": "float64", "output": "bool"}
+    expected = dict.fromkeys(COLUMNS, "string") | dict.fromkeys(EFFECT_COLUMNS, "float64")
+    expected |= {"confidence": "float64", "output": "bool"}
     assert dtypes == expected
 
 
