@@ -117,7 +117,8 @@ class Quant:
     def dequantize(self, q: Array) -> Array:
         """Stored integers of any shape -> float32 of the same shape (exact subtraction, one rounding)."""
         scale, zero = self._along(q.ndim)
-        return ((q.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
+        real = (q.astype(np.int64) - zero) * scale.astype(np.float64)
+        return np.asarray(real, np.float32)  # of rank 0 numpy has made a number of it
 
     def quantize(self, x: Array, dtype: str | np.dtype[Any]) -> Array:
         """Floats -> stored integers of `dtype`: round half away from zero as TFLite does, then saturate."""
@@ -125,8 +126,7 @@ class Quant:
         limits = np.iinfo(dtype)
         steps = x.astype(np.float64) / scale.astype(np.float64)
         q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
-        stored: Array = np.clip(q, limits.min, limits.max).astype(dtype)
-        return stored
+        return np.asarray(np.clip(q, limits.min, limits.max), dtype)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ class Graph:
 
     `nodes` in execution order. `constants` names weights and whatever is known to depend on them alone; their
     values are read with `run({}, fetch=[name])`. `untapped` gives, for each node output that `run` cannot yield
-    (a string, a sequence, a value inside a control-flow body), the reason. `opset` is the version of the default ONNX
+    (a string, a sequence, a value inside a control-flow body), the reason. `inner` gives, for each value inside a
+    control-flow body, the node that the body belongs to. `opset` is the version of the default ONNX
     domain that gives the nodes their meaning; 0 where their words are another runtime's. `notes` are what a user should
     know of how the model is run. `by_feeds` says that the graph is that of the last run: other feeds may give another,
     and there are no nodes before the first (`run` with an empty `fetch` is enough).
@@ -194,6 +195,7 @@ class Graph:
     outputs: tuple[str, ...] = ()
     constants: frozenset[str] = frozenset()
     untapped: Mapping[str, str] = field(default_factory=dict)
+    inner: Mapping[str, str] = field(default_factory=dict)
     opset: int = 0
     notes: tuple[str, ...] = ()
     by_feeds: bool = False

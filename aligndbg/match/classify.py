@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from aligndbg.core.ops import PASSIVE_OPS
-from aligndbg.core.types import Coverage, Unmatched, UnmatchedClass
+from aligndbg.core.types import Coverage, Graph, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
@@ -13,11 +14,17 @@ from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.thresholds import PADDED, SAME_PRINT, SAME_PRINT_HALF, STRICT
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
-__all__ = ["classify", "coverage"]
+__all__ = ["classify", "coverage", "unseen_notes"]
+
+
+NODES_SAID = 3
 
 
 def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
-    """Every comparable tensor of `side` without a pair, its class and reason. `equals`: those of the other side."""
+    """Every comparable tensor of `side` without a pair, its class and reason. `equals`: those of the other side.
+
+    Floats inside control-flow bodies, which nobody sees, are unmatched: what is not looked at is not compared.
+    """
     verified: set[str] = set()
     out = []
     for name in side.names:
@@ -32,6 +39,7 @@ def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))
         else:
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNMATCHED, _why(state, side, name)))
+    out += [Unmatched(name, "", UnmatchedClass.UNMATCHED, reason) for name, reason in side.unseen.items()]
     return tuple(out)
 
 
@@ -109,6 +117,17 @@ def _why(state: State, side: Side, name: str) -> str:
     near = min(free, key=lambda n: fp.distance(other.prints[n]))
     apart = fp.distance(other.prints[near])
     return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
+
+
+def unseen_notes(label: str, graph: Graph, unmatched: Iterable[Unmatched]) -> list[str]:
+    """What is to be said of the bodies of one model into which no comparison looks."""
+    count = Counter(graph.inner[u.name] for u in unmatched if u.name in graph.inner)
+    words = {node.name: node.op_type for node in graph.nodes}
+    said = ", ".join(f"{words.get(name, 'a node')} {name!r} ({n})" for name, n in count.most_common(NODES_SAID))
+    more = f" and {len(count) - NODES_SAID} more" if len(count) > NODES_SAID else ""
+    if not count:
+        return []
+    return [f"the {label}'s tensors inside {said}{more} are not compared: only what comes out of them is"]
 
 
 def coverage(side: Side, compared: int, unmatched: tuple[Unmatched, ...]) -> Coverage:
