@@ -396,7 +396,11 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Matching:
-    """The result of pairing, in the reference's execution order."""
+    """The result of pairing, in the reference's execution order.
+
+    `pairs` are one to one. `again` are outputs that are compared beside them, where they, or what they are held
+    against, are paired with something else; `notes` say what is to be known of outputs.
+    """
 
     pairs: tuple[Pair, ...]
     unmatched_reference: tuple[Unmatched, ...] = ()
@@ -405,6 +409,8 @@ class Matching:
     skipped_candidate: tuple[Skipped, ...] = ()
     coverage_reference: Coverage = Coverage()
     coverage_candidate: Coverage = Coverage()
+    again: tuple[Pair, ...] = ()
+    notes: tuple[str, ...] = ()
     agreement: float = 0.0  # how well the pairs agree all in all, to choose among feeds; no unit
 
 

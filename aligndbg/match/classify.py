@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import Coverage, Graph, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
+from aligndbg.match.leftovers import outputs_of
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
 from aligndbg.match.structure import reaches_pairs
@@ -20,10 +21,13 @@ __all__ = ["classify", "coverage", "unseen_notes"]
 NODES_SAID = 3
 
 
-def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
-    """Every comparable tensor of `side` without a pair, its class and reason. `equals`: those of the other side.
+def classify(
+    state: State, side: Side, equals: Mapping[str, list[str]], held: Set[str] = frozenset()
+) -> tuple[Unmatched, ...]:
+    """Every comparable tensor of `side` without a pair, its class and reason.
 
-    Floats inside control-flow bodies, which nobody sees, are unmatched: what is not looked at is not compared.
+    `equals` are those of the other side; `held` are outputs that are compared all the same. Floats inside control-flow
+    bodies, which nobody sees, are unmatched: what is not looked at is not compared.
     """
     verified: set[str] = set()
     out = []
@@ -33,6 +37,9 @@ def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple
         reason = _one_sided(state, side, name, equals.get(name, []), verified)
         if reason:
             verified.add(name)
+        if name in held:
+            continue
+        if reason:
             out.append(Unmatched(name, side.op(name), UnmatchedClass.ONE_SIDED, reason))
         elif _enclosed(state, side, name, verified):
             reason = "inside a region whose borders are paired; the other side computes it in another way"
@@ -106,6 +113,10 @@ def _why(state: State, side: Side, name: str) -> str:
         return "empty: there is no value to pair by"
     if not fp.finite:
         return "no finite value to pair by"
+    ours, theirs = outputs_of(state, side), outputs_of(state, other)
+    if name in ours and name in theirs and name in other.comparable and other.count(name) != fp.count:
+        shapes = [" x ".join(map(str, s.shape(name))) for s in (side, other)]
+        return f"an output of this name on both sides, but {shapes[0]} here and {shapes[1]} there"
     same = [n for n in other.names if other.count(n) == fp.count]
     if not same:
         return f"no tensor of {fp.count} elements on the other side"

@@ -9,6 +9,7 @@ from aligndbg.core.ops import SAME_RESULT, ops_agree
 from aligndbg.core.types import Layout, Matching, Pair, Trace
 from aligndbg.match.classify import classify, coverage
 from aligndbg.match.leftovers import match_names, match_outputs
+from aligndbg.match.outputs import outputs_again
 from aligndbg.match.side import Side
 from aligndbg.match.state import Link, State
 from aligndbg.match.structure import match_structure
@@ -154,15 +155,20 @@ def finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         for r in reference.names
         if (link := state.links.get(r))
     )
-    left_r = classify(state, reference, equals)
-    left_c = classify(state, candidate, mirrored)
+    again, notes = outputs_again(state, equals)
+    held_r = {p.reference for p in again if p.reference not in state.links}
+    held_c = {p.candidate for p in again if p.candidate not in state.by_candidate}
+    left_r = classify(state, reference, equals, held_r)
+    left_c = classify(state, candidate, mirrored, held_c)
     return Matching(
         pairs=pairs,
         unmatched_reference=left_r,
         unmatched_candidate=left_c,
         skipped_reference=reference.skipped,
         skipped_candidate=candidate.skipped,
-        coverage_reference=coverage(reference, len(pairs), left_r),
-        coverage_candidate=coverage(candidate, len(pairs), left_c),
+        coverage_reference=coverage(reference, len(pairs) + len(held_r), left_r),
+        coverage_candidate=coverage(candidate, len(pairs) + len(held_c), left_c),
+        again=again,
+        notes=notes,
         agreement=sum(max(0.0, 1.0 - state.links[p.reference].error) for p in pairs),
     )

@@ -25,9 +25,10 @@ from aligndbg.measure.tolerance import ToleranceRules
 from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
-from aligndbg.verdict.basis import basis_of
+from aligndbg.verdict.basis import AS_OUTPUT, basis_of
 from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
+from aligndbg.verdict.outputs import output_notes
 
 __all__ = ["Settings", "diff_once"]
 
@@ -73,7 +74,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
-        measured = _measure(run, judge, matching.pairs, isolation, why_not)
+        measured = _measure(run, judge, matching, isolation, why_not)
         explained = _faults_and_causes(run, judge, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
@@ -84,6 +85,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         notes = [
             *_notes(sides, feeding),
             *_unseen(sides, matching),
+            *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
             *drift_notes(verdict, measured),
             *check_warnings(checks),
@@ -190,18 +192,24 @@ def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation:
 
 
 def _measure(
-    run: _Run, judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str
+    run: _Run, judge: Judge, matching: Matching, isolation: Isolation | None, why_not: str
 ) -> list[Measurement]:
     out = []
+    place = {name: k for k, name in enumerate(judge.reference.order)}
+    pairs = sorted((*matching.pairs, *matching.again), key=lambda p: place.get(p.reference, -1))
     with run.clock.comparing(len(pairs)) as (tick, step):
 
         def measured(pair: Pair) -> Measurement:
             tick()
+            if pair in matching.again:
+                return detailed(pair, judge.measure(pair, why_not_isolated=AS_OUTPUT))
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
             proved = isolation.proved if isolation else None
             excused = proved.excused.get(pair.reference, "") if proved else ""
-            found = judge.measure(pair, own, doubt, why_not, excused)
+            return detailed(pair, judge.measure(pair, own, doubt, why_not, excused))
+
+        def detailed(pair: Pair, found: Measurement) -> Measurement:
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
         for found in judge.each(measured, pairs):

@@ -22,7 +22,7 @@ from aligndbg.measure.limits import Conditions
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.rounding import inner_roundings
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
-from aligndbg.verdict.basis import Basis, Isolated, isolated_of
+from aligndbg.verdict.basis import AS_OUTPUT, Basis, Isolated, isolated_of, pair_key
 from aligndbg.verdict.decide import decide, drift_notes
 
 __all__ = ["judge"]
@@ -96,7 +96,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
             if any(cause.kind == "different_network" for cause in found.causes):
                 faults = faults[:1]  # of another network every layer is one
             again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
-    measured = [_measured(now, m, isolation, basis) for m in found.pairs]
+    measured = [_measured(now, m, isolation, found) for m in found.pairs]
     verdict, why = decide(
         now,
         found.matching,
@@ -118,7 +118,10 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         warnings=(*kept_warnings, again, *drift_notes(verdict, measured)),
         basis=replace(
             basis,
-            pairs={n: replace(p, doubt=doubtful.get(n, "")) for n, p in basis.pairs.items()},
+            pairs={
+                (key := pair_key(m.pair)): replace(basis.pairs[key], doubt=doubtful.get(m.pair.reference, ""))
+                for m in found.pairs
+            },
             everywhere=now.rules.everywhere,
             rules=now.rules.specs,
             min_coverage=min_coverage,
@@ -129,7 +132,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
 
 def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     own = {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None}
-    doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
+    doubtful = {p.reference: doubt for p in found.matching.pairs if (doubt := basis.pairs[pair_key(p)].doubt)}
     own = {**own, **kept.shadowed}
     again = RunAgain.CANDIDATE if kept.forward else RunAgain.REFERENCE
     if kept.proved is not None:
@@ -164,13 +167,17 @@ def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
     return replace(fault, cause=same[0].cause) if same else fault
 
 
-def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, basis: Basis) -> Measurement:
+def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, found: Diff) -> Measurement:
+    assert found.basis is not None
     name = m.pair.reference
+    if m.pair in found.matching.again:
+        new = judge_.measure(m.pair, why_not_isolated=AS_OUTPUT)
+        return replace(m, metrics=new.metrics, status=new.status, reason=new.reason)
     own = isolation.own.get(name) if isolation else None
     doubt = isolation.doubtful.get(name, "") if isolation else ""
     own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
     excused = isolation.proved.excused.get(name, "") if isolation and isolation.proved else ""
-    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused)
+    new = judge_.measure(m.pair, own, doubt, found.basis.why_not, excused)
     return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
 
 
@@ -184,16 +191,17 @@ class _SavedJudge(Judge):
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}
         for m in found.pairs:
-            self._kept[m.pair.reference, m.pair.layout.permutation] = m.metrics
-            for permutation, metrics in basis.pairs[m.pair.reference].layouts:
-                self._kept[m.pair.reference, permutation] = metrics
+            key = pair_key(m.pair)
+            self._kept[key, m.pair.layout.permutation] = m.metrics
+            for permutation, metrics in basis.pairs[key].layouts:
+                self._kept[key, permutation] = metrics
 
     def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
-        kept = self._basis[pair.reference]
+        kept = self._basis[pair_key(pair)]
         return kept.own_limits if isolated else kept.limits
 
     def metrics(self, pair: Pair) -> Metrics:
-        return self.recounted(pair, self._kept[pair.reference, pair.layout.permutation])
+        return self.recounted(pair, self._kept[pair_key(pair), pair.layout.permutation])
 
     def over_tolerance(self, isolation: Isolation) -> frozenset[str]:
         """The pairs over tolerance on their own, by reference name."""
