@@ -399,7 +399,7 @@ class Matching:
     """The result of pairing, in the reference's execution order.
 
     `pairs` are one to one. `again` are outputs that are compared beside them, where they, or what they are held
-    against, are paired with something else; `notes` say what is to be known of outputs.
+    against, are paired with something else; `notes` say what is to be known of outputs, and what no comparison sees.
     """
 
     pairs: tuple[Pair, ...]

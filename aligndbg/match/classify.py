@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 
 from aligndbg.core.ops import PASSIVE_OPS
-from aligndbg.core.types import Coverage, Graph, Unmatched, UnmatchedClass
+from aligndbg.core.types import Coverage, Skipped, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
 from aligndbg.match.leftovers import outputs_of
 from aligndbg.match.side import Side
@@ -15,10 +15,11 @@ from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.thresholds import PADDED, SAME_PRINT, SAME_PRINT_HALF, STRICT
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
-__all__ = ["classify", "coverage", "unseen_notes"]
+__all__ = ["classify", "coverage", "unseen"]
 
 
-NODES_SAID = 3
+LOOPS = frozenset({"Loop", "Scan"})
+NODES_SAID = 3  # in a note
 
 
 def classify(
@@ -26,8 +27,7 @@ def classify(
 ) -> tuple[Unmatched, ...]:
     """Every comparable tensor of `side` without a pair, its class and reason.
 
-    `equals` are those of the other side; `held` are outputs that are compared all the same. Floats inside control-flow
-    bodies, which nobody sees, are unmatched: what is not looked at is not compared.
+    `equals` are those of the other side; `held` are outputs that are compared all the same.
     """
     verified: set[str] = set()
     out = []
@@ -46,7 +46,6 @@ def classify(
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))
         else:
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNMATCHED, _why(state, side, name)))
-    out += [Unmatched(name, "", UnmatchedClass.UNMATCHED, reason) for name, reason in side.unseen.items()]
     return tuple(out)
 
 
@@ -130,15 +129,28 @@ def _why(state: State, side: Side, name: str) -> str:
     return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
 
 
-def unseen_notes(label: str, graph: Graph, unmatched: Iterable[Unmatched]) -> list[str]:
-    """What is to be said of the bodies of one model into which no comparison looks."""
-    count = Counter(graph.inner[u.name] for u in unmatched if u.name in graph.inner)
-    words = {node.name: node.op_type for node in graph.nodes}
-    said = ", ".join(f"{words.get(name, 'a node')} {name!r} ({n})" for name, n in count.most_common(NODES_SAID))
+def unseen(state: State, side: Side, held: Set[str]) -> tuple[list[Unmatched], list[Skipped], list[str]]:
+    """The floats inside control-flow bodies, which no comparison sees, and what is to be said of them.
+
+    What a loop computes shows in what comes out of it, as that of one operator does: where that is compared, its body
+    is skipped. Of an If one branch was not even run: its bodies are unmatched.
+    """
+    nodes = {node.name: node for node in side.graph.nodes}
+    shown = {name for name in side.names if state.link_of(side, name) or name in held}
+    used = side.consumers.keys() | set(side.graph.outputs)  # a loop also gives what it only carries along
+    unmatched, skipped = [], []
+    for name, reason in side.unseen.items():
+        node = nodes.get(side.graph.inner[name])
+        results = side.comparable.intersection(node.outputs) & used if node is not None else frozenset()
+        if node is not None and node.canonical in LOOPS and results and results <= shown:
+            skipped.append(Skipped(name, "", reason))
+        else:
+            unmatched.append(Unmatched(name, "", UnmatchedClass.UNMATCHED, reason))
+    count = Counter(side.graph.inner[name] for name in side.unseen)
+    said = [f"{nodes[n].op_type if n in nodes else 'a node'} {n!r} ({k})" for n, k in count.most_common(NODES_SAID)]
     more = f" and {len(count) - NODES_SAID} more" if len(count) > NODES_SAID else ""
-    if not count:
-        return []
-    return [f"the {label}'s tensors inside {said}{more} are not compared: only what comes out of them is"]
+    note = f"the {side.label}'s tensors inside {', '.join(said)}{more} are not compared: only what comes out of them is"
+    return unmatched, skipped, [note] if count else []
 
 
 def coverage(side: Side, compared: int, unmatched: tuple[Unmatched, ...]) -> Coverage:

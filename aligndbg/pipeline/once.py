@@ -17,7 +17,6 @@ from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.proved import standing_faults
 from aligndbg.locate.rerun import NewStore, isolate_sides
-from aligndbg.match.classify import unseen_notes
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
@@ -84,7 +83,6 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
         notes = [
             *_notes(sides, feeding),
-            *_unseen(sides, matching),
             *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
             *drift_notes(verdict, measured),
@@ -262,13 +260,6 @@ def _notes(sides: CapturedPair, feeding: Feeding) -> list[str]:
     """What loading and feeding the models have to say."""
     unlike = (f"inputs differ: {f.what} ({f.kind})" for f in feeding.findings)
     return [*sides.left.trace.graph.notes, *sides.right.trace.graph.notes, *feeding.notes, *unlike]
-
-
-def _unseen(sides: CapturedPair, matching: Matching) -> list[str]:
-    """What neither model shows of itself."""
-    left, right = sides.left.trace.graph, sides.right.trace.graph
-    found = unseen_notes("reference", left, matching.unmatched_reference)
-    return found + unseen_notes("candidate", right, matching.unmatched_candidate)
 
 
 @contextmanager
