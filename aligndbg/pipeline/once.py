@@ -85,6 +85,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             *_notes(sides, feeding),
             *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
+            *explained.notes,
             *drift_notes(verdict, measured),
             *check_warnings(checks),
         ]
@@ -132,6 +133,7 @@ class _Explained:
     truncated: bool
     causes: tuple[Cause, ...]
     outputs: frozenset[str]
+    notes: list[str]
 
 
 def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
@@ -238,8 +240,8 @@ def _faults_and_causes(
         faults, truncated = _faults(judge, isolation, run.settings.max_faults)
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = _outputs(left, right, [m.pair for m in measured])
-    faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
-    return _Explained(faults, truncated, causes, outputs)
+    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    return _Explained(faults, truncated, causes, outputs, notes)
 
 
 def _outputs(left: Trace, right: Trace, pairs: Iterable[Pair]) -> frozenset[str]:
