@@ -12,6 +12,7 @@ import numpy as np
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
+from aligndbg.core.arrays import in_order
 from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
@@ -318,7 +319,7 @@ def _translated(pair: Pair, name: str, own: SideRun, other: SideRun) -> Array | 
     moved = pair.layout.to_candidate(value) if name == "candidate" else pair.layout.to_reference(value)
     quant, like = own.quant(ours), own.value(ours)
     dtype = like.dtype if like is not None else moved.dtype
-    return np.ascontiguousarray(
+    return in_order(
         quant.quantize(moved, dtype) if quant is not None and dtype.kind in "iu" else moved.astype(dtype, copy=False)
     )
 

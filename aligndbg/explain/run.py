@@ -14,10 +14,11 @@ import numpy as np
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
+from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
-from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
+from aligndbg.explain.whole_pair import another_network, input_causes, partly_trained, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolation import Isolation
@@ -29,7 +30,6 @@ __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
 
 SHARE, SECONDS = 0.18, 1.8  # of the whole diff, or seconds where that is more; the last trial ends a little later
-MANY_FAULTS = 3  # from here on it may be another network
 
 
 def causes_of_faults(
@@ -59,18 +59,37 @@ def causes_of_the_pair(
     measured: Sequence[Measurement],
     outputs: frozenset[str],
     clock: Clock,
-) -> tuple[tuple[Fault, ...], tuple[Cause, ...]]:
-    """Causes that are of no single operator, and the faults that they leave."""
+) -> tuple[tuple[Fault, ...], tuple[Cause, ...], list[str]]:
+    """Causes that are of no single operator, the faults that they leave, and what is to be told of the weights."""
     passed = {m.pair.reference for m in measured if m.pair.reference in outputs and m.status is Status.PASS}
     suspect = not passed.issuperset(sides.left.trace.graph.outputs) or not passed
     causes = input_causes(feeding.findings)
     with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
         causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
-        if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):
-            faults, found = another_network(faults, sides.weights(), suspect)
+        notes: list[str] = []
+        if suspect and (faults or not causes):
+            common = _common(sides)
+            faults, found = another_network(faults, *common, _rounded(sides))
             causes += found
-    return faults, tuple(causes)
+            notes = [] if found else partly_trained(faults, common[0])
+    return faults, tuple(causes), notes
+
+
+def _common(sides: CapturedPair) -> tuple[CommonWeights, CommonWeights]:
+    """What of each side's weights the other one has; nothing where they are not known (a recording, an engine)."""
+    graphs = sides.left.trace.graph, sides.right.trace.graph
+    ours, theirs = (
+        [weight for name, weight in prints.items() if name in names]
+        for prints, names in zip(sides.weights(), map(multiplied, graphs), strict=True)
+    )
+    return common_weights(ours, theirs), common_weights(theirs, ours)
+
+
+def _rounded(sides: CapturedPair) -> bool:
+    """Whether a side has weights on a grid, or of eight bits."""
+    infos = (t.graph.tensors.get(n) for t in (sides.left.trace, sides.right.trace) for n in t.graph.constants)
+    return any(info is not None and (info.quant is not None or info.dtype.startswith("float8")) for info in infos)
 
 
 def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:

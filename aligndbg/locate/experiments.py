@@ -122,6 +122,12 @@ class Experiments:
         orders = (cut.layout.permutation, *cut.layout.alternatives)
         return min(self._apart(cut, got, replace(cut.layout, permutation=p)) for p in orders)
 
+    def felt(self, cut: Cut, got: Mapping[str, Array]) -> float:
+        """By how much it is off below a fault, see the gauge."""
+        if self.gauge.coarse and not cut.watched and cut.follower in got and cut.leader in self.leader.values:
+            return self.gauge.felt(cut.pair(self.candidate_again), got, self.follower)
+        return self.error(cut, got)
+
     def limit(self, cut: Cut) -> float:
         """The own error that it may have."""
         return self.gauge.limit(cut.pair(self.candidate_again))

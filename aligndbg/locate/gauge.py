@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aligndbg.core.qdq import is_coarse
 from aligndbg.core.types import Array, Pair, RunAgain, Trace
-from aligndbg.locate.thresholds import FELT, SUSPECT, agreement
+from aligndbg.locate.thresholds import FELT, FELT_STEPS, SUSPECT, agreement
 from aligndbg.match.thresholds import COARSE
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.reading import Grids
@@ -90,9 +90,18 @@ class Gauge:
         """The relative L2 up to which what is computed from a corrected tensor has come right."""
         return COARSE if self.coarse else agreement(dtype)
 
+    def felt(self, pair: Pair, got: Mapping[str, Array], follower: Trace) -> float:
+        """By how much what is below a fault is off: on a grid the mean of the steps, since one step more somewhere is
+        noise there; else the error."""
+        metrics = self._judge.isolated(pair, replace(follower, values=got), self._run_again)
+        in_steps = self._bare(pair).max_lsb is not None and not metrics.nonfinite_mismatch
+        return metrics.lsb_mean or 0.0 if in_steps else self.told(pair, metrics)
+
     def noise(self, pair: Pair) -> float:
-        """What is noise in an own error; what is FELT times larger is felt. On a grid that begins at the limit."""
-        return self.limit(pair) / (FELT if self.coarse else 100)
+        """What is noise in that; what is FELT times larger is felt."""
+        if self.coarse:
+            return FELT_STEPS if self._bare(pair).max_lsb is not None else self.limit(pair) / FELT
+        return self.limit(pair) / 100
 
     def _tolerance(self, pair: Pair) -> Tolerance:
         if pair not in self._limits:

@@ -115,9 +115,10 @@ class Suspects:
         got = self._experiments.tried([b.follower for b in below], [c for c in cuts if c is not cut])
         if not got:
             return Finding.UNKNOWN
-        without = {b: self._experiments.error(b, got) for b in below}
-        better = [b for b in below if without[b] > FELT * max(standing.error[b], standing.floor(b))]
-        worse = [b for b in below if standing.error[b] > FELT * max(without[b], standing.floor(b))]
+        without = {b: self._experiments.felt(b, got) for b in below}
+        cut_there = self._cut_there(below, standing)
+        better = [b for b in below if without[b] > FELT * max(cut_there[b], standing.floor(b))]
+        worse = [b for b in below if cut_there[b] > FELT * max(without[b], standing.floor(b))]
         if better:
             return Finding.FELT if len(better) >= len(worse) else cut
         if worse:
@@ -125,6 +126,13 @@ class Suspects:
         if at_end:
             return Finding.OUTPUT
         return cut if cut.proposed else self._probe(cut, cuts, below, standing)
+
+    def _cut_there(self, below: Sequence[Cut], standing: Standing) -> Mapping[Cut, float]:
+        """How far they are off with every cut in place."""
+        if not self._experiments.gauge.coarse:
+            return standing.error
+        got = self._experiments.tried([b.follower for b in below], standing.cuts)
+        return {b: self._experiments.felt(b, got) for b in below}
 
     def below(self, cut: Cut, cuts: Sequence[Cut]) -> list[Cut]:
         """The nearest cuts that are computed from this one."""

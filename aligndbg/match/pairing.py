@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from aligndbg.core.errors import UsageError, nearest
 from aligndbg.core.qdq import is_coarse
 from aligndbg.core.types import Layout, Matching, Pair, Trace
-from aligndbg.match.classify import classify, coverage
+from aligndbg.match.classify import classify, coverage, unseen
 from aligndbg.match.leftovers import match_names, match_outputs
+from aligndbg.match.outputs import outputs_again
 from aligndbg.match.side import Side
 from aligndbg.match.state import Link, State
 from aligndbg.match.values import match_values
@@ -91,15 +92,21 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         for r in reference.names
         if (link := state.links.get(r))
     )
-    left_r = classify(state, reference, equals)
-    left_c = classify(state, candidate, mirrored)
+    again, notes = outputs_again(state, equals)
+    held_r = {p.reference for p in again if p.reference not in state.links}
+    held_c = {p.candidate for p in again if p.candidate not in state.by_candidate}
+    inside_r, inside_c = unseen(state, reference, held_r), unseen(state, candidate, held_c)
+    left_r = (*classify(state, reference, equals, held_r), *inside_r[0])
+    left_c = (*classify(state, candidate, mirrored, held_c), *inside_c[0])
     return Matching(
         pairs=pairs,
         unmatched_reference=left_r,
         unmatched_candidate=left_c,
-        skipped_reference=reference.skipped,
-        skipped_candidate=candidate.skipped,
-        coverage_reference=coverage(reference, len(pairs), left_r),
-        coverage_candidate=coverage(candidate, len(pairs), left_c),
+        skipped_reference=(*reference.skipped, *inside_r[1]),
+        skipped_candidate=(*candidate.skipped, *inside_c[1]),
+        coverage_reference=coverage(reference, len(pairs) + len(held_r), left_r),
+        coverage_candidate=coverage(candidate, len(pairs) + len(held_c), left_c),
+        again=again,
+        notes=(*notes, *inside_r[2], *inside_c[2]),
         agreement=sum(max(0.0, 1.0 - state.links[p.reference].error) for p in pairs),
     )

@@ -48,6 +48,7 @@ class Side:
         self._data_inputs: dict[int, tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
         self.position = {name: i for i, name in enumerate(self.names)}
@@ -69,6 +70,12 @@ class Side:
                 skipped.append(Skipped(name, self.op(name), reason))
             else:
                 names.append(name)
+        for name in self.graph.inner:
+            info = self.graph.tensors.get(name)
+            if info is None or not info.dtype or info.dtype in FLOAT_DTYPES or info.quant is not None:
+                self.unseen[name] = self.graph.untapped.get(name, "inside a body")
+            else:
+                skipped.append(Skipped(name, "", f"{info.dtype} values inside a body"))
         return tuple(names), tuple(skipped)
 
     def _reason_to_skip(self, name: str) -> str:

@@ -23,9 +23,10 @@ from aligndbg.measure.tolerance import ToleranceRules
 from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
-from aligndbg.verdict.basis import basis_of
+from aligndbg.verdict.basis import AS_OUTPUT, basis_of
 from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
+from aligndbg.verdict.outputs import output_notes
 
 __all__ = ["Settings", "diff_once"]
 
@@ -73,7 +74,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
-        measured = _measure(run, judge, matching.pairs, isolation, why_not)
+        measured = _measure(run, judge, matching, isolation, why_not)
         explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
@@ -81,7 +82,14 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         )
         limits = settings.min_coverage, settings.max_faults
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
-        notes = [*_notes(sides, feeding), *notes, *drift_notes(verdict, measured), *check_warnings(checks)]
+        notes = [
+            *_notes(sides, feeding),
+            *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
+            *notes,
+            *explained.notes,
+            *drift_notes(verdict, measured),
+            *check_warnings(checks),
+        ]
         return Diff(
             reference=ref.info,
             candidate=cand.info,
@@ -130,6 +138,7 @@ class _Explained:
     causes: tuple[Cause, ...]
     outputs: frozenset[str]
     corrected: Mapping[str, float] | None
+    notes: list[str]
 
 
 def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
@@ -191,18 +200,24 @@ def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation:
 
 
 def _measure(
-    run: _Run, judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str
+    run: _Run, judge: Judge, matching: Matching, isolation: Isolation | None, why_not: str
 ) -> list[Measurement]:
     out = []
+    place = {name: k for k, name in enumerate(judge.reference.order)}
+    pairs = sorted((*matching.pairs, *matching.again), key=lambda p: place.get(p.reference, -1))
     with run.clock.comparing(len(pairs)) as (tick, step):
 
         def measured(pair: Pair) -> Measurement:
             tick()
+            if pair in matching.again:
+                return detailed(pair, judge.measure(pair, why_not_isolated=AS_OUTPUT))
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
             excused = isolation.proved.excused.get(pair.reference, "") if isolation else ""
             hidden = isolation.proved.hidden(pair.reference) if isolation else ""
-            found = judge.measure(pair, own, doubt, why_not, excused, hidden)
+            return detailed(pair, judge.measure(pair, own, doubt, why_not, excused, hidden))
+
+        def detailed(pair: Pair, found: Measurement) -> Measurement:
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
         for found in judge.each(measured, pairs):
@@ -226,10 +241,10 @@ def _faults_and_causes(
         faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
-    faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
     proved = isolation.proved if isolation else None
     all_of_them = proved is not None and len(faults) == len(proved.standing)
-    return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None)
+    return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None, notes)
 
 
 def _inputs_transposed(sides: CapturedPair) -> bool:

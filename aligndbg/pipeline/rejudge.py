@@ -20,7 +20,7 @@ from aligndbg.measure.limits import Conditions
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.rounding import inner_roundings
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
-from aligndbg.verdict.basis import Basis, Isolated, isolated_of
+from aligndbg.verdict.basis import AS_OUTPUT, Basis, Isolated, isolated_of, pair_key
 from aligndbg.verdict.decide import decide, drift_notes
 
 __all__ = ["judge"]
@@ -84,7 +84,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         truncated = len(made_now) > basis.max_faults
         if any(cause.kind == "different_network" for cause in found.causes):
             faults = faults[:1]  # of another network every layer is one
-    measured = [_measured(now, m, isolation, basis) for m in found.pairs]
+    measured = [_measured(now, m, isolation, found) for m in found.pairs]
     verdict, why = decide(
         now,
         found.matching,
@@ -107,7 +107,10 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         warnings=(*kept_warnings, AGAIN, *drift_notes(verdict, measured)),
         basis=replace(
             basis,
-            pairs={n: replace(p, doubt=doubtful.get(n, "")) for n, p in basis.pairs.items()},
+            pairs={
+                (key := pair_key(m.pair)): replace(basis.pairs[key], doubt=doubtful.get(m.pair.reference, ""))
+                for m in found.pairs
+            },
             everywhere=now.rules.everywhere,
             rules=now.rules.specs,
             min_coverage=min_coverage,
@@ -118,11 +121,12 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
 
 def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
     borders = [m.pair for m in found.pairs if m.pair.reference not in kept.refused]
+    doubtful = {p.reference: doubt for p in found.matching.pairs if (doubt := basis.pairs[pair_key(p)].doubt)}
     return Isolation(
         found.matching,
         Proved(kept.proved, kept.excused),
         {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None},
-        {name: p.doubt for name, p in basis.pairs.items() if p.doubt},
+        doubtful,
         kept.over,
         kept.refused,
         kept.runs,
@@ -141,14 +145,18 @@ def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
     return replace(fault, cause=same[0].cause, effect=same[0].effect) if same else fault
 
 
-def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, basis: Basis) -> Measurement:
+def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, found: Diff) -> Measurement:
+    assert found.basis is not None
     name = m.pair.reference
+    if m.pair in found.matching.again:
+        new = judge_.measure(m.pair, why_not_isolated=AS_OUTPUT)
+        return replace(m, metrics=new.metrics, status=new.status, reason=new.reason)
     own = isolation.own.get(name) if isolation else None
     doubt = isolation.doubtful.get(name, "") if isolation else ""
     own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
     excused = isolation.proved.excused.get(name, "") if isolation else ""
     hidden = isolation.proved.hidden(name) if isolation else ""
-    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused, hidden)
+    new = judge_.measure(m.pair, own, doubt, found.basis.why_not, excused, hidden)
     return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
 
 
@@ -162,16 +170,17 @@ class _SavedJudge(Judge):
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}
         for m in found.pairs:
-            self._kept[m.pair.reference, m.pair.layout.permutation] = m.metrics
-            for permutation, metrics in basis.pairs[m.pair.reference].layouts:
-                self._kept[m.pair.reference, permutation] = metrics
+            key = pair_key(m.pair)
+            self._kept[key, m.pair.layout.permutation] = m.metrics
+            for permutation, metrics in basis.pairs[key].layouts:
+                self._kept[key, permutation] = metrics
 
     def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
-        kept = self._basis[pair.reference]
+        kept = self._basis[pair_key(pair)]
         return kept.own_limits if isolated else kept.limits
 
     def metrics(self, pair: Pair) -> Metrics:
-        return self.recounted(pair, self._kept[pair.reference, pair.layout.permutation])
+        return self.recounted(pair, self._kept[pair_key(pair), pair.layout.permutation])
 
     def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:
         """The metrics with the violations of this judge's tolerance. Raises UsageError where they cannot tell."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aligndbg.core.types import RunAgain, Trace
+from aligndbg.core.types import Pair, RunAgain, Trace
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.proved import ProvedFault
 from aligndbg.measure.judge import Judge, other_layouts
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.tolerance import Tolerance
 
-__all__ = ["Basis", "Isolated", "PairBasis", "basis_of", "isolated_of"]
+__all__ = ["AS_OUTPUT", "Basis", "Isolated", "PairBasis", "basis_of", "isolated_of", "pair_key"]
+
+
+AS_OUTPUT = "it is compared as an output, beside the pairs of the network"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Isolated:
 
 @dataclass(frozen=True)
 class Basis:
-    """Of a run: its pairs by reference name, the user's rules, and what the verdict depends on besides the pairs.
+    """Of a run: its pairs by `pair_key`, the user's rules, and what the verdict depends on besides the pairs.
 
     `values` gives the dtype of each captured value, `missing` why one is not there; reference first. `isolated` is None
     where there are no isolated errors, for the reason `why_not`.
@@ -62,6 +65,11 @@ class Basis:
     inputs_transposed: bool
 
 
+def pair_key(pair: Pair) -> str:
+    """Both names: an output may be held against a tensor that is paired with another one."""
+    return f"{pair.reference}\n{pair.candidate}"
+
+
 def basis_of(
     judge: Judge,
     measured: Sequence[Measurement],
@@ -74,7 +82,7 @@ def basis_of(
     """What `judge` judged `measured` by, while the values are still there."""
     doubtful = isolation.doubtful if isolation else {}
     return Basis(
-        pairs={m.pair.reference: _of_pair(judge, m, doubtful.get(m.pair.reference, "")) for m in measured},
+        pairs={pair_key(m.pair): _of_pair(judge, m, doubtful.get(m.pair.reference, "")) for m in measured},
         everywhere=judge.rules.everywhere,
         rules=judge.rules.specs,
         min_coverage=min_coverage,

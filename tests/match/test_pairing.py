@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -471,6 +472,98 @@ def test_without_a_graph_names_propose_and_values_must_agree() -> None:
     assert names(found) == {"conv_1": "conv_1_Conv", "conv_2": "conv_2_Conv"}
     assert {p.method for p in found.pairs} == {"name"}
     assert classes(found) == ({"gap": "unmatched"}, {"gap_Mean": "unmatched"})
+
+
+# --- outputs beside the pairs ---------------------------------------------------------------------------------------
+
+
+def again(found: Matching) -> list[tuple[str, str, str]]:
+    return [(p.reference, p.candidate, p.evidence) for p in found.again]
+
+
+NAMESAKES = "an output of this name on both sides"
+
+
+def test_an_output_that_equals_a_paired_tensor_is_compared_with_it() -> None:
+    """The candidate gives its state twice: as it is computed, and with a zero added."""
+    reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "s"), op("Exp", np.exp, "s", "y"))
+    candidate = last(
+        op("Conv", conv(KERNEL["a"], 3), "x", "s2"),
+        op("Exp", np.exp, "s2", "y2"),
+        op("Add", lambda s: s + 0.0, "s2", "state"),
+        outputs="y2 state",
+    )
+    found = pair_up(reference, candidate)
+    assert names(found) == {"s": "s2", "y": "y2"}
+    assert [pair[:2] for pair in again(found)] == [("s", "state")]
+    assert found.again[0].layout.permutation == (0, 3, 1, 2)
+    assert classes(found) == ({}, {})
+    assert (found.coverage_reference.compared, found.coverage_candidate.compared) == (2, 3)
+
+
+def test_outputs_of_one_name_are_compared_whatever_values_pair_them_with() -> None:
+    """The reference decodes its boxes, the candidate gives them raw."""
+    raw = conv(KERNEL["a"], 1)
+    reference = first(
+        op("Conv", raw, "x", "raw"), op("Exp", np.exp, "raw", "e"), op("Neg", np.negative, "e", "n"),
+        op("Relu", lambda t: t + 1, "n", "boxes"), outputs="boxes",
+    )  # fmt: skip
+    candidate = last(op("Conv", conv(KERNEL["a"], 3), "x", "boxes"), outputs="boxes")
+    found = pair_up(reference, candidate)
+    assert names(found) == {"raw": "boxes"}
+    assert again(found) == [("boxes", "boxes", NAMESAKES)]
+    assert "boxes" not in classes(found)[0]
+
+
+def test_exchanged_outputs_are_compared_by_name_where_their_order_is_the_same() -> None:
+    reference = first(*(op("Conv", conv(KERNEL[k], 1), "x", k) for k in "ab"), outputs="a b")
+    candidate = last(
+        op("Conv", conv(KERNEL["a"], 3), "x", "b"), op("Conv", conv(KERNEL["b"], 3), "x", "a"), outputs="a b"
+    )
+    found = pair_up(reference, candidate)
+    assert names(found) == {"a": "b", "b": "a"}
+    assert again(found) == [("a", "a", NAMESAKES), ("b", "b", NAMESAKES)]
+
+
+def test_a_name_that_two_outputs_share_by_chance_is_said() -> None:
+    """Numbers for names: 7 here is not 7 there, which value and order agree on."""
+    reference = first(*(op("Conv", conv(KERNEL[k], 1), "x", n) for k, n in ("a6", "b7")), outputs="6 7")
+    candidate = last(*(op("Conv", conv(KERNEL[k], 3), "x", n) for k, n in ("a7", "b8")), outputs="7 8")
+    found = pair_up(reference, candidate)
+    assert names(found) == {"6": "7", "7": "8"}
+    assert found.again == ()
+    assert found.notes == (
+        "the outputs called '7' were not compared with each other: by value and by place '7' of the reference is '8' "
+        "of the candidate",
+    )
+
+
+def test_outputs_of_one_name_and_unlike_sizes_say_so() -> None:
+    reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "y"), outputs="y")
+    candidate = last(op("Sum", lambda x: x.sum((1, 2)), "x", "y"), outputs="y")
+    found = pair_up(reference, candidate)
+    assert found.unmatched_reference[0].reason == (
+        "an output of this name on both sides, but 1 x 4 x 6 x 5 here and 1 x 3 there"
+    )
+
+
+@pytest.mark.parametrize("recorded", ["reference", "candidate"])
+def test_a_recording_without_a_graph_is_compared_at_the_outputs_by_name(recorded: str) -> None:
+    """Whatever the values, and where every element is the same."""
+    from aligndbg.core.types import Graph
+
+    def model(sign: float) -> MemoryBackend:
+        return first(
+            op("Conv", conv(KERNEL["a"], 1), "x", "a"), op("Sin", lambda a: np.sin(9 * sign * a + sign), "a", "y"),
+            op("Sum", np.sum, "y", "total"), outputs="y total",
+        )  # fmt: skip
+
+    (left, left_prints), (right, right_prints) = (trace(model(sign), {"x": IMAGE}) for sign in (1, -3))
+    bare = left if recorded == "reference" else right
+    bare = replace(bare, graph=Graph(tensors=bare.graph.tensors))
+    sides = (bare, right) if recorded == "reference" else (left, bare)
+    found = match(*sides, left_prints, right_prints)
+    assert {p.reference: p.method for p in found.pairs} == {"a": "value", "y": "output", "total": "output"}
 
 
 # --- the user's word, and what is settled --------------------------------------------------------------------------

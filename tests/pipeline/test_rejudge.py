@@ -183,9 +183,9 @@ def test_a_file_that_is_no_saved_diff_is_said_to_be_none(
         "text": b"no gzip at all",
         "cut": whole[: len(whole) // 2],
         "other": gzip.compress(
-            msgspec.msgpack.encode({"format": "aligndbg.saved/1", "version": "0", "diff": {"a": 1}})
+            msgspec.msgpack.encode({"format": "aligndbg.saved/2", "version": "0", "diff": {"a": 1}})
         ),
-        "newer": gzip.compress(data.replace(b"aligndbg.saved/1", b"aligndbg.saved/9")),
+        "newer": gzip.compress(data.replace(b"aligndbg.saved/2", b"aligndbg.saved/9")),
         "pickle": gzip.compress(data.replace(b"'<f8'", b"'|O8'").replace(b"'<i8'", b"'|O8'")),
     }
     path = tmp_path / "x.diff"
