@@ -97,6 +97,10 @@ class Gauge:
         in_steps = self._bare(pair).max_lsb is not None and not metrics.nonfinite_mismatch
         return metrics.lsb_mean or 0.0 if in_steps else self.told(pair, metrics)
 
+    def exact(self, pair: Pair) -> bool:
+        """Whether its own error is one of a single rounding to its grid: over its limit, that is no noise."""
+        return self._bare(pair).max_lsb is not None and self._inner(pair) is None
+
     def noise(self, pair: Pair) -> float:
         """What is noise in that; what is FELT times larger is felt."""
         if self.coarse:
