@@ -319,17 +319,17 @@ class LocateByExperiment:
         sides = found.state.reference, found.state.candidate
         sides = sides if self._task.candidate_again else sides[::-1]
         hidden: dict[Cut, Shown] = {}
-        runs = 0
+        runs = regions = 0
         try:
             for seed in range(0 if why else self._task.probes):
                 probes = Probes(self._experiments, leading, sides, links, seed, signed=seed % 2 == 0)
-                for cut, shown in probes.shown(cuts).items():
+                found_now, regions = probes.shown(cuts)
+                for cut, shown in found_now.items():
                     if cut not in hidden or hidden[cut].error < shown.error:
                         hidden[cut] = shown
                 runs += 1
         except AligndbgError as error:
             why = error.fact
-        regions = sum(not (c.edge or c.border or c.watched) for c in cuts) if runs else 0
         return hidden, Probed(runs=runs, regions=regions, why_not=why)
 
     def _fault(self, cut: Cut, found: Located, shown: Shown | None = None) -> ProvedFault:

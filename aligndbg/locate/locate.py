@@ -20,7 +20,7 @@ from aligndbg.locate.search import Part, Search
 from aligndbg.locate.suspects import Finding, Standing, Suspects
 from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE
 from aligndbg.locate.walks import above, broken, computed_from, sinks
-from aligndbg.match.side import Side
+from aligndbg.match.side import Side, moved_from
 from aligndbg.match.state import State
 
 __all__ = ["Located", "Locator"]
@@ -298,6 +298,9 @@ class Locator:
                 return True
             self._settled[first.place] = Finding.EQUIVALENT
             return False
+        if self._gauge.coarse and first.proposed and self._ends_later(first):
+            self._drop(first)
+            return True
         finding = self._suspects().judge(first, standing)
         if isinstance(finding, Cut):
             self._drop(finding)
@@ -340,6 +343,13 @@ class Locator:
         names = [a.follower for a in clean]
         was, now = self._experiments.tried(names, known), self._experiments.tried(names, [*known, cut])
         return any(self._experiments.error(a, now) < self._experiments.error(a, was) / FELT for a in clean)
+
+    def _ends_later(self, cut: Cut) -> bool:
+        """Whether values pair the leader's tensor with one that the follower computes from the cut's: put in before a
+        ReLU, what comes after it heals as much."""
+        partner = self._partners(leading=True).get(cut.leader, cut.follower)
+        copy = moved_from(self._follower, partner, lambda n: n == cut.follower)
+        return not copy and partner in set(computed_from(self._follower, cut.follower)) - {cut.follower}
 
     def _drop(self, cut: Cut) -> None:
         """A wrong pair: it is made no more."""

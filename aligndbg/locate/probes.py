@@ -11,6 +11,7 @@ from aligndbg.core.errors import AligndbgError
 from aligndbg.core.types import Array, Backend, Key, Layout
 from aligndbg.locate.experiments import Cut, Experiments, jittered
 from aligndbg.locate.thresholds import JITTER_TIMES, JITTER_ULPS
+from aligndbg.locate.walks import above
 from aligndbg.match.side import Side, moved_from
 from aligndbg.measure.distance import distance
 
@@ -51,7 +52,10 @@ class Probes:
     def apart(self, cut: Cut, cuts: Iterable[Cut], below: Sequence[Cut]) -> dict[Cut, float]:
         """How far the sides are apart at `below` on one probe, with every cut but `cut` in place. Raises
         AligndbgError where either cannot be run so."""
-        told, given = self._shuffled(self._origins(c for c in cuts if c is not cut))
+        origins = self._origins(c for c in cuts if c is not cut)
+        if not all(self._same_borders(b, origins) for b in below):
+            raise AligndbgError("the two sides compute it from different tensors")
+        told, given = self._shuffled(origins)
         told.pop(cut.leader, None)
         ours = dict(self._leading.run(self._feeds(self._experiments.leader.feeds), [b.leader for b in below], told))
         theirs = self._experiments.run(
@@ -59,12 +63,13 @@ class Probes:
         )
         return {b: self._distance(b, ours[b.leader], theirs[b.follower]) for b in below}
 
-    def shown(self, cuts: Sequence[Cut]) -> dict[Cut, Shown]:
-        """The regions that one probe of all of them at once shows to differ, by more than noise. Raises as `apart`."""
-        ends = [
-            c for c in cuts if not (c.edge or c.border or c.watched) and c.leader in self._experiments.leader.values
-        ]
-        drawn = self._origins(ends)
+    def shown(self, cuts: Sequence[Cut]) -> tuple[dict[Cut, Shown], int]:
+        """The regions that one probe of all of them at once shows to differ, by more than noise; and how many were
+        probed: those that both sides compute from the same tensors. Raises as `apart`."""
+        known = self._experiments.leader.values
+        usable = [c for c in cuts if not (c.edge or c.border or c.watched) and c.leader in known]
+        drawn = self._origins(usable)
+        ends = [c for c in usable if self._same_borders(c, drawn)]
         told, given = self._shuffled(drawn)
         fed, feeds = self._shuffled_feeds()
         followers = [c.follower for c in ends]
@@ -73,15 +78,19 @@ class Probes:
         found = {c: self._distance(c, ours[c.leader], theirs[c.follower]) for c in ends}
         over = [c for c in ends if not found[c] <= self._experiments.limit(c)]
         if not over:
-            return {}
+            return {}, len(ends)
         shaken = {key: jittered(value, JITTER_ULPS, self._rng) for key, value in given.items()}
         moved = self._experiments.run([c.follower for c in over], drawn, feeds=feeds, values=shaken)
         noise = {c: distance(theirs[c.follower], moved[c.follower]) for c in over}
-        return {
-            c: Shown(found[c], ours[c.leader], theirs[c.follower])
-            for c in over
-            if not found[c] <= JITTER_TIMES * noise[c]
-        }
+        shown = [c for c in over if not found[c] <= JITTER_TIMES * noise[c]]
+        return {c: Shown(found[c], ours[c.leader], theirs[c.follower]) for c in shown}, len(ends)
+
+    def _same_borders(self, cut: Cut, cuts: Iterable[Cut]) -> bool:
+        partners = {c.follower: c.leader for c in cuts}
+        leader, follower = self._sides
+        ours = set(above(leader, cut.leader, set(partners.values()) - {cut.leader})[1])
+        theirs = above(follower, cut.follower, partners.keys() - {cut.follower})[1]
+        return ours == {partners[name] for name in theirs}
 
     def _origins(self, cuts: Iterable[Cut]) -> list[Cut]:
         """Without those of which either tensor is another cut's, or an input, moved."""
