@@ -344,7 +344,8 @@ class LocateByExperiment:
             own = judge.isolated(pair, found.replay.trace, self._task.run_again)
         else:
             ours, theirs = (shown.leading, shown.following)[:: 1 if candidate_again else -1]
-            own = compare(ours, pair.layout.to_reference(theirs))
+            theirs, limits = pair.layout.to_reference(theirs), judge.tolerance(pair, isolated=True)
+            own = compare(ours, theirs, tolerance=limits, joint=judge.joint)
         fault = fault_at(judge, pair, [*links, *cuts], own, lacking)
         fault = replace(fault, hidden=shown is not None or cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))
