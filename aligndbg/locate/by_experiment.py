@@ -217,7 +217,7 @@ class LocateByExperiment:
             matching,
             replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
             own,
-            self._doubtful(found, matching),
+            self._doubtful(found, matching, faults),
             frozenset(p.reference for p in matching.pairs if places.get((p.reference, p.candidate)) in found.faults),
             refused,
             found.runs,
@@ -279,14 +279,18 @@ class LocateByExperiment:
         judge = self._gauge.judge
         return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
 
-    def _doubtful(self, found: Located, matching: Matching) -> dict[str, str]:
+    def _doubtful(self, found: Located, matching: Matching, faults: Sequence[ProvedFault]) -> dict[str, str]:
         """The user's pairs that their values, or what follows, refute; and what no experiment could judge."""
         why = "given by --map, and its values or what is computed from it disagree"
         users = [p for p in matching.pairs if p.method == "user"]
         wrong = [p for p in users if self._over_usual(p) or (p.reference, p.candidate) in found.dropped]
+        told = {(f.pair.reference, f.pair.candidate) for f in faults}
+        late = [p for p in matching.pairs if p.method in ("output", "name") and self._over_usual(p)]
+        unproved = "over its limit, but values do not pair it, and no experiment did"
+        wrong_late = {p.reference: unproved for p in late if (p.reference, p.candidate) not in told}
         paired = {c.pair(self._task.candidate_again).reference for c in found.unknown if not c.border}
         left = {name: open_ for name, open_ in self._left_open(found).items() if name in paired}
-        return left | {p.reference: why for p in wrong}
+        return left | wrong_late | {p.reference: why for p in wrong}
 
     def _left_open(self, found: Located) -> dict[str, str]:
         """What no experiment could tell."""

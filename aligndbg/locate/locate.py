@@ -69,7 +69,7 @@ class Locator:
         self._small: set[tuple[str, Key]] = set()  # under the usual limit, and still what explains an output
         self._pending: tuple[Cut, set[str]] | None = None
         self._unexplained: list[str] = []
-        self._hopeless = False
+        self._hopeless: set[frozenset[str]] = set()  # parts in which nothing heals
         self._measured: set[frozenset[tuple[str, Key]]] = set()  # by two ways of pairing it would go to and fro
         self._fresh = False  # whether the last round paired something anew
         self._loose = False
@@ -227,7 +227,7 @@ class Locator:
         """Corrects the next place where the sides part; False where there is none."""
         part = self._part()
         self._drop_what_healed_nothing(part)
-        if not part or self._hopeless or len(self._accepted) >= MOST_FAULTS:
+        if not part or frozenset(part.leading) in self._hopeless or len(self._accepted) >= MOST_FAULTS:
             return False
         cut = self._search(self._cuts()).best(part)
         if cut is not None:
@@ -235,7 +235,7 @@ class Locator:
         else:
             cut = self._whole(part)
             if cut is None:
-                self._hopeless = True
+                self._hopeless.add(frozenset(part.leading))
                 self._unexplained = [n for n in sinks(self._leader) if n in part.leading]
                 return False
         self._accepted.append(cut)
@@ -257,11 +257,15 @@ class Locator:
         ends = list(self._ends(part))
         got = self._experiments.tried([c.follower for c in ends], self._cuts())
         # Some agree that no value could pair: NaN throughout, or one number.
-        right = [c for c in ends if self._experiments.error(c, got) <= self._experiments.limit(c)]
+        right = [c for c in ends if self._experiments.error(c, got) <= self._surely(c)]
         told = {c.leader for c in right}, {c.follower for c in right}
         wrong = (c for c in ends if c.leader not in told[0] and c.follower not in told[1])
         first = next(wrong, None)
         return None if first is None else self._search(self._cuts()).earliest(first)
+
+    def _surely(self, cut: Cut) -> float:
+        """The error under which it is right, whatever is rounded above it."""
+        return self._lookout(cut) if self._gauge.coarse else self._experiments.limit(cut)
 
     def _ends(self, part: Part) -> Iterator[Cut]:
         """Pairs of an output of both sides, at least one of the two unpaired."""
