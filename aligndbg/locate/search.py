@@ -72,7 +72,7 @@ class Search:
             for prior, cut in waiting[:budget]:
                 if cut.place not in self._blocked:
                     healed, wrong = self._healed(cut, part, sketches)
-                    if healed and (wrong or self._end is None or (cut.border and self._experiments.gauge.coarse)):
+                    if healed and (wrong or self._end is None):
                         healing.append((healed, wrong, prior, cut))
             del waiting[:budget]
             if healing:

@@ -127,7 +127,7 @@ class Suspects:
             return Finding.OUTPUT
         if self._experiments.gauge.coarse:  # the next grid may round it off, and what it holds is no input of its own
             certain = self._experiments.gauge.exact(cut.pair(self._experiments.candidate_again))
-            return Finding.FELT if certain else Finding.UNKNOWN
+            return Finding.FELT if certain else cut if cut.proposed else Finding.UNKNOWN
         return cut if cut.proposed else self._probe(cut, cuts, below, standing)
 
     def _cut_there(self, below: Sequence[Cut], standing: Standing) -> Mapping[Cut, float]:
