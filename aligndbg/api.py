@@ -71,6 +71,7 @@ def diff(
     max_memory: int | None = None,
     checks: bool = True,
     isolate: bool = True,
+    probe: int = 0,
     max_faults: int = Settings.max_faults,
     samples: int | None = None,
     dataset: str | Path | None = None,
@@ -96,6 +97,9 @@ def diff(
     that each model's runtime may take in all, that pairing may, and that comparing may, for one sample (a live object
     runs without a limit).
 
+    `probe` tests every region between paired tensors on so many random inputs of its own, too, and so finds faults that
+    this input hides (dead channels, saturated gates).
+
     `samples` compares on that many seeded inputs (seed, seed + 1, ...), `dataset` on the files of a folder or the rows
     of an .npz (the first `samples`); the result is the worst of each layer, with statistics. `workers` processes share
     them, or the cluster of a Dask `scheduler` ("tcp://host:8786"); open backends and live modules cannot be sent there.
@@ -105,6 +109,8 @@ def diff(
     limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
     check_limits(limits, min_coverage)
+    if probe < 0:
+        raise UsageError(f"probe is {probe}", hint="give 0 or more")
     _check_counts({"max_faults": max_faults, "samples": samples, "workers": workers}, max_memory)
     everywhere = Tolerance(atol, rtol, None, min_cosine, min_euclid, min_sqnr, max_lsb)
     rules = ToleranceRules(everywhere if everywhere.is_set else None, tolerances)
@@ -112,7 +118,7 @@ def diff(
         inputs, candidate_inputs, seed, distribution, val_range, shapes, input_map, image, allow_nonfinite
     )
     folder = None if repro is None else Path(repro)
-    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, folder, details)
+    settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, folder, details, probe)
     with ExitStack() as stack, one_blas_thread():
         shown = _shown(progress, stack)
         if dataset is None and (samples or 1) == 1 and workers == 1 and scheduler is None:

@@ -475,15 +475,15 @@ def test_a_small_budget_changes_no_value(fixtures: Path, diverged: Diff, max_mem
 def test_pairing_has_the_time_limit_too(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aligndbg.backends.onnx.backend import OnnxBackend
     from aligndbg.backends.tflite.backend import TfliteBackend
-    from aligndbg.match import structure
+    from aligndbg.match import values
 
-    quick = structure._best_in_region
+    quick = values.settle_layout
 
     def slow(*args: Any) -> Any:
         time.sleep(0.3)
         return quick(*args)
 
-    monkeypatch.setattr(structure, "_best_in_region", slow)
+    monkeypatch.setattr(values, "settle_layout", slow)
     # Open backends run here, without a limit of their own.
     sides = OnnxBackend(str(fixtures / "cnn.onnx"), {}), TfliteBackend(str(fixtures / "cnn_weight_fault.tflite"), {})
     with pytest.raises(UsageError, match=r"pairing the two models' tensors ran past 0\.25 s") as caught:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import aligndbg
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 if str(BENCHMARKS) not in sys.path:
     sys.path.insert(0, str(BENCHMARKS))  # the bench is no part of the package
 
 from plants import NotHere, Plantable, Site, effect, open_plantable, plant  # noqa: E402
-from plants.bench import Bench, PairOfModels  # noqa: E402
+from plants.bench import Bench, PairOfModels, judge  # noqa: E402
 from plants.causes import is_right  # noqa: E402
 
 CNN = PairOfModels("cnn.onnx", "cnn.tflite")
@@ -62,6 +67,35 @@ def test_an_int8_fault_is_located(bench: Bench, kind: str) -> None:
     assert finding.located, finding
     assert is_right(finding.plant, "candidate", finding.cause), (finding.cause, finding.summary)
     assert trial.invented == []
+
+
+def test_a_fault_one_operator_beside_a_missed_plant_is_told(bench: Bench, fixtures: Path, tmp_path: Path) -> None:
+    """A true fault is graded as if its neighbour had been planted."""
+    clean, model = bench.clean(CNN, 0), bench.model(CNN.candidate)
+    changed, planted = plant(model, np.random.default_rng(8), clean.values["candidate"], ["weight_channel"])
+    paired = {candidate for _, candidate in clean.pairs}
+    below = next(name for name in changed.reach(planted.site.tensor)[planted.site.tensor] if name in paired)
+    changed.save(tmp_path / "planted.tflite")
+    found = aligndbg.diff(fixtures / CNN.reference, tmp_path / "planted.tflite", clean.feeds, checks=False)
+    moved = replace(planted, site=replace(planted.site, tensor=below))
+    (finding,), invented = judge(found, "candidate", changed, bench.model(CNN.reference), [moved], clean)
+    assert (finding.how, invented) == ("missed", [finding.beside])
+
+
+def test_of_several_plants_one_that_the_outputs_do_not_feel_is_masked(tmp_path: Path) -> None:
+    """What is added to all of a softmax's inputs alike."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])
+    nodes = [
+        helper.make_node("Add", ["x", "offset"], ["shifted"], "add"),
+        helper.make_node("Softmax", ["shifted"], ["shares"], "softmax"),
+        helper.make_node("Mul", ["shares", "factor"], ["y"], "mul"),
+    ]
+    stored = [numpy_helper.from_array(np.array([v], np.float32), n) for n, v in (("offset", 1.5), ("factor", 3.0))]
+    graph = helper.make_graph(nodes, "g", [x], [y], stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    trial = Bench(tmp_path, None).trial(PairOfModels("m.onnx", "m.onnx"), "candidate", 2, ["constant"], seed=1)
+    assert {f.plant.site.tensor: f.strength for f in trial.findings} == {"shifted": "masked", "y": "solid"}
 
 
 def test_the_exact_tensor_is_named(bench: Bench) -> None:

@@ -37,6 +37,7 @@ def snapshot(diff: Diff) -> dict[str, Any]:
                 "own_error": None if m.isolated is None else _short(m.isolated.rel_l2),
             }
             for m in diff.pairs
+            if m.pair not in diff.matching.again
         },
     }
     plain = plain_value(document)

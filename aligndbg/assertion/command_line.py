@@ -33,6 +33,7 @@ _VALUES = (
     "workers",
     "scheduler",
     "max_faults",
+    "probe",
 )
 _REPEATED = {"tolerances": "--tol", "val_range": "--val-range", "shapes": "--shape"}
 _MAPS = {"map": "--map", "input_map": "--input-map"}

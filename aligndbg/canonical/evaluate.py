@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.core.arrays import in_order
 from aligndbg.core.types import Array
 
 __all__ = ["CannotEvaluateError", "Step", "as_model", "evaluate"]
@@ -44,7 +45,7 @@ def evaluate(steps: Sequence[Step], values: Mapping[str, Array], fetch: Sequence
     import onnxruntime
 
     read = {i for step in steps for i in step.inputs if i}
-    feeds = {name: np.ascontiguousarray(values[name]) for name in read if name in values}
+    feeds = {name: in_order(values[name]) for name in read if name in values}
     try:
         model = as_model(steps, feeds, {}, fetch, opset)
         options = onnxruntime.SessionOptions()
@@ -73,7 +74,7 @@ def as_model(
             for name, value in feeds.items()
         ],
         [],
-        [onnx.numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+        [onnx.numpy_helper.from_array(in_order(value), name) for name, value in constants.items()],
     )
     for name in fetch:
         graph.output.add().name = name

@@ -137,6 +137,9 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     many.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the samples (1)")
     many.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster shares them: tcp://host:8786")
     p.add_argument("--no-isolate", action="store_true", help="accumulated errors only: no second run of either side")
+    p.add_argument(
+        "--probe", type=_count, default=0, metavar="N", help="test each region on N random inputs of its own, too"
+    )
     p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
     p.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"

@@ -36,6 +36,7 @@ def diff(args: argparse.Namespace) -> int:
         max_memory=args.max_memory,
         checks=not args.no_checks,
         isolate=not args.no_isolate,
+        probe=args.probe,
         samples=args.samples,
         dataset=args.dataset,
         workers=args.workers,

@@ -11,7 +11,17 @@ import numpy as np
 from aligndbg.core.errors import FeedError, UsageError
 from aligndbg.core.types import Array
 
-__all__ = ["Lazy", "as_array", "bytes_of", "dtype_of", "is_float_dtype", "numpy_dtype", "plain_dtype", "write_all"]
+__all__ = [
+    "Lazy",
+    "as_array",
+    "bytes_of",
+    "dtype_of",
+    "in_order",
+    "is_float_dtype",
+    "numpy_dtype",
+    "plain_dtype",
+    "write_all",
+]
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -54,6 +64,11 @@ def as_array(value: Any) -> Array:
         return np.asarray(value)
     except ValueError as error:  # ragged lists
         raise FeedError(f"an input is no array: {error}", hint="pass numpy arrays") from None
+
+
+def in_order(array: Any) -> Array:
+    """The array in C order, copied only where it lies otherwise. numpy's ascontiguousarray makes a scalar of rank 1."""
+    return np.asarray(array, order="C")
 
 
 def bytes_of(array: Array) -> Array:

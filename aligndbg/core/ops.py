@@ -13,14 +13,9 @@ __all__ = [
     "LAYOUT_OPS",
     "MOVING",
     "PASSIVE_OPS",
-    "RECURRENT_OPS",
     "WEIGHT_OPS",
-    "kindred",
     "ops_agree",
     "output_index",
-    "step_of",
-    "written_out",
-    "written_with",
 ]
 
 # Ops that move values without computing: what a converter adds or drops at will (canonical names).
@@ -33,7 +28,6 @@ SAME_RESULT = 0.9  # `ops_agree` of ops that give one result under two names, or
 KINDRED = 0.4  # of ops that are something to each other
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # A converter that has no such op writes out its steps, weighted ops first.
-RECURRENT_OPS = frozenset({"LSTM", "GRU", "RNN"})
 
 # Ops that converters fuse into the op before them.
 FINISHING = frozenset(
@@ -89,11 +83,6 @@ _KIN = frozenset(
 )
 
 
-def kindred(one: str, other: str) -> bool:
-    """Whether two ops are the same, the same under two names, or mistaken for one another."""
-    return one == other or frozenset((one, other)) in _KIN or any({one, other} <= family for family in FAMILIES)
-
-
 # One op against the last of those it is written out as.
 _WRITTEN_OUT = frozenset(
     frozenset(p)
@@ -113,26 +102,6 @@ _WRITTEN_OUT = frozenset(
         ("RNN", "Tanh"),
     )
 )
-
-
-# Ops that a converter may write out: their counterpart is the last of the steps, or one of their own kind.
-_COMPOUND = {op for pair in _WRITTEN_OUT for op in pair} - {"Add", "Mul", "Div", "Tanh"}
-
-
-def step_of(rn: Node, cn: Node) -> bool:
-    """Whether one of two unlike ops can only be a step of the other."""
-    return (rn.tail in _COMPOUND) != (cn.tail in _COMPOUND) and not written_out(rn, cn)
-
-
-def written_out(rn: Node, cn: Node) -> bool:
-    """Whether one side may have as a single op what the other ends there after several, an activation aside."""
-    return frozenset((rn.tail, cn.tail)) in _WRITTEN_OUT or frozenset((rn.canonical, cn.canonical)) in _WRITTEN_OUT
-
-
-@lru_cache(maxsize=4096)
-def written_with(op: str) -> frozenset[str]:
-    """The ops with which `op` is `written_out`."""
-    return frozenset(other for pair in _WRITTEN_OUT if op in pair for other in pair if other != op)
 
 
 def output_index(node: Node, name: str) -> int:

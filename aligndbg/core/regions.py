@@ -6,24 +6,29 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from aligndbg.core.types import Graph, Key, Node, Pair, Region
 
-__all__ = ["needed", "next_pairs", "region"]
+__all__ = ["needed", "next_pairs", "next_tensors", "region"]
 
 
 def next_pairs(consumers: Mapping[str, Sequence[Node]], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
     """The nearest paired tensors computed from `name`, each once."""
-    found: dict[str, Pair] = {}
-    stack, seen = [name], {name}
+    start = [o for node in consumers.get(name, ()) for o in node.outputs]
+    return [by_name[n] for n in next_tensors(consumers, by_name, start) if n != name]
+
+
+def next_tensors(consumers: Mapping[str, Sequence[Node]], wanted: Container[str], start: Iterable[str]) -> list[str]:
+    """The nearest `wanted` tensors among `start` and what is computed from it, each once."""
+    found: dict[str, None] = {}
+    stack, seen = [o for o in start if o], set[str]()
     while stack:
-        for node in consumers.get(stack.pop(), ()):
-            for o in node.outputs:
-                if not o or o in seen:
-                    continue
-                seen.add(o)
-                if o in by_name:
-                    found[o] = by_name[o]
-                else:
-                    stack.append(o)
-    return list(found.values())
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in wanted:
+            found[name] = None
+        else:
+            stack += [o for node in consumers.get(name, ()) for o in node.outputs if o]
+    return list(found)
 
 
 def needed(graph: Graph, fetch: Iterable[str], overrides: Container[Key]) -> tuple[list[int], set[str]]:

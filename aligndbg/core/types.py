@@ -118,16 +118,18 @@ class Quant:
     def dequantize(self, q: Array) -> Array:
         """Stored integers of any shape -> float32 of the same shape (exact subtraction, one rounding)."""
         scale, zero = self._along(q.ndim)
-        return ((q.astype(np.int64) - zero) * scale.astype(np.float64)).astype(np.float32)
+        with np.errstate(over="ignore"):  # a grid may reach past float32: inf there, as runtimes have it
+            real = (q.astype(np.int64) - zero) * scale.astype(np.float64)
+            return np.asarray(real, np.float32)  # of rank 0 numpy has made a number of it
 
     def quantize(self, x: Array, dtype: str | np.dtype[Any]) -> Array:
         """Floats -> stored integers of `dtype`: round half away from zero as TFLite does, then saturate."""
         scale, zero = self._along(x.ndim)
         limits = np.iinfo(dtype)
-        steps = x.astype(np.float64) / scale.astype(np.float64)
-        q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
-        stored: Array = np.clip(q, limits.min, limits.max).astype(dtype)
-        return stored
+        with np.errstate(all="ignore"):  # NaN has no place on a grid
+            steps = x.astype(np.float64) / scale.astype(np.float64)
+            q = np.copysign(np.floor(np.abs(steps) + 0.5), steps) + zero
+            return np.asarray(np.clip(q, limits.min, limits.max), dtype)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ class Graph:
 
     `nodes` in execution order. `constants` names weights and whatever is known to depend on them alone; their
     values are read with `run({}, fetch=[name])`. `untapped` gives, for each node output that `run` cannot yield
-    (a string, a sequence, a value inside a control-flow body), the reason. `opset` is the version of the default ONNX
+    (a string, a sequence, a value inside a control-flow body), the reason. `inner` gives, for each value inside a
+    control-flow body, the node that the body belongs to. `opset` is the version of the default ONNX
     domain that gives the nodes their meaning; 0 where their words are another runtime's. `notes` are what a user should
     know of how the model is run. `by_feeds` says that the graph is that of the last run: other feeds may give another,
     and there are no nodes before the first (`run` with an empty `fetch` is enough).
@@ -195,6 +198,7 @@ class Graph:
     outputs: tuple[str, ...] = ()
     constants: frozenset[str] = frozenset()
     untapped: Mapping[str, str] = field(default_factory=dict)
+    inner: Mapping[str, str] = field(default_factory=dict)
     opset: int = 0
     notes: tuple[str, ...] = ()
     by_feeds: bool = False
@@ -354,14 +358,9 @@ class Pair:
     reference: str
     candidate: str
     layout: Layout
-    method: str  # value | experiment | structure | name | output | user
+    method: str  # value | experiment | name | output | user
     confidence: float
     evidence: str = ""
-
-    @property
-    def provisional(self) -> bool:
-        """True where values did not prove the pair."""
-        return self.method in ("structure", "name", "output")
 
 
 @dataclass(frozen=True)
@@ -395,7 +394,11 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Matching:
-    """The result of pairing, in the reference's execution order."""
+    """The result of pairing, in the reference's execution order.
+
+    `pairs` are one to one. `again` are outputs that are compared beside them, where they, or what they are held
+    against, are paired with something else; `notes` say what is to be known of outputs, and what no comparison sees.
+    """
 
     pairs: tuple[Pair, ...]
     unmatched_reference: tuple[Unmatched, ...] = ()
@@ -404,6 +407,8 @@ class Matching:
     skipped_candidate: tuple[Skipped, ...] = ()
     coverage_reference: Coverage = Coverage()
     coverage_candidate: Coverage = Coverage()
+    again: tuple[Pair, ...] = ()
+    notes: tuple[str, ...] = ()
     agreement: float = 0.0  # how well the pairs agree all in all, to choose among feeds; no unit
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
+from aligndbg.core.arrays import in_order
 from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
@@ -27,6 +28,7 @@ from aligndbg.explain.thresholds import (
     OTHER_FLOOR,
 )
 from aligndbg.explain.to_program import canonical_program
+from aligndbg.measure.distance import distance
 
 __all__ = ["Case", "Context", "Half", "OutOfTimeError", "SideRun", "Trial", "make_case"]
 
@@ -166,12 +168,7 @@ class Case:
             scale, zero = float(self.quant.scale.reshape(-1)[0]), int(self.quant.zero_point.reshape(-1)[0])
             steps = [np.clip(np.round(v / scale), limits.min - zero, limits.max - zero) for v in (r, c)]
             return float(np.max(np.abs(steps[0] - steps[1]), initial=0.0))
-        finite = np.isfinite(r)
-        if not np.array_equal(finite, np.isfinite(c)):
-            return float("inf")
-        norm = float(np.linalg.norm(r[finite]))
-        apart = float(np.linalg.norm(r[finite] - c[finite]))
-        return apart / norm if norm else (0.0 if apart == 0 else float("inf"))
+        return distance(r, c)
 
     def after(self, trial: Trial) -> float:
         """The error with the trial's change made. Raises CannotEvaluateError, OutOfTimeError."""
@@ -304,13 +301,11 @@ def _apart(own: SideRun, output: str, made: Array, value: Array) -> str:
     if quant is not None and quant.scale.size == 1:
         apart = float(np.max(np.abs(a - b), initial=0.0)) / float(quant.scale[0])
         return "" if apart <= AS_RUNTIME_LSB else f"{apart:.2g} steps"
-    finite = np.isfinite(b)
-    if not np.array_equal(finite, np.isfinite(a)):
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return "other infinities"
-    norm = float(np.linalg.norm(b[finite]))
-    apart = float(np.linalg.norm(a[finite] - b[finite]))
+    apart = distance(b, a)
     limit = max(AS_RUNTIME_REL, FLOOR.get(str(value.dtype), 0.0))
-    return "" if apart <= limit * norm else f"{apart / norm if norm else apart:.2g} relative L2"
+    return "" if apart <= limit else f"{apart:.2g} relative L2"
 
 
 def _translated(pair: Pair, name: str, own: SideRun, other: SideRun) -> Array | None:
@@ -324,7 +319,7 @@ def _translated(pair: Pair, name: str, own: SideRun, other: SideRun) -> Array | 
     moved = pair.layout.to_candidate(value) if name == "candidate" else pair.layout.to_reference(value)
     quant, like = own.quant(ours), own.value(ours)
     dtype = like.dtype if like is not None else moved.dtype
-    return np.ascontiguousarray(
+    return in_order(
         quant.quantize(moved, dtype) if quant is not None and dtype.kind in "iu" else moved.astype(dtype, copy=False)
     )
 

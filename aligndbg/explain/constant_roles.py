@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from aligndbg.canonical.program import Program
+from aligndbg.core.arrays import in_order
 from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.types import Array
 from aligndbg.explain.folding import LINEAR
 from aligndbg.explain.thresholds import LARGEST_EPSILON
+from aligndbg.measure.distance import distance
 
 __all__ = ["ConstantPair", "RoleConstant", "is_epsilon", "pair_constants", "role_constants"]
 
@@ -48,10 +50,8 @@ class ConstantPair:
 
     @property
     def apart(self) -> float:
-        """Relative L2 of the difference."""
-        a, b = self.reference.value.astype(np.float64), self.theirs.astype(np.float64)
-        scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
-        return float(np.linalg.norm(a - b)) / scale if scale else 0.0
+        """Relative L2 of the difference, to the larger of the two."""
+        return min(distance(self.reference.value, self.theirs), distance(self.theirs, self.reference.value))
 
 
 def role_constants(program: Program) -> list[RoleConstant]:
@@ -86,7 +86,7 @@ def is_epsilon(value: Array) -> bool:
 
 def _as_stored(program: Program, k: int, at: int, role: str, value: Array) -> RoleConstant:
     def put(new: Array) -> Program:
-        return program.with_constant(k, at, np.ascontiguousarray(new.reshape(value.shape)).astype(value.dtype))
+        return program.with_constant(k, at, in_order(new.reshape(value.shape)).astype(value.dtype))
 
     return RoleConstant(role, k, program.steps[k].op, value, put, node=program.steps[k].node)
 
@@ -100,7 +100,7 @@ def _linear(program: Program, k: int) -> list[RoleConstant]:
 
     def put_weight(new: Array) -> Program:
         moved = np.moveaxis(new, 0, axis) if axis else new
-        return program.with_constant(k, 1, np.ascontiguousarray(moved).astype(weight.dtype))
+        return program.with_constant(k, 1, in_order(moved).astype(weight.dtype))
 
     canonical = np.moveaxis(weight, axis, 0)
     found = [RoleConstant("weight", k, step.op, canonical, put_weight, node=step.node)]
@@ -114,7 +114,7 @@ def _linear(program: Program, k: int) -> list[RoleConstant]:
     value = np.zeros(channels, weight.dtype) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,))
 
     def put_bias(new: Array) -> Program:
-        return program.with_constant(k, 2, np.ascontiguousarray(new.reshape(channels)).astype(weight.dtype))
+        return program.with_constant(k, 2, in_order(new.reshape(channels)).astype(weight.dtype))
 
     found.append(RoleConstant("term", k, step.op, value, put_bias, absent, step.node))
     return found
@@ -200,8 +200,8 @@ def _pair(r: RoleConstant, c: RoleConstant) -> ConstantPair | None:
     best: tuple[float, ConstantPair] | None = None
     flat = r.value.reshape(-1).astype(np.float64)
     for layout in layouts(r.value.shape, c.value.shape):
-        there = np.ascontiguousarray(layout.to_reference(c.value))
+        there = in_order(layout.to_reference(c.value))
         error = sampled_error(flat, there.reshape(-1).astype(np.float64))
         if best is None or error < best[0]:
-            best = error, ConstantPair(r, c, there, np.ascontiguousarray(layout.to_candidate(r.value)))
+            best = error, ConstantPair(r, c, there, in_order(layout.to_candidate(r.value)))
     return best[1] if best is not None else None

@@ -25,6 +25,7 @@ ROUNDED_WEIGHTS = 0.8
 ROUNDED_STORED_WEIGHTS = 0.3  # both sides' weights are known, one is the other rounded: proof by itself
 ROUNDED_STORED_BIAS = 0.4
 WEIGHTS_IN_A_FORMAT = 0.6  # one side's alone are all values of a smaller type
+INFINITE_MASK = 0.2  # before an overflow: float's lowest is past float16's range, too
 OVERFLOW = 0.3  # before NaN and Inf without a reason
 NONFINITE = 0.6
 OPERANDS = 0.3  # before what the values alone show of it

@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
+from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
-from aligndbg.explain.whole_pair import another_network, input_causes, shared_scales, swapped_axes
+from aligndbg.explain.stretched_grid import stretched_by_mask
+from aligndbg.explain.whole_pair import another_network, input_causes, partly_trained, shared_scales, swapped_axes
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
-from aligndbg.locate.isolate import moved_past
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
 from aligndbg.measure.results import Measurement
@@ -27,7 +30,6 @@ __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
 
 SHARE, SECONDS = 0.18, 1.8  # of the whole diff, or seconds where that is more; the last trial ends a little later
-MANY_FAULTS = 3  # from here on it may be another network
 
 
 def causes_of_faults(
@@ -37,9 +39,14 @@ def causes_of_faults(
     if not faults:
         return faults
     seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):  # NaN and Inf are experimented on like other values
         contexts = _contexts(faults, sides, isolation)
-        found = explain_faults(faults, contexts, time.perf_counter() + seconds)
+        pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
+        masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
+        rest = [k for k in range(len(faults)) if k not in masked]
+        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
+        told = dict(zip(rest, tried, strict=True))
+        found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:
         write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found
@@ -52,34 +59,45 @@ def causes_of_the_pair(
     measured: Sequence[Measurement],
     outputs: frozenset[str],
     clock: Clock,
-) -> tuple[tuple[Fault, ...], tuple[Cause, ...]]:
-    """Causes that are of no single operator, and the faults that they leave."""
+) -> tuple[tuple[Fault, ...], tuple[Cause, ...], list[str]]:
+    """Causes that are of no single operator, the faults that they leave, and what is to be told of the weights."""
     passed = {m.pair.reference for m in measured if m.pair.reference in outputs and m.status is Status.PASS}
     suspect = not passed.issuperset(sides.left.trace.graph.outputs) or not passed
     causes = input_causes(feeding.findings)
-    with clock.stage("explain"):
+    with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
         causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
-        if len(faults) >= MANY_FAULTS or (suspect and not faults and not causes):
-            faults, found = another_network(faults, sides.weights(), suspect)
+        notes: list[str] = []
+        if suspect and (faults or not causes):
+            common = _common(sides)
+            faults, found = another_network(faults, *common, _rounded(sides))
             causes += found
-    return faults, tuple(causes)
+            notes = [] if found else partly_trained(faults, common[0])
+    return faults, tuple(causes), notes
+
+
+def _common(sides: CapturedPair) -> tuple[CommonWeights, CommonWeights]:
+    """What of each side's weights the other one has; nothing where they are not known (a recording, an engine)."""
+    graphs = sides.left.trace.graph, sides.right.trace.graph
+    ours, theirs = (
+        [weight for name, weight in prints.items() if name in names]
+        for prints, names in zip(sides.weights(), map(multiplied, graphs), strict=True)
+    )
+    return common_weights(ours, theirs), common_weights(theirs, ours)
+
+
+def _rounded(sides: CapturedPair) -> bool:
+    """Whether a side has weights on a grid, or of eight bits."""
+    infos = (t.graph.tensors.get(n) for t in (sides.left.trace, sides.right.trace) for n in t.graph.constants)
+    return any(info is not None and (info.quant is not None or info.dtype.startswith("float8")) for info in infos)
 
 
 def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:
-    """For each fault what is known where it was measured: in the isolated run, or past a one-sided activation."""
+    """For each fault what is known where it was measured; for an operator that one side lacks, where it shows."""
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    if isolation.proved is not None:
-        return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
-    if isolation.replay_past_activation is None:
-        return [usual] * len(faults)
-    past = _context(
-        sides, isolation, isolation.replay_past_activation, moved_past(trusted, isolation.activations.values())
-    )
-    there = {(p.reference, p.candidate) for p in trusted if p.reference in isolation.own_past_activation}
-    return [past if (f.reference, f.candidate) in there else usual for f in faults]
+    return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
 
 
 def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) -> Context:
@@ -91,7 +109,7 @@ def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) 
 
 
 def _context(sides: CapturedPair, isolation: Isolation, replay: Replay, pairs: Sequence[Pair]) -> Context:
-    run_again = isolation.run_again if isolation.standing is None else isolation.standing.run_again
+    run_again = isolation.run_again
     fed_apart = sides.plan.feeds or sides.right.trace.feeds
     reference = _side(sides.reference, sides.left, sides.feeds, replay if run_again is RunAgain.REFERENCE else None)
     candidate = _side(sides.candidate, sides.right, fed_apart, replay if run_again is RunAgain.CANDIDATE else None)

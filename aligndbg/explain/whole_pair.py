@@ -10,6 +10,7 @@ import numpy as np
 
 from aligndbg.core.types import Array, Cause, Fault, LayoutKind, Node, Quant, Trace
 from aligndbg.explain.advice import ADVICE
+from aligndbg.explain.common_weights import CommonWeights
 from aligndbg.explain.thresholds import (
     CLIPPED_SHARE,
     COARSE_STEPS,
@@ -17,17 +18,16 @@ from aligndbg.explain.thresholds import (
     FEWEST_OF_PART,
     FEWEST_WEIGHTS,
     FINE_STEPS,
-    FOUND_SHARE,
+    IN_COMMON,
     LOST,
     SAME_SIZES,
     WEIGHTS_TO_BLAME,
 )
 from aligndbg.feeds.difference import FeedFinding
-from aligndbg.match.weights import WeightIndex, WeightPrint
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Measurement
 
-__all__ = ["another_network", "input_causes", "shared_scales", "swapped_axes"]
+__all__ = ["another_network", "input_causes", "partly_trained", "shared_scales", "swapped_axes"]
 
 
 WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
@@ -87,40 +87,54 @@ def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left:
 
 
 def another_network(
-    faults: tuple[Fault, ...], weights: tuple[Mapping[str, WeightPrint], Mapping[str, WeightPrint]], suspect: bool
+    faults: tuple[Fault, ...], reference: CommonWeights, candidate: CommonWeights, rounded: bool
 ) -> tuple[tuple[Fault, ...], list[Cause]]:
-    """One cause instead of a fault for each layer, where hardly a weight of the reference is in the candidate.
+    """One cause instead of a fault for each layer, where the weights are another network's, or another checkpoint's.
 
-    `suspect`: an output is over tolerance or was not compared.
+    `reference` says what of the reference's weights is in the candidate, `candidate` the other way round; `rounded`
+    that one side has weights on a grid, which are near those they were rounded from.
     """
-    ours, theirs = weights
-    if not suspect or min(len(ours), len(theirs)) < FEWEST_WEIGHTS:
+    if min(reference.count, candidate.count) < FEWEST_WEIGHTS:
         return faults, []
+    counts = f"of the reference's {reference.count} weight tensors {_counts(reference)}"
     known = [f.cause for f in faults if f.cause is not None]
-    if known and sum(c.kind in WHOLE for c in known) < WEIGHTS_TO_BLAME * len(known):
+    blamed = sum(c.kind in WHOLE for c in known) >= WEIGHTS_TO_BLAME * len(known)
+    if max(reference.share, candidate.share) <= IN_COMMON:
+        words = f"this is another network ({_what_differs(reference, candidate)}): {counts}"
+    elif blamed and not rounded and reference.equal <= IN_COMMON * reference.count and reference.share >= 1 - IN_COMMON:
+        words = f"this is another checkpoint of the network, or its weights were rounded coarsely: {counts}"
+    else:
         return faults, []
-    counts = {w.count for w in theirs.values()}
-    shaped = sum(w.count in counts for w in ours.values()) / len(ours)
-    index = WeightIndex(theirs.values())
-    found = sum(index.has(w) for w in ours.values()) / len(ours)
-    if found > FOUND_SHARE:
-        return faults, []
-    what = "other weights throughout"
-    if shaped <= SAME_SIZES:
-        what = "other shapes" if len(ours) == len(theirs) else "other layers"
-    words = (
-        f"this is another network ({what}): of the reference's {len(ours)} weights {found:.0%} are in the candidate, "
-        f"{shaped:.0%} have a counterpart of their size; the candidate has {len(theirs)}"
-    )
     details = {
         "change": ADVICE["different_network"],
-        "weights_found": found,
-        "sizes_found": shaped,
+        "equal": reference.equal,
+        "near": reference.near,
+        "other": reference.other,
+        "other_of_their_size": reference.sized,
+        "reference_weights": reference.count,
+        "candidate_weights": candidate.count,
         "faults": len(faults),
     }
-    details |= {"reference_weights": len(ours), "candidate_weights": len(theirs)}
-    cause = Cause("different_network", words, 1.0 - found, None, details)
+    cause = Cause("different_network", words, 1.0 - reference.equal / reference.count, None, details)
     return tuple(replace(f, cause=cause) for f in faults[:1]), [cause]
+
+
+def _what_differs(reference: CommonWeights, candidate: CommonWeights) -> str:
+    if reference.sized > SAME_SIZES * reference.other:
+        return "other weights throughout"
+    return "other shapes" if reference.count == candidate.count else "other layers"
+
+
+def partly_trained(faults: Sequence[Fault], reference: CommonWeights) -> list[str]:
+    """How many weights differ, where several operators are at fault for theirs."""
+    wrong = sum(f.cause is not None and f.cause.kind in ("weight", "bias") for f in faults)
+    if wrong < 2 or not reference.near + reference.other:
+        return []
+    return [f"of the reference's {reference.count} weight tensors {_counts(reference)}"]
+
+
+def _counts(common: CommonWeights) -> str:
+    return f"{common.equal} are equal in the candidate, {common.near} near, {common.other} other"
 
 
 def shared_scales(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:

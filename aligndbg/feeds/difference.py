@@ -199,7 +199,7 @@ def _apart(a: Array, b: Array) -> float:
     if not a.size:
         return 0.0
     with np.errstate(invalid="ignore"):
-        d = np.abs(a - b)
+        d = np.asarray(np.abs(a - b))  # of rank 0 numpy makes a number of it
     d[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     return math.inf if np.isnan(d).any() else float(d.max())
 

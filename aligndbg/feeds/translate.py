@@ -198,13 +198,22 @@ class _Translation:
 
     def no_fit(self) -> UsageError:
         left = ", ".join(f"{n}: {self.feeds[n].dtype} {list(self.feeds[n].shape)}" for n in self.left) or "none"
-        right = ", ".join(f"{i.name}: {i.dtype} {list(i.shape or ())}" for i in self.infos.values()) or "none"
-        reasons = (_refusal(self.feeds[a], self.quants[a], b) for a in self.left for b in self.infos.values())
-        why = next((reason for reason in reasons if reason), "")
+        shapes = {i.name: "of any shape" if i.shape is None else list(i.shape) for i in self.infos.values()}
+        right = ", ".join(f"{i.name}: {i.dtype} {shapes[i.name]}" for i in self.infos.values()) or "none"
         return UsageError(
-            f"the reference's inputs ({left}) do not fit the candidate's ({right})" + (f": {why}" if why else ""),
+            f"the reference's inputs ({left}) do not fit the candidate's ({right}){self._why_not()}",
             hint="give the candidate its own by --candidate-input, or set dynamic sizes by --shape",
         )
+
+    def _why_not(self) -> str:
+        """What keeps an input of the candidate from being fed, where one thing does."""
+        for name, info in self.infos.items():
+            shaped = [left for left in self.left if self.layouts(left, name)]
+            reasons = [_refusal(self.feeds[left], self.quants[left], info) for left in shaped]
+            if all(reasons):
+                return f": {reasons[0] if reasons else f'nothing that the reference is fed has the shape of {name!r}'}"
+        more = len(self.infos) - len(self.left)
+        return f": the candidate has {more} input{'s' * (more > 1)} more" if more > 0 else ""
 
 
 def _unusualness(layouts: Iterable[Layout]) -> int:

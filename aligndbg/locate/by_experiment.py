@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,22 +11,26 @@ import numpy as np
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import AligndbgError
+from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.regions import next_pairs
 from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain
+from aligndbg.locate.borrowed import borrowed
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import corrected_outputs, effects, output_pairs
 from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
-from aligndbg.locate.proved import Proved, ProvedFault, fault_at, standing_faults
+from aligndbg.locate.probes import Probes, Shown
+from aligndbg.locate.proved import Probed, Proved, ProvedFault, fault_at, standing_faults
+from aligndbg.locate.reads import reads
 from aligndbg.locate.replay import Replay, Rerun, Run, rerun_name
 from aligndbg.locate.thresholds import MOST_FAULTS
-from aligndbg.match.leftovers import match_names, match_outputs
-from aligndbg.match.pairing import finish, pair_by_value
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.match.state import Link, State
 from aligndbg.measure.judge import Judge
+from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Metrics
-from aligndbg.measure.thresholds import OWN_REL_L2
 
 __all__ = ["LocateByExperiment", "Task"]
 
@@ -35,14 +39,19 @@ Place = tuple[str, str]  # a reference's tensor and a candidate's
 
 @dataclass(frozen=True)
 class Task:
-    """What is located: a captured pair, the side that is run again and on which feeds, and who judges."""
+    """What is located: a captured pair, the side that is run again and on which feeds, and who judges.
+
+    `weights` gives the constants of that side that the other side holds on grids, as those leave them.
+    """
 
     sides: CapturedPair
     run_again: RunAgain
     feeds: Mapping[str, Array]
     judge: Judge
     rerun: Rerun
+    weights: Callable[[Iterable[Pair]], Mapping[str, Array]]
     clock: Clock
+    probes: int = 0  # random inputs of its own that each region is tested on
 
     @property
     def candidate_again(self) -> bool:
@@ -55,15 +64,25 @@ class LocateByExperiment:
     def __init__(self, task: Task) -> None:
         self._task, sides = task, task.sides
         traces = (sides.left.trace, sides.right.trace)
-        self._leader, self._follower = traces if task.candidate_again else traces[::-1]
+        recorded, self._follower = traces if task.candidate_again else traces[::-1]
+        self._leader = borrowed(recorded, self._follower.graph)
         backends = (sides.reference, sides.candidate)
         self._leading, self._following = backends if task.candidate_again else backends[::-1]
         tick = task.clock.watch("experiment", "looking for the faulty operators")
+        self._gauge = Gauge(task.judge, task.run_again)
         self._experiments = Experiments(
-            self._following, task.feeds, self._leader, self._follower, task.candidate_again, self._override, tick
+            self._following,
+            task.feeds,
+            self._leader,
+            self._follower,
+            task.candidate_again,
+            self._override,
+            self._gauge,
+            tick,
         )
         self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
-        self._own: dict[str, Metrics] = {}
+        self._readers = self._leader.graph.consumers(), self._follower.graph.consumers()
+        self._own: dict[Place, Metrics] = {}
         self._equals: dict[str, list[str]] = {}
 
     def isolation(self) -> Isolation:
@@ -81,7 +100,9 @@ class LocateByExperiment:
         self, leading: Backend | None, contested: frozenset[tuple[str, str]], corrected: Cut | None = None
     ) -> Locator:
         start = self._pair(None, contested)
-        return Locator(self._experiments, leading, start, self._replay, self._pair, self._limit, contested, corrected)
+        return Locator(
+            self._experiments, leading, start, self._replay, self._pair, self._own_error, contested, corrected
+        )
 
     def _fewer(self, found: Located, locator: Callable[[Cut], Locator], cut: Cut) -> Located:
         """What is found where `cut` is corrected from the start, if those are fewer faults that explain as much."""
@@ -108,31 +129,48 @@ class LocateByExperiment:
         )
 
     def _override(self, cut: Cut) -> Array:
-        """The leader's value as the follower stores it."""
+        """The leader's value, as what reads it gets it, in the form in which the follower stores it."""
+        leader, follower = self._leader, self._follower
         value = self._experiments.leading(cut.leader)
+        if leader.quant(cut.leader) is None and read_through(self._readers[1], cut.follower) is None:
+            value = as_read(leader, self._readers[0], cut.leader, value)
         moved = cut.layout.to_candidate(value) if self._task.candidate_again else cut.layout.to_reference(value)
-        like = self._follower.values.get(cut.follower, moved)
+        own, like = follower.quant(cut.follower), follower.values.get(cut.follower, moved)
         with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
-            return np.asarray(moved.astype(like.dtype, copy=False), order="C")
+            stored = moved.astype(like.dtype, copy=False) if own is None else own.quantize(moved, like.dtype)
+        return np.asarray(stored, order="C")
 
     def _replay(self, cuts: list[Cut]) -> Replay:
         """The follower with these cuts; each pair is compared while it runs."""
         task, refused = self._task, self._experiments.refused
         pairs = [c.pair(task.candidate_again) for c in cuts if not c.border]
         usable = [c for c in cuts if not c.watched and c.follower not in refused and c.follower in self._read]
+        overridden = {c.key for c in usable}
+        fed = reads(self._leader.graph, self._follower.graph, usable) if self._gauge.coarse else {}
+        self._experiments.reads = {at: c for at, c in fed.items() if c.leader in self._leader.values}
+        usable += [c for at, c in self._experiments.reads.items() if at not in overridden]
+        self._experiments.weights = task.weights(pairs)
+        borders = [c.leader for c in self._experiments.reads.values()]
+        run = Run(task.judge, pairs, task.run_again, borders)
         overrides = Lazy({c.key: partial(self._override, c) for c in usable})
-        run = Run(task.judge, pairs, pairs, task.run_again)
-        replay, self._own, _ = run.compared(task.rerun, overrides, task.clock.comparing)
+        replay, self._own = run.compared(task.rerun, overrides, self._experiments.weights, task.clock.comparing)
         refused.update(replay.refused)
+        self._gauge.borders(run.judge, [p for p in pairs if rerun_name(p, task.run_again) not in refused], borders)
         return replay
+
+    def _own_error(self, cut: Cut, replay: Replay) -> float:
+        pair = cut.pair(self._task.candidate_again)
+        if not cut.border and not cut.watched and (pair.reference, pair.candidate) in self._own:
+            return self._gauge.told(pair, self._own[pair.reference, pair.candidate])
+        return self._experiments.error(cut, replay.trace.values)
 
     def _pair(self, replay: Replay | None, reject: frozenset[tuple[str, str]], users: bool = True) -> State:
         sides, candidate_again = self._task.sides, self._task.candidate_again
-        left, right = (sides.left.trace, sides.left.prints), (sides.right.trace, sides.right.prints)
-        if replay is not None and candidate_again:
-            right = replay.trace, replay.prints
-        elif replay is not None:
-            left = replay.trace, replay.prints
+        told, again = (sides.left, sides.right) if candidate_again else (sides.right, sides.left)
+        leader, follower = (self._leader, told.prints), (again.trace, again.prints)
+        if replay is not None:
+            follower = replay.trace, replay.prints
+        left, right = (leader, follower) if candidate_again else (follower, leader)
         with self._task.clock.pairing() as tick:
             state, self._equals = pair_by_value(
                 left[0],
@@ -147,20 +185,22 @@ class LocateByExperiment:
             )
         return state
 
-    def _limit(self, pair: Pair) -> float:
-        found = self._task.judge.tolerance(pair, isolated=True).rel_l2
-        return OWN_REL_L2 if found is None else found
-
     # ---- the result
 
     def _result(self, found: Located) -> Isolation:
         matching = self._matching(found)
-        run_again, judge = self._task.run_again, self._task.judge
+        run_again, judge = self._task.run_again, self._gauge.judge
         for pair in matching.pairs:  # what the last run paired anew was computed from what was cut above it
-            if pair.reference not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
-                self._own[pair.reference] = judge.isolated(pair, found.replay.trace, run_again)
+            at = pair.reference, pair.candidate
+            if at not in self._own and rerun_name(pair, run_again) in found.replay.trace.values:
+                self._own[at] = judge.isolated(pair, found.replay.trace, run_again)
+        own = {p.reference: self._own[at] for p in matching.pairs if (at := (p.reference, p.candidate)) in self._own}
+        hidden, probed = self._probed(found) if self._task.probes else ({}, None)
         faults = tuple(self._fault(cut, found) for cut in found.faults)
-        places = {(f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, found.faults, strict=True)}
+        faults += tuple(self._fault(cut, found, shown) for cut, shown in hidden.items())
+        places = {
+            (f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, (*found.faults, *hidden), strict=True)
+        }
         refused = frozenset(
             p.reference for p in matching.pairs if rerun_name(p, run_again) in self._experiments.refused
         )
@@ -168,20 +208,22 @@ class LocateByExperiment:
             faults,
             self._excused(found, places),
             left_open=self._left_open(found),
+            probed=probed,
             witnesses={at: self._witness(cut, found, matching) for at, cut in places.items() if cut.border},
         )
-        standing = standing_faults(judge, proved, matching.pairs, self._own, refused)
+        standing = standing_faults(judge, proved, matching.pairs, own, refused)
         told, corrected = self._effects(standing, places, matching)
         return Isolation(
             matching,
-            self._own,
-            self._doubtful(found, matching),
-            frozenset(p.reference for p in matching.pairs if (p.reference, p.candidate) in places),
+            replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
+            own,
+            self._doubtful(found, matching, faults),
+            frozenset(p.reference for p in matching.pairs if places.get((p.reference, p.candidate)) in found.faults),
             refused,
-            runs=found.runs,
-            replay=found.replay,
-            run_again=run_again,
-            proved=replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
+            found.runs,
+            judge.conditions,
+            found.replay,
+            run_again,
         )
 
     def _effects(
@@ -210,7 +252,7 @@ class LocateByExperiment:
 
     def _matching(self, found: Located) -> Matching:
         """What values pair in the end, and the places that experiments found."""
-        state = found.state
+        state = found.state.of(self._task.judge.reference, self._task.judge.candidate)
         for cut in found.accepted:
             pair = cut.pair(self._task.candidate_again)
             if cut.border or pair.reference in state.links or pair.candidate in state.by_candidate:
@@ -218,9 +260,7 @@ class LocateByExperiment:
             why = "what is computed from it comes right once it is overridden"
             error = found.standing.error.get(cut, float("inf"))
             state.add(Link(pair.reference, pair.candidate, pair.layout, "experiment", error, why))
-        match_names(state)
-        match_outputs(state)
-        return finish(state, self._equals)
+        return match(state, self._equals)
 
     def _excused(self, found: Located, places: Container[Place]) -> dict[str, str]:
         """Pairs over their limit that are no faults."""
@@ -235,18 +275,22 @@ class LocateByExperiment:
         return out
 
     def _over_usual(self, pair: Pair) -> bool:
-        own = self._own.get(pair.reference)
-        judge = self._task.judge
+        own = self._own.get((pair.reference, pair.candidate))
+        judge = self._gauge.judge
         return own is not None and not judge.proved_within(pair, own, judge.default(pair, isolated=True))
 
-    def _doubtful(self, found: Located, matching: Matching) -> dict[str, str]:
+    def _doubtful(self, found: Located, matching: Matching, faults: Sequence[ProvedFault]) -> dict[str, str]:
         """The user's pairs that their values, or what follows, refute; and what no experiment could judge."""
         why = "given by --map, and its values or what is computed from it disagree"
         users = [p for p in matching.pairs if p.method == "user"]
         wrong = [p for p in users if self._over_usual(p) or (p.reference, p.candidate) in found.dropped]
+        told = {(f.pair.reference, f.pair.candidate) for f in faults}
+        late = [p for p in matching.pairs if p.method in ("output", "name") and self._over_usual(p)]
+        unproved = "over its limit, but values do not pair it, and no experiment did"
+        wrong_late = {p.reference: unproved for p in late if (p.reference, p.candidate) not in told}
         paired = {c.pair(self._task.candidate_again).reference for c in found.unknown if not c.border}
         left = {name: open_ for name, open_ in self._left_open(found).items() if name in paired}
-        return left | {p.reference: why for p in wrong}
+        return left | wrong_late | {p.reference: why for p in wrong}
 
     def _left_open(self, found: Located) -> dict[str, str]:
         """What no experiment could tell."""
@@ -267,15 +311,45 @@ class LocateByExperiment:
         values = self._experiments.tried(names, [c for c in found.standing.cuts if c is not cut])
         return (below[0].reference if below else ""), values
 
-    def _fault(self, cut: Cut, found: Located) -> ProvedFault:
-        judge, candidate_again = self._task.judge, self._task.candidate_again
+    def _probed(self, found: Located) -> tuple[dict[Cut, Shown], Probed]:
+        """The regions that agree on this input, and do not on others of their own; and what was probed."""
+        leading, cuts = self._leading, [c for c in found.standing.cuts if c not in found.faults]
+        why = "values on a grid" if self._gauge.coarse else ""
+        if "override" not in leading.capabilities or self._leader.feeds is None:
+            why = f"{leading.info.path} cannot be run with overrides"
+        links = [
+            (r, c, layout) if self._task.candidate_again else (c, r, layout) for r, c, layout in self._task.sides.links
+        ]
+        sides = found.state.reference, found.state.candidate
+        sides = sides if self._task.candidate_again else sides[::-1]
+        hidden: dict[Cut, Shown] = {}
+        runs = regions = 0
+        try:
+            for seed in range(0 if why else self._task.probes):
+                probes = Probes(self._experiments, leading, sides, links, seed, signed=seed % 2 == 0)
+                found_now, regions = probes.shown(cuts)
+                for cut, shown in found_now.items():
+                    if cut not in hidden or hidden[cut].error < shown.error:
+                        hidden[cut] = shown
+                runs += 1
+        except AligndbgError as error:
+            why = error.fact
+        return hidden, Probed(runs=runs, regions=regions, why_not=why)
+
+    def _fault(self, cut: Cut, found: Located, shown: Shown | None = None) -> ProvedFault:
+        judge, candidate_again = self._gauge.judge, self._task.candidate_again
         pair = cut.pair(candidate_again)
         links = [Pair(k.reference, k.candidate, k.layout, k.method, 1.0) for k in found.state.links.values()]
         cuts = [c.pair(candidate_again) for c in found.standing.cuts if c is not cut and not c.watched]
         lacking = ""
         if cut.border:
             lacking = "candidate" if (cut.border == "follower") == candidate_again else "reference"
-        own = judge.isolated(pair, found.replay.trace, self._task.run_again)
-        fault = fault_at(judge, pair, [*links, *cuts], found.standing.error[cut], lacking)
-        fault = replace(fault, hidden=cut in found.hidden)
+        if shown is None:
+            own = judge.isolated(pair, found.replay.trace, self._task.run_again)
+        else:
+            ours, theirs = (shown.leading, shown.following)[:: 1 if candidate_again else -1]
+            theirs, limits = pair.layout.to_reference(theirs), judge.tolerance(pair, isolated=True)
+            own = compare(ours, theirs, tolerance=limits, joint=judge.joint)
+        fault = fault_at(judge, pair, [*links, *cuts], own, lacking)
+        fault = replace(fault, hidden=shown is not None or cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))

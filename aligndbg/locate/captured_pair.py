@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aligndbg.core.types import Array, Backend, Layout, Trace
+from aligndbg.core.qdq import is_coarse, is_quantized
+from aligndbg.core.types import Array, Backend, Layout, RunAgain
 from aligndbg.feeds.translate import FeedPlan
 from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured
 
-__all__ = ["CapturedPair", "is_quantized"]
+__all__ = ["CapturedPair"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,6 @@ class CapturedPair:
         """Whether the candidate has tensors on a grid."""
         return is_quantized(self.right.trace)
 
-
-def is_quantized(trace: Trace) -> bool:
-    return any(trace.quant(name) is not None for name in trace.values)
+    def on_grid(self, run_again: RunAgain) -> bool:
+        """Whether the side that is not run again has tensors or weights on a grid."""
+        return is_coarse(self.right.trace if run_again is RunAgain.REFERENCE else self.left.trace)

@@ -12,6 +12,7 @@ import numpy as np
 
 from aligndbg.core.errors import AligndbgError, UnsupportedError
 from aligndbg.core.types import Array, Backend, Key, Layout, LayoutKind, Pair, Trace
+from aligndbg.locate.gauge import Gauge
 from aligndbg.measure.distance import distance
 
 __all__ = ["Cut", "Experiments", "jittered"]
@@ -54,8 +55,9 @@ class Cut:
 class Experiments:
     """Runs what `fetch` needs of the follower, given the cuts; counts the runs.
 
-    `override(cut)` gives the leader's value as the follower stores it. An
-    override that the runtime refuses is left out from then on: `refused` says why, by tensor.
+    `override(cut)` gives the leader's value as the follower stores it. An override that the runtime refuses is left out
+    from then on: `refused` says why, by tensor. `weights` are constants of the follower that are replaced in every run;
+    `reads` what single readers of a cut tensor get instead of its value, by (tensor, node).
     """
 
     def __init__(
@@ -66,11 +68,14 @@ class Experiments:
         follower: Trace,
         candidate_again: bool,
         override: Callable[[Cut], Array],
+        gauge: Gauge,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self._backend, self._feeds, self._tick = backend, feeds, tick
+        self._backend, self.feeds, self._tick = backend, feeds, tick
         self.leader, self.follower, self.candidate_again, self.override = leader, follower, candidate_again, override
-        self.graph = follower.graph
+        self.graph, self.gauge = follower.graph, gauge
+        self.weights: Mapping[str, Array] = {}
+        self.reads: Mapping[tuple[str, str], Cut] = {}
         self.refused: dict[str, str] = {}
         self.count = 0
 
@@ -86,16 +91,17 @@ class Experiments:
 
         Raises AligndbgError where the runtime cannot run the part at all.
         """
-        wanted = list(dict.fromkeys(fetch))
+        wanted = list(dict.fromkeys(n for name in fetch for n in (name, self.gauge.stored(name)) if n))
         while wanted:
             self._tick()
-            used = self._used(wanted, {c.key: c for c in cuts if not c.watched and c.follower not in self.refused})
-            overrides: dict[Key, Array] = {}
+            used, overrides = self._used(
+                wanted, {c.key: c for c in cuts if not c.watched and c.follower not in self.refused}
+            )
             for key, cut in used.items():
                 overrides[key] = values[key] if values is not None and key in values else self.override(cut)
             self.count += 1
             try:
-                return dict(self._backend.run(self._feeds if feeds is None else feeds, wanted, overrides))
+                return dict(self._backend.run(self.feeds if feeds is None else feeds, wanted, overrides))
             except UnsupportedError as error:
                 if error.context not in {c.follower for c in used.values()}:
                     raise
@@ -114,9 +120,22 @@ class Experiments:
         if cut.follower not in got:
             return float("inf")
         orders = (cut.layout.permutation, *cut.layout.alternatives)
-        return min(self._apart(cut, got[cut.follower], replace(cut.layout, permutation=p)) for p in orders)
+        return min(self._apart(cut, got, replace(cut.layout, permutation=p)) for p in orders)
 
-    def _apart(self, cut: Cut, value: Array, layout: Layout) -> float:
+    def felt(self, cut: Cut, got: Mapping[str, Array]) -> float:
+        """By how much it is off below a fault, see the gauge."""
+        if self.gauge.coarse and not cut.watched and cut.follower in got and cut.leader in self.leader.values:
+            return self.gauge.felt(cut.pair(self.candidate_again), got, self.follower)
+        return self.error(cut, got)
+
+    def limit(self, cut: Cut) -> float:
+        """The own error that it may have."""
+        return self.gauge.limit(cut.pair(self.candidate_again))
+
+    def _apart(self, cut: Cut, got: Mapping[str, Array], layout: Layout) -> float:
+        if self.gauge.coarse and cut.leader in self.leader.values:
+            return self.gauge.error(replace(cut, layout=layout).pair(self.candidate_again), got, self.follower)
+        value = got[cut.follower]
         value, told = self.real(self.follower, cut.follower, value), self.leading(cut.leader)
         if self.candidate_again:
             return distance(told, layout.to_reference(value))
@@ -132,20 +151,24 @@ class Experiments:
         quant = trace.quant(name)
         return quant.dequantize(value) if quant is not None and value.dtype.kind in "iu" else value
 
-    def _used(self, wanted: Sequence[str], cuts: Mapping[Key, Cut]) -> dict[Key, Cut]:
-        """The cuts that are met on the way up from `wanted`: no other is read."""
-        producers, used = self.graph.producers(), dict[Key, Cut]()
+    def _used(self, wanted: Sequence[str], cuts: Mapping[Key, Cut]) -> tuple[dict[Key, Cut], dict[Key, Array]]:
+        """The cuts and the replaced weights that are met on the way up from `wanted`: no other is read."""
+        producers, used, weights = self.graph.producers(), dict[Key, Cut](), dict[Key, Array]()
         stack, seen = list(wanted), set(wanted)
         while stack:
             node = producers.get(stack.pop())
             for i in node.inputs if node else ():
                 met = next((k for k in ((i, node.name), i) if k in cuts), None) if node else None
-                if met is not None:
+                if node and met == i and (i, node.name) in self.reads:
+                    used[i, node.name] = self.reads[i, node.name]
+                elif met is not None:
                     used[met] = cuts[met]
+                elif i in self.weights:
+                    weights[i] = self.weights[i]
                 elif i and i not in seen:
                     seen.add(i)
                     stack.append(i)
-        return used
+        return used, weights
 
 
 def jittered(value: Array, ulps: int, rng: np.random.Generator) -> Array:

@@ -15,7 +15,7 @@ from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Layout, Node, Quant, Trace
 
-__all__ = ["fake_quantized_feeds", "fake_quantized_weights"]
+__all__ = ["FakeQuantizer", "fake_quantized_feeds"]
 
 
 Read = Callable[[Sequence[str]], Mapping[str, Array]]
@@ -49,47 +49,120 @@ def fake_quantized_feeds(
     return out
 
 
-def fake_quantized_weights(
-    counterparts: Mapping[str, str], reference: Graph, candidate: Graph, read_reference: Read, read_candidate: Read
-) -> dict[str, Array]:
+class FakeQuantizer:
     """Float weights (by constant name, own layout and dtype) put on the grids of the quantized side's.
 
     Where the quantized weight is the float one rounded to its own grid, that is what is used, whatever its scale; else
-    (clipped, scaled, another weight) the float one on the grid that a converter would choose.
-
-    Here `reference` is the float side and `candidate` the quantized one, whichever they are in the diff, and
-    `counterparts` are the pairs in that order. Weights are paired inside each pair's region by size and value. One that
-    has no counterpart is left as it is.
+    (clipped, scaled, another weight) the float one on the grid that a converter would choose. One that has no
+    counterpart is left as it is. `read_*` give constants by name.
     """
-    ours = counterparts
-    theirs = set(ours.values())
-    producers_r, producers_c = reference.producers(), candidate.producers()
-    wanted: list[tuple[list[str], list[str]]] = []
-    for r, c in ours.items():
-        left = [n for n in _weights(producers_r, r, ours, reference) if _is_float(reference, n)]
-        right = [n for n in _weights(producers_c, c, theirs, candidate) if _quant(candidate, n) is not None]
-        if left and right:
-            wanted.append((left, right))
-    values_r = read_reference(sorted({n for left, _ in wanted for n in left}))
-    values_c = read_candidate(sorted({n for _, right in wanted for n in right}))
-    out: dict[str, Array] = {}
-    for left, right in wanted:
-        for name in left:
-            value = values_r[name]
-            for other in right:
-                quant = _quant(candidate, other)
-                if quant is None or values_c[other].size != value.size:
-                    continue
-                stored = quant.dequantize(values_c[other])
-                layout = _layout(value, stored)
-                if layout is None:
-                    continue
-                if not _rounded_only(layout.to_candidate(value), stored, quant):
-                    if value.ndim < 2:
-                        continue  # of a normalization's vectors another one may look like it
-                    stored = _requantized(value, layout, quant, values_c[other].dtype)
-                out[name] = np.asarray(layout.to_reference(stored).astype(value.dtype), order="C")
-    return out
+
+    def __init__(self, float_side: Graph, quantized_side: Graph, read_float: Read, read_quantized: Read) -> None:
+        self._graphs = float_side, quantized_side
+        self._read = read_float, read_quantized
+        self._values: tuple[dict[str, Array], dict[str, Array]] = {}, {}
+        self._made: dict[tuple[str, str], Array | None] = {}
+
+    def weights(self, counterparts: Mapping[str, str]) -> dict[str, Array]:
+        """By the pairs of tensors (float side's name -> quantized side's), between which weights are paired by size and
+        value."""
+        ours, theirs = self._graphs
+        producers, quantized = (ours.producers(), theirs.producers()), set(counterparts.values())
+        wanted: list[tuple[list[str], list[str]]] = []
+        for r, c in counterparts.items():
+            left = [n for n in _weights(producers[0], r, counterparts, ours) if _is_float(ours, n)]
+            right = [n for n in _weights(producers[1], c, quantized, theirs) if _quant(theirs, n) is not None]
+            if left and right:
+                wanted.append((left, right))
+        for k, names in enumerate(zip(*wanted, strict=True)):
+            missing = sorted({n for group in names for n in group} - self._values[k].keys())
+            if missing:
+                self._values[k].update(self._read[k](missing))
+        out: dict[str, Array] = {}
+        for left, right in wanted:
+            for name in left:
+                for other in right:
+                    found = self._on_grid_of(name, other)
+                    if found is not None:
+                        out[name] = found
+        return out
+
+    def _on_grid_of(self, name: str, other: str) -> Array | None:
+        """The float weight `name` as the quantized side holds it in `other`; None where that is not its counterpart."""
+        if (name, other) not in self._made:
+            value, stored = self._values[0][name], self._values[1][other]
+            quant = _quant(self._graphs[1], other)
+            self._made[name, other] = None if quant is None else _fake_quantized(value, stored, quant)
+        return self._made[name, other]
+
+
+def _fake_quantized(value: Array, integers: Array, quant: Quant) -> Array | None:
+    if integers.size != value.size:
+        return None
+    if value.ndim >= 2:
+        for layout in layouts(value.shape, integers.shape):
+            found = _unfolded(layout.to_candidate(value), integers, quant)
+            if found is not None:
+                return np.asarray(layout.to_reference(found).astype(value.dtype), order="C")
+    stored = quant.dequantize(integers)
+    alike = _layout(value, stored)
+    if alike is None:
+        return None
+    if not _rounded_only(alike.to_candidate(value), stored, quant):
+        if value.ndim < 2:
+            return None  # of a normalization's vectors another one may look like it
+        stored = _requantized(value, alike, quant, integers.dtype)
+    return np.asarray(alike.to_reference(stored).astype(value.dtype), order="C")
+
+
+def _unfolded(value: Array, integers: Array, quant: Quant) -> Array | None:
+    """What a weight is on the other side's grid, where each channel is the rounded one times a number of its own: a
+    normalization that the other side folded into it. None where most channels are not.
+
+    A channel that is not (a fault is in it) gets the grid that a converter would choose.
+    """
+    axis = 0 if quant.axis is None else quant.axis
+    weight = np.moveaxis(value.astype(np.float64), axis, 0)
+    channels = weight.reshape(weight.shape[0], -1)
+    zero, step = (
+        np.broadcast_to(v.astype(np.float64).reshape(-1, 1), (len(channels), 1))
+        for v in (quant.zero_point, quant.scale)
+    )
+    steps = np.moveaxis(integers.astype(np.float64), axis, 0).reshape(channels.shape) - zero
+    factor = _factors(channels, steps, step, float(np.iinfo(integers.dtype).max))
+    known = np.isfinite(factor)
+    if 2 * np.count_nonzero(known) <= len(channels):
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounded = np.where(known, steps * step / factor, _on_own_grid(channels, float(np.iinfo(integers.dtype).max)))
+    found: Array = np.moveaxis(rounded.reshape(weight.shape), 0, axis)
+    return found
+
+
+def _factors(channels: Array, steps: Array, step: Array, most: float) -> Array:
+    """(channels, 1): a number times which each channel rounds to these steps, nan where there is none.
+
+    Of the numbers between the bounds that the elements set: 1, else what a converter would choose (the largest weight
+    at the end of the grid, of either sign), else the middle.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.stack([(steps - HALF_STEP) * step / channels, (steps + HALF_STEP) * step / channels])
+        zeros = channels == 0
+        low = np.where(zeros, -np.inf, ends.min(axis=0)).max(axis=1, keepdims=True)
+        high = np.where(zeros, np.inf, ends.max(axis=0)).min(axis=1, keepdims=True)
+        usual = step * most / np.max(np.abs(channels), axis=1, keepdims=True)
+    dead = (zeros & (np.abs(steps) > HALF_STEP)).any(axis=1, keepdims=True)
+    empty = zeros.all(axis=1, keepdims=True)
+    found = np.where(empty, 1.0, (low + high) / 2)
+    for choice in (-usual, usual, np.ones_like(usual)):
+        found = np.where((low <= choice) & (choice <= high), choice, found)
+    return np.where(dead | (low > high) | (found == 0), np.nan, found)
+
+
+def _on_own_grid(channels: Array, most: float) -> Array:
+    scale = _nonzero(np.max(np.abs(channels), axis=1, keepdims=True) / most)
+    rounded: Array = np.round(channels / scale) * scale
+    return rounded
 
 
 def _weights(producers: Mapping[str, Node], output: str, paired: Iterable[str], graph: Graph) -> list[str]:

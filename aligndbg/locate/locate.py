@@ -8,18 +8,19 @@ What no round changes any more is the result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from aligndbg.core.types import Backend, Key, Pair
+from aligndbg.core.types import Backend, Key
 from aligndbg.locate.experiments import Cut, Experiments
+from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.replay import Replay
-from aligndbg.locate.search import Part, Search, coarser
+from aligndbg.locate.search import Part, Search
 from aligndbg.locate.suspects import Finding, Standing, Suspects
-from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE, suspect
+from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE
 from aligndbg.locate.walks import above, broken, computed_from, sinks
-from aligndbg.match.side import Side
+from aligndbg.match.side import Side, moved_from
 from aligndbg.match.state import State
 
 __all__ = ["Located", "Locator"]
@@ -44,8 +45,8 @@ class Located:
 
 
 class Locator:
-    """`replay(cuts)` runs the follower with them; `pair(replay, reject)` pairs everything by value again; `limit(pair)`
-    is the own error (relative L2) that a pair may have."""
+    """`replay(cuts)` runs the follower with them; `pair(replay, reject)` pairs everything by value again; `own(cut,
+    replay)` is a cut's own error in that run."""
 
     def __init__(
         self,
@@ -54,12 +55,12 @@ class Locator:
         state: State,
         replay: Callable[[list[Cut]], Replay],
         pair: Callable[[Replay, frozenset[tuple[str, str]]], State],
-        limit: Callable[[Pair], float],
+        own: Callable[[Cut, Replay], float],
         set_aside: frozenset[tuple[str, str]] = frozenset(),
         corrected: Cut | None = None,
     ) -> None:
         self._experiments, self._leading, self._state = experiments, leading, state
-        self._replay, self._pair, self._limit = replay, pair, limit
+        self._replay, self._pair, self._own = replay, pair, own
         self._candidate_again = experiments.candidate_again
         self._accepted: list[Cut] = []
         self._dropped = set(set_aside)
@@ -68,7 +69,7 @@ class Locator:
         self._small: set[tuple[str, Key]] = set()  # under the usual limit, and still what explains an output
         self._pending: tuple[Cut, set[str]] | None = None
         self._unexplained: list[str] = []
-        self._hopeless = False
+        self._hopeless: set[frozenset[str]] = set()  # parts in which nothing heals
         self._measured: set[frozenset[tuple[str, Key]]] = set()  # by two ways of pairing it would go to and fro
         self._fresh = False  # whether the last round paired something anew
         self._loose = False
@@ -131,13 +132,14 @@ class Locator:
         cuts = self._cuts()
         replay = self._replay(cuts)
         self._runs += 1
-        error = {c: self._experiments.error(c, replay.trace.values) for c in cuts}
-        limit = {c: self._limit_of(c) for c in cuts}
+        error = {c: self._own(c, replay) for c in cuts}
+        limit = {c: self._experiments.limit(c) for c in cuts}
+        least = {c: self._gauge.noise(c.pair(self._candidate_again)) for c in cuts}
         self._state = self._paired_again(replay)
         self._measured.add(frozenset(c.place for c in cuts))
         self._fresh = frozenset(c.place for c in self._cuts()) not in self._measured
-        standing = Standing(tuple(cuts), error, limit, {})
-        doubtful = [c for c in cuts if not error[c] <= self._lookout(c, limit[c])]
+        standing = Standing(tuple(cuts), error, limit, least, {})
+        doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
         if not doubtful:
             return standing, replay
         return replace(standing, jitter=self._suspects().jitter(doubtful, cuts)), replay
@@ -153,12 +155,13 @@ class Locator:
                 state.add(link)
         return state
 
-    def _lookout(self, cut: Cut, limit: float) -> float:
+    def _lookout(self, cut: Cut) -> float:
         """The own error from which a region is looked into."""
-        if self._loose:
-            return limit / 100
-        dtypes = (self._leader.dtype(cut.leader), self._follower.dtype(cut.follower))
-        return min(limit, suspect(coarser(*dtypes), limit))
+        return self._gauge.lookout(cut.pair(self._candidate_again), self._loose)
+
+    @property
+    def _gauge(self) -> Gauge:
+        return self._experiments.gauge
 
     @property
     def _leader(self) -> Side:
@@ -175,10 +178,7 @@ class Locator:
         return Proposals(self._state, self._candidate_again)
 
     def _search(self, cuts: Sequence[Cut], end: Cut | None = None) -> Search:
-        return Search(self._experiments, self._proposals(), cuts, self._blocked, self._limit_of, end)
-
-    def _limit_of(self, cut: Cut) -> float:
-        return self._limit(cut.pair(self._candidate_again))
+        return Search(self._experiments, self._proposals(), cuts, self._blocked, end)
 
     def _cuts(self) -> list[Cut]:
         """What is paired by value, and what was accepted, which wins."""
@@ -227,7 +227,7 @@ class Locator:
         """Corrects the next place where the sides part; False where there is none."""
         part = self._part()
         self._drop_what_healed_nothing(part)
-        if not part or self._hopeless or len(self._accepted) >= MOST_FAULTS:
+        if not part or frozenset(part.leading) in self._hopeless or len(self._accepted) >= MOST_FAULTS:
             return False
         cut = self._search(self._cuts()).best(part)
         if cut is not None:
@@ -235,7 +235,7 @@ class Locator:
         else:
             cut = self._whole(part)
             if cut is None:
-                self._hopeless = True
+                self._hopeless.add(frozenset(part.leading))
                 self._unexplained = [n for n in sinks(self._leader) if n in part.leading]
                 return False
         self._accepted.append(cut)
@@ -254,6 +254,21 @@ class Locator:
 
     def _whole(self, part: Part) -> Cut | None:
         """Where nothing heals alone, the region that ends at an output holds the rest of what that is computed by."""
+        ends = list(self._ends(part))
+        got = self._experiments.tried([c.follower for c in ends], self._cuts())
+        # Some agree that no value could pair: NaN throughout, or one number.
+        right = [c for c in ends if self._experiments.error(c, got) <= self._surely(c)]
+        told = {c.leader for c in right}, {c.follower for c in right}
+        wrong = (c for c in ends if c.leader not in told[0] and c.follower not in told[1])
+        first = next(wrong, None)
+        return None if first is None else self._search(self._cuts()).earliest(first)
+
+    def _surely(self, cut: Cut) -> float:
+        """The error under which it is right, whatever is rounded above it."""
+        return self._lookout(cut) if self._gauge.coarse else self._experiments.limit(cut)
+
+    def _ends(self, part: Part) -> Iterator[Cut]:
+        """Pairs of an output of both sides, at least one of the two unpaired."""
         proposals = self._proposals()
         for a in sinks(self._leader):
             for b in sorted(sinks(self._follower), key=lambda b: b != a):
@@ -262,41 +277,52 @@ class Locator:
                 if (new_l or new_f) and all(both) and proposals.possible(a, b):
                     cut = proposals.layout_of(a, b)
                     if cut is not None:
-                        cut = replace(cut, border="" if new_l and new_f else "follower" if new_l else "leader")
-                        return self._search(self._cuts()).earliest(cut)
-        return None
+                        yield replace(cut, border="" if new_l and new_f else "follower" if new_l else "leader")
 
     # ---- regions over their limit
 
     def _settle(self, standing: Standing) -> bool:
-        """Judges the earliest suspect that is not settled yet; False where all are."""
-        over = self._over(standing)
-        first = next((c for c in over if c.place not in self._settled), None)
-        if first is None:
-            return self._look_closer()
-        if self._fresh:
-            return True  # what has been paired since is cut first: it is what follows
+        """Judges the suspects, the earliest first, until one changes the cuts; False where none does."""
+        while True:
+            first = next((c for c in self._over(standing) if c.place not in self._settled), None)
+            if first is None:
+                return (self._fresh and self._gauge.coarse) or self._look_closer()
+            if self._fresh:
+                return True  # what has been paired since is cut first: it is what follows
+            if self._judge(first, standing):
+                return True
+
+    def _judge(self, first: Cut, standing: Standing) -> bool:
+        """Settles what a suspect is; True where that changes the cuts."""
+        small = standing.error[first] <= standing.limit[first]
+        if self._gauge.coarse and small:  # what is rounded inside may have made it, unless something there heals
+            inner = self._split(first, standing)
+            if inner is not None:
+                self._accepted.append(inner)
+                return True
+            self._settled[first.place] = Finding.EQUIVALENT
+            return False
+        if self._gauge.coarse and first.proposed and self._ends_later(first):
+            self._drop(first)
+            return True
         finding = self._suspects().judge(first, standing)
         if isinstance(finding, Cut):
             self._drop(finding)
             return True
-        small = standing.error[first] <= standing.limit[first]
         if finding is Finding.FELT and self._loose and small:
             if self._explains(first):
                 self._small.add(first.place)
             else:
                 finding = Finding.EQUIVALENT
         self._settled[first.place] = finding
-        if finding in (Finding.FELT, Finding.OUTPUT):
-            self._locate_inside(first, standing)
-        return True
+        return finding in (Finding.FELT, Finding.OUTPUT) and self._locate_inside(first, standing)
 
     def _over(self, standing: Standing) -> list[Cut]:
         ends = set(sinks(self._follower))
         order = self._follower.position
         found = []
         for c in standing.cuts:
-            least = max(self._lookout(c, standing.limit[c]), JITTER_TIMES * standing.jitter.get(c, 0.0))
+            least = max(self._lookout(c), JITTER_TIMES * standing.jitter.get(c, 0.0))
             if not standing.error[c] <= least and (not c.watched or c.follower in ends):
                 found.append(c)
         return sorted(found, key=lambda c: order.get(c.follower, 0))
@@ -322,6 +348,13 @@ class Locator:
         was, now = self._experiments.tried(names, known), self._experiments.tried(names, [*known, cut])
         return any(self._experiments.error(a, now) < self._experiments.error(a, was) / FELT for a in clean)
 
+    def _ends_later(self, cut: Cut) -> bool:
+        """Whether values pair the leader's tensor with one that the follower computes from the cut's: put in before a
+        ReLU, what comes after it heals as much."""
+        partner = self._partners(leading=True).get(cut.leader, cut.follower)
+        copy = moved_from(self._follower, partner, lambda n: n == cut.follower)
+        return not copy and partner in set(computed_from(self._follower, cut.follower)) - {cut.follower}
+
     def _drop(self, cut: Cut) -> None:
         """A wrong pair: it is made no more."""
         if cut.proposed:
@@ -329,28 +362,31 @@ class Locator:
         self._dropped.add((cut.leader, cut.follower) if self._candidate_again else (cut.follower, cut.leader))
         self._accepted = [a for a in self._accepted if a != cut]
 
-    def _locate_inside(self, first: Cut, standing: Standing) -> None:
-        """The region's end dilutes: several faults may lie in it, or one earlier than its end."""
+    def _locate_inside(self, first: Cut, standing: Standing) -> bool:
+        """The region's end dilutes: several faults may lie in it, or one earlier than its end. True where it is so."""
         if not math.isfinite(standing.error[first]):  # NaN or Inf begin here: what was read is what there is to tell
-            if first not in self._accepted:
-                self._accepted.append(replace(first, proposed=True))
-            return
+            self._accept(first)
+            return False
         inner = self._split(first, standing)
         if inner is not None:
             del self._settled[first.place]
             self._accepted.append(inner)
-            return
+            return True
         least = max(standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / 30)
         fault = self._search(standing.cuts).earliest(first, least)
         if fault.place == first.place:
-            if first not in self._accepted:
-                self._accepted.append(replace(first, proposed=True))
-            return
+            self._accept(first)
+            return False
         self._settled[fault.place] = self._settled.pop(first.place)
         if first.place in self._small:
             self._small.add(fault.place)
         self._accepted = [a for a in self._accepted if a != first]
         self._accepted.append(fault)
+        return True
+
+    def _accept(self, cut: Cut) -> None:
+        if cut not in self._accepted:
+            self._accepted.append(replace(cut, proposed=True))
 
     def _split(self, end: Cut, standing: Standing) -> Cut | None:
         """The first pair inside a faulty region after which something in it comes right; None where it is all."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, product
 
-from aligndbg.core.layouts import layouts
+from aligndbg.core.layouts import layouts, sample_positions, source_positions
 from aligndbg.core.ops import ops_agree
 from aligndbg.core.types import Array, LayoutKind
 from aligndbg.locate.experiments import Cut
@@ -17,6 +17,8 @@ from aligndbg.match.values import settle_layout
 from aligndbg.measure.distance import distance
 
 __all__ = ["Proposals"]
+
+SAMPLED = 3  # times the error of a whole tensor that a sample of it may have
 
 
 class Proposals:
@@ -76,9 +78,14 @@ class Proposals:
     def holds(self, a: str, value: Array, b: str, told: Array, near: float) -> bool:
         """Whether `value`, of the follower's tensor `b`, is the leader's `a` (`told`) in some layout."""
         hints = (*self.leader.hints(a), *self.follower.hints(b))
-        if self._candidate_again:
-            return any(distance(told, w.to_reference(value)) < near for w in layouts(told.shape, value.shape, hints))
-        return any(distance(w.to_reference(told), value) < near for w in layouts(value.shape, told.shape, hints))
+        ours, theirs = (told, value) if self._candidate_again else (value, told)
+        at = sample_positions(ours.size)
+        sample = ours.reshape(-1)[at]
+        return any(
+            distance(sample, theirs.reshape(-1)[source_positions(w)]) < SAMPLED * near
+            and distance(ours, w.to_reference(theirs)) < near
+            for w in layouts(ours.shape, theirs.shape, hints)
+        )
 
     def _names(self, a: str, b: str) -> tuple[str, str]:
         return (a, b) if self._candidate_again else (b, a)
@@ -88,6 +95,7 @@ class Proposals:
         r, c = self._names(a, b)
         rn, cn = self._state.reference.node(r), self._state.candidate.node(c)
         prior = -0.1 * max(leading.get(a, 0), following.get(b, 0)) - 0.3 * (a not in leading or b not in following)
+        prior += 0.5 * (a == b)
         if rn is None or cn is None:
             return prior
         alike = ops_agree(rn, cn) + self._state.inputs_agree(rn, cn)

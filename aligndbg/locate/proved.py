@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from aligndbg.core.regions import region
 from aligndbg.core.types import Array, Fault, Graph, Pair, Region
@@ -11,7 +12,7 @@ from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Metrics
 from aligndbg.measure.tolerance import Tolerance
 
-__all__ = ["Proved", "ProvedFault", "fault_at", "standing_faults"]
+__all__ = ["Probed", "Proved", "ProvedFault", "fault_at", "standing_faults"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class ProvedFault:
     pair: Pair
     own: Metrics
     limits: Tolerance
+
+
+class Probed(TypedDict):
+    """On how many random inputs of its own each of how many regions was tested; and why on no more."""
+
+    runs: int
+    regions: int
+    why_not: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,17 @@ class Proved:
     standing: tuple[Fault, ...] = ()
     corrected: Mapping[str, float] | None = None
     left_open: Mapping[str, str] = field(default_factory=dict)
+    probed: Probed | None = None
+
     witnesses: Mapping[tuple[str | None, str | None], tuple[str, Mapping[str, Array]]] = field(default_factory=dict)
+
+    def hidden(self, reference: str) -> str:
+        """Why a pair whose own error is within its limit on this input is a fault all the same; "" for any other."""
+        for one in self.faults:
+            if one.fault.hidden and one.fault.reference == reference:
+                error = one.fault.isolated_error
+                return f"own error {error:.2g} on other values at its borders, hidden on this input"
+        return ""
 
 
 def standing_faults(
@@ -58,13 +77,13 @@ def standing_faults(
         if metrics is None or (pair.reference, pair.candidate) in places or not judge.limited_by_user(pair):
             continue
         if not judge.own_within(pair, metrics):
-            found.append(fault_at(judge, pair, borders, metrics.rel_l2))
+            found.append(fault_at(judge, pair, borders, metrics))
     order = {p.reference: k for k, p in enumerate(known)}
     return sorted(found, key=lambda f: order.get(f.reference or "", -1)) if len(found) > len(proved.faults) else found
 
 
-def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], error: float, lacking: str = "") -> Fault:
-    """The fault between two tensors. `lacking` is the side, if any, that has no operator there."""
+def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], own: Metrics, lacking: str = "") -> Fault:
+    """The fault between two tensors that differ by `own`. `lacking` is the side, if any, that has no operator there."""
     known = list(borders)
     ours, theirs = {p.reference for p in known}, {p.candidate for p in known}
     left, right = judge.reference.graph, judge.candidate.graph
@@ -74,8 +93,8 @@ def fault_at(judge: Judge, pair: Pair, borders: Iterable[Pair], error: float, la
         candidate=pair.candidate,
         reference_op=node_r.op_type if node_r else "",
         candidate_op=node_c.op_type if node_c else "",
-        isolated_error=error,
-        isolated_unit="rel_l2",
+        isolated_error=own.rel_l2 if own.lsb_max is None else own.lsb_max,
+        isolated_unit="rel_l2" if own.lsb_max is None else "lsb",
         region_reference=_region(left, pair.reference, ours, lacking == "reference"),
         region_candidate=_region(right, pair.candidate, theirs, lacking == "candidate"),
         reference_scope=node_r.scope if node_r else "",

@@ -42,9 +42,9 @@ Begin = Callable[[Trace, Mapping[str, str]], Callable[[str], None]]
 
 
 class Rerun(Protocol):
-    """`on_disk`: another run's values are still to be read, so this one's are kept on disk."""
+    """Runs a side again: overrides by tensor or edge, and constants that are replaced."""
 
-    def __call__(self, overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay: ...
+    def __call__(self, overrides: Lazy, weights: Mapping[str, Array], begin: Begin) -> Replay: ...
 
 
 Comparing = Callable[[int], AbstractContextManager[tuple[Callable[[], None], Callable[[], None]]]]
@@ -61,36 +61,36 @@ class Run:
     A pair that is too large for the judge's memory budget is compared when the run is over, and its memory free.
     """
 
-    def __init__(self, judge: Judge, borders: Iterable[Pair], pairs: Iterable[Pair], run_again: RunAgain) -> None:
-        self._judge, self._borders, self._pairs = judge, list(borders), list(pairs)
+    def __init__(self, judge: Judge, pairs: Iterable[Pair], run_again: RunAgain, fed: Iterable[str] = ()) -> None:
+        self.judge, self._pairs, self._fed = judge, list(pairs), list(fed)
         self._run_again = run_again
-        self._own: dict[str, Future[Metrics]] = {}
+        self._own: dict[tuple[str, str], Future[Metrics]] = {}
         self._large: list[Callable[[], None]] = []
 
     def compared(
-        self, rerun: Rerun, overrides: Lazy, comparing: Comparing, *, on_disk: bool = False
-    ) -> tuple[Replay, dict[str, Metrics], frozenset[str]]:
-        """The run, the isolated metrics of `pairs` by reference name, and which of them are over tolerance."""
-        with threads(self._judge.memory_budget) as submit:
-            replay = rerun(overrides, partial(self._begin, submit), on_disk=on_disk)
+        self, rerun: Rerun, overrides: Lazy, weights: Mapping[str, Array], comparing: Comparing
+    ) -> tuple[Replay, dict[tuple[str, str], Metrics]]:
+        """The run, and the isolated metrics of `pairs` by both names; `judge` knows what it rounds from then on."""
+        with threads(self.judge.memory_budget) as submit:
+            replay = rerun(overrides, weights, partial(self._begin, submit))
             for begin in self._large:
                 begin()
-            known = [p for p in self._pairs if p.reference in self._own]
-            own: dict[str, Metrics] = {}
+            known = [at for p in self._pairs if (at := (p.reference, p.candidate)) in self._own]
+            own: dict[tuple[str, str], Metrics] = {}
             with comparing(len(known)) as (before, after):
-                for pair in known:
+                for place in known:
                     before()
-                    own[pair.reference] = self._own[pair.reference].result()
+                    own[place] = self._own[place].result()
                     after()
-        return replay, own, frozenset(p.reference for p in known if not self._judge.own_within(p, own[p.reference]))
+        return replay, own
 
     def _begin(self, submit: Submit, trace: Trace, refused: Mapping[str, str]) -> Callable[[str], None]:
         for one in self._own.values():  # of a run that ended in a refusal
             one.cancel()
         self._own, self._large = {}, []
-        overridden = [p for p in self._borders if rerun_name(p, self._run_again) not in refused]
-        inner = inner_roundings(self._judge.reference.graph, self._judge.candidate.graph, overridden)
-        judge = self._judge = self._judge.under(replace(self._judge.conditions, inner=inner))
+        overridden = [p for p in self._pairs if rerun_name(p, self._run_again) not in refused]
+        inner = inner_roundings(self.judge.reference.graph, self.judge.candidate.graph, overridden, self._fed)
+        judge = self.judge = self.judge.under(replace(self.judge.conditions, inner=inner))
         waiting: dict[str, list[tuple[Pair, set[str]]]] = {}
         for pair in self._pairs:
             needed = judge.needed(pair, self._run_again)
@@ -98,7 +98,8 @@ class Run:
                 waiting.setdefault(name, []).append((pair, needed))
 
         def compare(pair: Pair) -> None:
-            self._own[pair.reference] = submit(partial(judge.isolated, pair, trace, self._run_again), read_bytes(pair))
+            work = partial(judge.isolated, pair, trace, self._run_again)
+            self._own[pair.reference, pair.candidate] = submit(work, read_bytes(pair))
 
         def arrived(name: str) -> None:
             for pair, needed in waiting.pop(name, ()):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from aligndbg.core.arrays import Lazy
 from aligndbg.core.clock import Clock
 from aligndbg.core.errors import ModelError, RuntimeCrashError, UnsupportedError
-from aligndbg.core.types import Array, Matching, Pair, RunAgain, Trace
+from aligndbg.core.types import Array, Pair, RunAgain
 from aligndbg.locate.by_experiment import LocateByExperiment, Task
-from aligndbg.locate.captured_pair import CapturedPair, is_quantized
-from aligndbg.locate.fake_quantize import fake_quantized_feeds, fake_quantized_weights
-from aligndbg.locate.isolate import isolate
+from aligndbg.locate.captured_pair import CapturedPair
+from aligndbg.locate.fake_quantize import FakeQuantizer, fake_quantized_feeds
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Begin, Replay
-from aligndbg.match.pairing import match
-from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.judge import Judge
-from aligndbg.measure.limits import Conditions, quantized_weights
+from aligndbg.measure.limits import Conditions
 from aligndbg.trace.capture import capture_with_prints
 from aligndbg.trace.store import Store
 
@@ -33,7 +30,7 @@ class NewStore(Protocol):
 
 
 def isolate_sides(
-    sides: CapturedPair, matching: Matching, judge: Judge, new_store: NewStore, clock: Clock
+    sides: CapturedPair, judge: Judge, new_store: NewStore, clock: Clock, probes: int = 0
 ) -> tuple[Isolation | None, str]:
     """Isolated errors, by overriding the side that can be overridden; or None and the reason why there are none."""
     fed, same = sides.plan.feeds or {}, sides.translated or {}
@@ -50,7 +47,7 @@ def isolate_sides(
         why = "the reference has no feeds to be run with"
     for run_again in able:
         try:
-            return _isolate(sides, run_again, matching, judge, new_store, clock), "it could not be isolated"
+            return _isolate(sides, run_again, judge, new_store, clock, probes), "it could not be isolated"
         except (UnsupportedError, ModelError, RuntimeCrashError) as error:
             path = (sides.reference if run_again is RunAgain.REFERENCE else sides.candidate).info.path
             why = f"{path} cannot be run with overrides: {error.fact}"
@@ -58,36 +55,69 @@ def isolate_sides(
 
 
 def _isolate(
-    sides: CapturedPair,
-    run_again: RunAgain,
-    matching: Matching,
-    judge: Judge,
-    new_store: NewStore,
-    clock: Clock,
+    sides: CapturedPair, run_again: RunAgain, judge: Judge, new_store: NewStore, clock: Clock, probes: int
 ) -> Isolation:
-    candidate_again = run_again is RunAgain.CANDIDATE
-    backend, captured = (sides.candidate, sides.right) if candidate_again else (sides.reference, sides.left)
-    # Fed apart by the user, the candidate is isolated on what the reference was fed: the feed is no operator's fault.
-    feeds: Mapping[str, Array] = (sides.translated or sides.plan.feeds) if candidate_again else sides.feeds or {}
-    weights: dict[str, Array] = {}
-    if sides.quantized:
-        judge = judge.under(Conditions(weights_unknown="run" not in sides.candidate.capabilities))
-        with clock.stage("isolate"):
-            feeds, weights = _as_the_candidate_quantizes(sides, matching, feeds)
-    elif candidate_again and is_quantized(sides.left.trace):
-        judge = judge.under(Conditions(weights_unknown="run" not in sides.reference.capabilities))
-        with clock.stage("isolate"):
-            weights = {} if judge.conditions.weights_unknown else _as_the_reference_quantizes(sides, matching)
-    refused: dict[str, str] = {}
+    quantized = sides.reference if run_again is RunAgain.CANDIDATE else sides.candidate
+    judge = judge.under(Conditions(weights_unknown=sides.on_grid(run_again) and "run" not in quantized.capabilities))
+    with clock.stage("isolate"):
+        again = Rerunner(sides, run_again, new_store, clock)
+    return LocateByExperiment(
+        Task(sides, run_again, again.feeds, judge, again, again.weights, clock, probes)
+    ).isolation()
 
-    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
+
+class Rerunner:
+    """Runs one side again with overrides, on feeds and weights that the other side's grids leave of its own.
+
+    Their values live in stores of the diff.
+    """
+
+    def __init__(self, sides: CapturedPair, run_again: RunAgain, new_store: NewStore, clock: Clock) -> None:
+        self._new_store, self._clock = new_store, clock
+        self._candidate_again = run_again is RunAgain.CANDIDATE
+        own, other = (sides.candidate, sides.reference) if self._candidate_again else (sides.reference, sides.candidate)
+        captured = (sides.right, sides.left) if self._candidate_again else (sides.left, sides.right)
+        self._backend, self._captured = own, captured[0]
+        # Fed apart by the user, the candidate is isolated on what the reference was fed: that is no operator's fault.
+        fed = (sides.translated or sides.plan.feeds) if self._candidate_again else sides.feeds or {}
+        self.feeds: Mapping[str, Array] = fed or {}
+        if sides.quantized and not self._candidate_again:
+            theirs = sides.plan.feeds or sides.right.trace.feeds or {}
+            links = [k for k in sides.links if k[1] in theirs]
+            self.feeds = fake_quantized_feeds(self.feeds, theirs, links, sides.left.trace.graph, sides.right.trace)
+        self._quantizer: FakeQuantizer | None = None
+        if sides.on_grid(run_again) and "run" in other.capabilities:  # a trace keeps no weights: the weaker rule
+            self._quantizer = FakeQuantizer(
+                captured[0].trace.graph,
+                captured[1].trace.graph,
+                lambda names: dict(own.run({}, names)) if names else {},
+                lambda names: dict(other.run({}, names)) if names else {},
+            )
+
+    def weights(self, pairs: Iterable[Pair]) -> dict[str, Array]:
+        """This side's weights as the other side's grids hold them, where those are paired between these pairs."""
+        if self._quantizer is None:
+            return {}
+        ours_first = self._candidate_again
+        return self._quantizer.weights(
+            {p.candidate if ours_first else p.reference: p.reference if ours_first else p.candidate for p in pairs}
+        )
+
+    def __call__(self, overrides: Lazy, weights: Mapping[str, Array], begin: Begin) -> Replay:
+        refused: dict[str, str] = {}
         while True:
-            store = new_store(0) if on_disk else new_store()
+            store = self._new_store()
             asked = overrides.but(refused)
-            arrived = begin(replace(captured.trace, values=store), refused)
+            arrived = begin(replace(self._captured.trace, values=store), refused)
             try:
                 made = capture_with_prints(
-                    backend, feeds, store, clock, "isolate", overrides=asked.over(weights), arrived=arrived
+                    self._backend,
+                    self.feeds,
+                    store,
+                    self._clock,
+                    "isolate",
+                    overrides=asked.over(weights),
+                    arrived=arrived,
                 )
             except UnsupportedError as error:
                 if error.context not in asked:
@@ -95,59 +125,4 @@ def _isolate(
                 refused[error.context] = error.fact
                 store.close()
             else:
-                return Replay(made.trace, made.prints, dict(refused), feeds, weights, store.close)
-
-    def rematch(
-        trace: Trace, prints: dict[str, Fingerprint], keep: tuple[Pair, ...], reject: frozenset[tuple[str, str]]
-    ) -> Matching:
-        ours = (sides.left.trace, sides.left.prints) if candidate_again else (trace, prints)
-        theirs = (trace, prints) if candidate_again else (sides.right.trace, sides.right.prints)
-        with clock.pairing() as tick:
-            return match(
-                ours[0],
-                theirs[0],
-                ours[1],
-                theirs[1],
-                inputs=sides.links,
-                user=sides.user,
-                keep=keep,
-                reject=reject,
-                weights=sides.weights,
-                tick=tick,
-            )
-
-    traces = sides.left.trace, sides.right.trace
-    if all(t.graph.nodes and not is_quantized(t) and not quantized_weights(t) for t in traces):
-        task = Task(sides, run_again, feeds, judge, rerun, clock)
-        return LocateByExperiment(task).isolation()
-    return isolate(*traces, matching, judge, rerun, rematch, clock.comparing, run_again=run_again)
-
-
-def _as_the_candidate_quantizes(
-    sides: CapturedPair, matching: Matching, feeds: Mapping[str, Array]
-) -> tuple[Mapping[str, Array], dict[str, Array]]:
-    """The reference's feeds and weights on the grids of a quantized candidate."""
-    candidate = sides.right.trace.graph
-    fed = sides.plan.feeds or sides.right.trace.feeds or {}
-    links = [k for k in sides.links if k[1] in fed]
-    feeds = fake_quantized_feeds(feeds, fed, links, sides.left.trace.graph, sides.right.trace)
-    if "run" not in sides.candidate.capabilities:
-        return feeds, {}  # a trace keeps no weights: judged by the weaker rule
-    return feeds, fake_quantized_weights(
-        {p.reference: p.candidate for p in matching.pairs},
-        sides.left.trace.graph,
-        candidate,
-        lambda names: dict(sides.reference.run({}, names)) if names else {},
-        lambda names: dict(sides.candidate.run({}, names)) if names else {},
-    )
-
-
-def _as_the_reference_quantizes(sides: CapturedPair, matching: Matching) -> dict[str, Array]:
-    """The weights of a float candidate on the grids of a quantized reference."""
-    return fake_quantized_weights(
-        {p.candidate: p.reference for p in matching.pairs},
-        sides.right.trace.graph,
-        sides.left.trace.graph,
-        lambda names: dict(sides.candidate.run({}, names)) if names else {},
-        lambda names: dict(sides.reference.run({}, names)) if names else {},
-    )
+                return Replay(made.trace, made.prints, dict(refused), self.feeds, weights, store.close)

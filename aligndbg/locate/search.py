@@ -6,7 +6,7 @@ come right takes its place, until none does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import Array, Key, Node
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.proposals import Proposals
-from aligndbg.locate.thresholds import DEPTHS, EARLIER, MOST_EARLIER, WINDOW, agreement
+from aligndbg.locate.thresholds import DEPTHS, EARLIER, MOST_EARLIER, WINDOW
 from aligndbg.locate.walks import above, computed_from, reach
 from aligndbg.match.side import moved_from
 
@@ -46,18 +46,20 @@ class Search:
         proposals: Proposals,
         fixed: Sequence[Cut],
         blocked: Collection[tuple[str, Key]],
-        limit: Callable[[Cut], float],
         end: Cut | None = None,
     ) -> None:
         self._experiments, self._proposals, self._blocked, self._end = experiments, proposals, blocked, end
-        self._limit = limit
         self.leader, self.follower = proposals.leader, proposals.follower
         self._fixed = [c for c in fixed if end is None or c.key != end.key]
         self._stop = {c.follower for c in self._fixed if not c.edge}
+        self._end_error = float("inf")
 
     def best(self, part: Part) -> Cut | None:
         """The pair that heals most, moved up to the earliest that heals it; None where none heals anything."""
         sketches = self._sketches(part.leading)
+        if self._end is not None:
+            got = self._experiments.tried([self._end.follower], self._fixed)
+            self._end_error = self._experiments.error(self._end, got)
         tried: set[tuple[str, str]] = set()
         waiting: list[tuple[float, Cut]] = []
         for depth, budget in DEPTHS:
@@ -81,7 +83,7 @@ class Search:
 
     def earliest(self, cut: Cut, limit: float | None = None) -> Cut:
         """The first pair of its region that makes `cut` come right, to `limit`; itself where there is none."""
-        near = agreement(self._dtype(cut)) if limit is None else limit
+        near = self._experiments.gauge.right(cut.pair(self._experiments.candidate_again)) if limit is None else limit
         tried: set[tuple[str, str]] = set()
         for _ in range(EARLIER):
             found = self._earlier(cut, near, tried)
@@ -101,7 +103,8 @@ class Search:
             if other.key == cut.key or other.leader == cut.leader or other.place in self._blocked:
                 continue
             got = self._experiments.tried([cut.follower, other.follower], [*self._without(other, cut), other])
-            if self._experiments.error(cut, got) < near and self._experiments.error(other, got) > self._limit(other):
+            limit = self._experiments.limit(other)
+            if self._experiments.error(cut, got) < near and self._experiments.error(other, got) > limit:
                 return other
         return None
 
@@ -109,14 +112,17 @@ class Search:
         """How many of the leader's unpaired tensors the follower computes, with this cut, from what it is overridden
         with; and whether the pair is itself over its limit.
 
-        Copies moved from the override itself prove nothing.
+        Copies moved from the override itself prove nothing; nor does what leaves the end of the part farther off.
         """
         fetch = self._below(cut, part)
         if not fetch:
             return 0, False
         computed = computed_from(self.leader, cut.leader)
         found: list[str] = []
-        got = self._experiments.tried([*fetch, cut.follower], [*self._without(cut), cut])
+        end = [] if self._end is None else [self._end.follower]
+        got = self._experiments.tried([*fetch, cut.follower, *end], [*self._without(cut), cut])
+        if self._end is not None and self._experiments.error(self._end, got) > self._end_error:
+            return 0, False
         for name in fetch if got else ():
             value = got[name]
             if value.size not in sketches:
@@ -125,7 +131,7 @@ class Search:
             sketch = _sketch(real)
             if sketch is None or moved_from(self.follower, name, lambda n: n == cut.follower):
                 continue
-            near = agreement(str(value.dtype))
+            near = self._experiments.gauge.near(str(value.dtype))
             for told, theirs in sketches.get(value.size, ()):
                 if told not in computed or told in found or np.abs(sketch - theirs).max() > 5 * near:
                     continue
@@ -135,7 +141,7 @@ class Search:
                     continue
                 found.append(told)
                 break
-        return len(found), bool(found) and self._experiments.error(cut, got) > self._limit(cut)
+        return len(found), bool(found) and self._experiments.error(cut, got) > self._experiments.limit(cut)
 
     def _below(self, cut: Cut, part: Part) -> list[str]:
         """The nearest unpaired tensors that the follower computes from the cut."""
@@ -168,19 +174,10 @@ class Search:
                 found.setdefault(self.leader.count(name), []).append((name, sketch))
         return found
 
-    def _dtype(self, cut: Cut) -> str:
-        return coarser(self.leader.dtype(cut.leader), self.follower.dtype(cut.follower))
-
 
 def readers(consumers: Mapping[str, Sequence[Node]], cut: Cut) -> list[Node]:
     """The nodes that read what the cut replaces."""
     return [n for n in consumers.get(cut.follower, ()) if not cut.edge or n.name == cut.edge]
-
-
-def coarser(one: str, other: str) -> str:
-    """Of two dtypes the one with fewer digits."""
-    order = ("bfloat16", "float16", "float32", "float64")
-    return min((one, other), key=lambda d: order.index(d) if d in order else len(order))
 
 
 def _sketch(value: Array) -> Sketch | None:
@@ -188,8 +185,9 @@ def _sketch(value: Array) -> Sketch | None:
     flat = np.asarray(value, np.float64).reshape(-1)
     if flat.size < 2 or not np.isfinite(flat).all():
         return None
-    spread, mean = float(flat.std()), float(flat.mean())
-    if spread == 0:
+    with np.errstate(over="ignore"):
+        spread, mean = float(flat.std()), float(flat.mean())
+    if spread == 0 or not np.isfinite(spread):
         return None
     scale, centred = max(spread, abs(mean)), flat - mean
     centred /= spread

@@ -9,8 +9,9 @@ from enum import StrEnum
 import numpy as np
 
 from aligndbg.core.errors import AligndbgError
-from aligndbg.core.types import Array, Backend, Key
+from aligndbg.core.types import Array, Backend
 from aligndbg.locate.experiments import Cut, Experiments, jittered
+from aligndbg.locate.probes import Probes
 from aligndbg.locate.search import readers
 from aligndbg.locate.thresholds import FELT, JITTER_TIMES, JITTER_ULPS, PROBES
 from aligndbg.locate.walks import above, reach, sinks
@@ -35,19 +36,21 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """Own error, limit and conditioning of every cut: what a jitter of a few ulps on all borders does to it."""
+    """Own error and limit of every cut, what is noise in it (`least`), and its conditioning: what a jitter of a few
+    ulps on all borders does to it."""
 
     cuts: tuple[Cut, ...]
     error: Mapping[Cut, float]
     limit: Mapping[Cut, float]
+    least: Mapping[Cut, float]
     jitter: Mapping[Cut, float]
 
     def over(self, cut: Cut) -> bool:
         return not self.error[cut] <= max(self.limit[cut], JITTER_TIMES * self.jitter.get(cut, 0.0))
 
     def floor(self, cut: Cut) -> float:
-        """What is noise there: a hundredth of the limit, or what jitter does."""
-        return max(self.limit[cut] / 100, JITTER_TIMES * self.jitter.get(cut, 0.0))
+        """What is noise there."""
+        return max(self.least[cut], JITTER_TIMES * self.jitter.get(cut, 0.0))
 
 
 class Suspects:
@@ -60,6 +63,8 @@ class Suspects:
     def jitter(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
         """What jittered borders do to each suspect on either side; the smaller: a coarse rounding on one side is a
         fault's own noise, not the mathematics'."""
+        if self._experiments.gauge.coarse:
+            return {}  # what grids round is in the limits
         keys = {c.key: c for c in cuts if not c.watched}
         feeds = self._experiments.follower.feeds or {}
         shaken = {k: jittered(self._experiments.override(c), JITTER_ULPS, self._rng) for k, c in keys.items()}
@@ -110,16 +115,27 @@ class Suspects:
         got = self._experiments.tried([b.follower for b in below], [c for c in cuts if c is not cut])
         if not got:
             return Finding.UNKNOWN
-        without = {b: self._experiments.error(b, got) for b in below}
-        better = [b for b in below if without[b] > FELT * max(standing.error[b], standing.floor(b))]
-        worse = [b for b in below if standing.error[b] > FELT * max(without[b], standing.floor(b))]
+        without = {b: self._experiments.felt(b, got) for b in below}
+        cut_there = self._cut_there(below, standing)
+        better = [b for b in below if without[b] > FELT * max(cut_there[b], standing.floor(b))]
+        worse = [b for b in below if cut_there[b] > FELT * max(without[b], standing.floor(b))]
         if better:
             return Finding.FELT if len(better) >= len(worse) else cut
         if worse:
             return cut
         if at_end:
             return Finding.OUTPUT
+        if self._experiments.gauge.coarse:  # the next grid may round it off, and what it holds is no input of its own
+            certain = self._experiments.gauge.exact(cut.pair(self._experiments.candidate_again))
+            return Finding.FELT if certain else cut if cut.proposed else Finding.UNKNOWN
         return cut if cut.proposed else self._probe(cut, cuts, below, standing)
+
+    def _cut_there(self, below: Sequence[Cut], standing: Standing) -> Mapping[Cut, float]:
+        """How far they are off with every cut in place."""
+        if not self._experiments.gauge.coarse:
+            return standing.error
+        got = self._experiments.tried([b.follower for b in below], standing.cuts)
+        return {b: self._experiments.felt(b, got) for b in below}
 
     def below(self, cut: Cut, cuts: Sequence[Cut]) -> list[Cut]:
         """The nearest cuts that are computed from this one."""
@@ -145,37 +161,14 @@ class Suspects:
 
     def _probe(self, cut: Cut, cuts: Sequence[Cut], below: Sequence[Cut], standing: Standing) -> Finding:
         """Both sides' region, and what masks it, on shuffled border values: equal below each time?"""
-        leader = self._experiments.leader
-        if self._leading is None or leader.feeds is None:
+        if self._leading is None:
             return Finding.UNKNOWN
+        probes = Probes(self._experiments, self._leading, (self.leader, self.follower))
         for _ in range(PROBES):
-            told: dict[str, Array] = {}
-            given: dict[Key, Array] = {}
-            for c in cuts:
-                if c is cut or c.watched or c.leader not in leader.values:
-                    continue
-                if c.leader not in told:
-                    value = leader.values[c.leader]
-                    told[c.leader] = self._rng.permutation(value.reshape(-1)).reshape(value.shape)
-                given[c.key] = self._moved(c, told[c.leader])
-            told.pop(cut.leader, None)
             try:
-                ours = dict(self._leading.run(leader.feeds, list(dict.fromkeys(b.leader for b in below)), told))
-                theirs = self._experiments.run(
-                    [b.follower for b in below], [c for c in cuts if c is not cut], values=given
-                )
+                apart = probes.apart(cut, cuts, below)
             except AligndbgError:
                 return Finding.UNKNOWN
-            if any(self._apart(b, ours, theirs) > max(standing.limit[b], standing.floor(b)) for b in below):
+            if any(apart[b] > max(standing.limit[b], standing.floor(b)) for b in below):
                 return Finding.HIDDEN
         return Finding.EQUIVALENT
-
-    def _moved(self, cut: Cut, value: Array) -> Array:
-        moved = cut.layout.to_candidate(value) if self._experiments.candidate_again else cut.layout.to_reference(value)
-        return np.asarray(moved, self._experiments.override(cut).dtype, order="C")
-
-    def _apart(self, cut: Cut, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> float:
-        one, other = ours[cut.leader], theirs[cut.follower]
-        if self._experiments.candidate_again:
-            return distance(one, cut.layout.to_reference(other))
-        return distance(cut.layout.to_reference(one), other)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Set
 
 from aligndbg.core.ops import PASSIVE_OPS
-from aligndbg.core.types import Coverage, Unmatched, UnmatchedClass
+from aligndbg.core.types import Coverage, Skipped, Unmatched, UnmatchedClass
 from aligndbg.match.layouts import best_layouts
+from aligndbg.match.leftovers import outputs_of
 from aligndbg.match.side import Side
 from aligndbg.match.state import State
-from aligndbg.match.structure import reaches_pairs
 from aligndbg.match.thresholds import PADDED, SAME_PRINT, SAME_PRINT_HALF, STRICT
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 
-__all__ = ["classify", "coverage"]
+__all__ = ["classify", "coverage", "unseen"]
 
 
-def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple[Unmatched, ...]:
-    """Every comparable tensor of `side` without a pair, its class and reason. `equals`: those of the other side."""
+LOOPS = frozenset({"Loop", "Scan"})
+NODES_SAID = 3  # in a note
+
+
+def classify(
+    state: State, side: Side, equals: Mapping[str, list[str]], held: Set[str] = frozenset()
+) -> tuple[Unmatched, ...]:
+    """Every comparable tensor of `side` without a pair, its class and reason.
+
+    `equals` are those of the other side; `held` are outputs that are compared all the same.
+    """
     verified: set[str] = set()
     out = []
     for name in side.names:
@@ -26,6 +36,9 @@ def classify(state: State, side: Side, equals: Mapping[str, list[str]]) -> tuple
         reason = _one_sided(state, side, name, equals.get(name, []), verified)
         if reason:
             verified.add(name)
+        if name in held:
+            continue
+        if reason:
             out.append(Unmatched(name, side.op(name), UnmatchedClass.ONE_SIDED, reason))
         elif _enclosed(state, side, name, verified):
             reason = "inside a region whose borders are paired; the other side computes it in another way"
@@ -88,7 +101,7 @@ def _padded(side: Side, name: str, source: str) -> bool:
 
 def _enclosed(state: State, side: Side, name: str, verified: set[str]) -> bool:
     border = state.frontier(side, name)
-    return bool(border) and "?" not in border and reaches_pairs(state, side, name)
+    return bool(border) and "?" not in border and not state.open_below(side, name)
 
 
 def _why(state: State, side: Side, name: str) -> str:
@@ -98,6 +111,10 @@ def _why(state: State, side: Side, name: str) -> str:
         return "empty: there is no value to pair by"
     if not fp.finite:
         return "no finite value to pair by"
+    ours, theirs = outputs_of(state, side), outputs_of(state, other)
+    if name in ours and name in theirs and name in other.comparable and other.count(name) != fp.count:
+        shapes = [" x ".join(map(str, s.shape(name))) for s in (side, other)]
+        return f"an output of this name on both sides, but {shapes[0]} here and {shapes[1]} there"
     same = [n for n in other.names if other.count(n) == fp.count]
     if not same:
         return f"no tensor of {fp.count} elements on the other side"
@@ -109,6 +126,30 @@ def _why(state: State, side: Side, name: str) -> str:
     near = min(free, key=lambda n: fp.distance(other.prints[n]))
     apart = fp.distance(other.prints[near])
     return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
+
+
+def unseen(state: State, side: Side, held: Set[str]) -> tuple[list[Unmatched], list[Skipped], list[str]]:
+    """The floats inside control-flow bodies, which no comparison sees, and what is to be said of them.
+
+    What a loop computes shows in what comes out of it, as that of one operator does: where that is compared, its body
+    is skipped. Of an If one branch was not even run: its bodies are unmatched.
+    """
+    nodes = {node.name: node for node in side.graph.nodes}
+    shown = {name for name in side.names if state.link_of(side, name) or name in held}
+    used = side.consumers.keys() | set(side.graph.outputs)  # a loop also gives what it only carries along
+    unmatched, skipped = [], []
+    for name, reason in side.unseen.items():
+        node = nodes.get(side.graph.inner[name])
+        results = side.comparable.intersection(node.outputs) & used if node is not None else frozenset()
+        if node is not None and node.canonical in LOOPS and results and results <= shown:
+            skipped.append(Skipped(name, "", reason))
+        else:
+            unmatched.append(Unmatched(name, "", UnmatchedClass.UNMATCHED, reason))
+    count = Counter(side.graph.inner[name] for name in side.unseen)
+    said = [f"{nodes[n].op_type if n in nodes else 'a node'} {n!r} ({k})" for n, k in count.most_common(NODES_SAID)]
+    more = f" and {len(count) - NODES_SAID} more" if len(count) > NODES_SAID else ""
+    note = f"the {side.label}'s tensors inside {', '.join(said)}{more} are not compared: only what comes out of them is"
+    return unmatched, skipped, [note] if count else []
 
 
 def coverage(side: Side, compared: int, unmatched: tuple[Unmatched, ...]) -> Coverage:

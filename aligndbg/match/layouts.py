@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,17 +10,20 @@ import numpy as np
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
+from aligndbg.measure.masks import huge_values
 
-__all__ = ["Fit", "best_layouts", "clearly_apart", "with_alternatives"]
+__all__ = ["Fit", "best_layouts", "with_alternatives"]
 
 
 KEPT_SAMPLES = 4096  # of up to 8 KB each
-ROUNDING = 1e-12  # of the squares of two samples: more than the matrix of their products is off
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout and the sampled error under it: rms of the difference over the reference's spread."""
+    """A layout and the sampled error under it: rms of the difference over the reference's spread.
+
+    A mask's huge values are measured apart from the rest: by its spread nothing else would show.
+    """
 
     layout: Layout
     error: float
@@ -32,44 +35,42 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
     if not options:
         return []
-    wanted, spread = reference.sample(r), _kept_spread(reference, r)
+    wanted, spread, huge = reference.sample(r), _kept_spread(reference, r), _kept_mask(reference, r)
+    ours, theirs = reference.grid(r), candidate.grid(c)
+    if theirs is not None and ours is None:  # what a grid takes off is no other value
+        wanted = theirs.rounded(wanted)
+        spread = spread_of(wanted)
     fits = []
     for rank, layout in enumerate(options):
-        fits.append(Fit(layout, sampled_error(wanted, _moved_sample(candidate, c, layout), spread), rank))
+        held = _moved_sample(candidate, c, layout)
+        held = ours.rounded(held) if ours is not None and theirs is None else held
+        error = sampled_error(wanted, held, spread) if huge is None else _error_apart(wanted, held, huge)
+        fits.append(Fit(layout, error, rank))
     fits.sort(key=lambda f: f.error)
     return fits
-
-
-def clearly_apart(
-    reference: Side, rs: Sequence[str], candidate: Side, cs: Sequence[str], options: Iterable[Layout], limit: float
-) -> Array:
-    """(rs, cs) bool: True where the sampled error is above `limit` in each of `options`, the layouts of `cs` on `rs`.
-
-    Computed for all at once, which rounds more than `sampled_error` does: what that could change is left False, and so
-    are pairs of which some values are finite on both sides and others are not.
-    """
-    wanted = np.stack([reference.sample(r) for r in rs])
-    spreads = np.array([_kept_spread(reference, r) for r in rs])
-    finite = np.isfinite(wanted)
-    whole = finite.all(axis=1)
-    never_near = ~finite.any(axis=1) | (whole & (spreads == 0))  # as `sampled_error` has it
-    apart = np.ones((len(rs), len(cs)), bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bound = np.square(limit * spreads) * wanted.shape[1]
-        for layout in options:
-            held = np.stack([_moved_sample(candidate, c, layout) for c in cs])
-            norms = np.square(wanted).sum(axis=1)[:, None] + np.square(held).sum(axis=1)
-            products = np.einsum("rk,ck->rc", wanted, held)  # `@` may start threads, which only spin here
-            beyond = norms - 2 * products - ROUNDING * norms > bound[:, None]
-            apart &= beyond | (whole[:, None] != np.isfinite(held).all(axis=1))
-    found: Array = apart | never_near[:, None]
-    return found
 
 
 def _kept_spread(reference: Side, r: str) -> float:
     if r not in reference.spreads:
         reference.spreads[r] = spread_of(reference.sample(r))
     return reference.spreads[r]
+
+
+def _kept_mask(reference: Side, r: str) -> Array | None:
+    """Which of the samples are a mask's huge values, that would hide the others; None where none are."""
+    if r not in reference.masks:
+        sample = reference.sample(r)
+        huge = huge_values(sample)
+        rest = sample[~huge]
+        reference.masks[r] = huge if huge.any() and spread_of(rest[np.isfinite(rest)]) else None
+    return reference.masks[r]
+
+
+def _error_apart(wanted: Array, held: Array, huge: Array) -> float:
+    """The sampled error of the rest, or that of a mask's huge values by their own size, whichever is larger."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        masked = float(np.linalg.norm(held[huge] - wanted[huge]) / np.linalg.norm(wanted[huge]))
+    return max(masked, sampled_error(wanted[~huge], held[~huge])) if masked == masked else float("inf")
 
 
 def _moved_sample(candidate: Side, c: str, layout: Layout) -> Array:

@@ -1,4 +1,4 @@
-"""What structure leaves: the models' outputs, and the tensors of a trace without a graph."""
+"""What values leave: the models' outputs, and the tensors of a trace without a graph."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from aligndbg.match.state import Link, State
 from aligndbg.match.thresholds import NEAR, SHARED_WORDS
 from aligndbg.match.values import settle_layout
 
-__all__ = ["match_names", "match_outputs"]
+__all__ = ["match_names", "match_outputs", "outputs_of"]
+
+
+GUESSES = ("structure", "name", "output")  # how pairs are made that values do not prove
 
 
 def match_outputs(state: State) -> None:
     """Pair the models' outputs that are left: they must be compared even where nothing before them could be.
 
     Where each side has as many outputs left, one that agrees with the input of the other model's last operator counts
-    as left: that operator is missing here, or it moves its input otherwise than the user of this output expects.
+    as left: that operator is missing here, or it moves its input otherwise than the user of this output expects. Two of
+    one name are each other's, unless values speak for another counterpart.
     """
     ours, theirs = _open_outputs(state, state.reference), _open_outputs(state, state.candidate)
     even = len(ours) == len(theirs)
@@ -26,7 +30,8 @@ def match_outputs(state: State) -> None:
     for r in ours:
         for c in theirs:
             fits = state.fits(r, c)
-            if fits and (even or (r not in state.links and c not in state.by_candidate)) and _one_step(state, r, c):
+            left = even or (r not in state.links and c not in state.by_candidate)
+            if fits and ((r == c and _guessed(state, r)) or (left and _one_step(state, r, c))):
                 options[(r, c)] = (2.0 * (r == c) + similarity(r, c) - min(fits[0].error, 10.0), fits)
     while options:
         (r, c), (_, fits) = max(options.items(), key=lambda item: item[1][0])
@@ -38,6 +43,12 @@ def match_outputs(state: State) -> None:
                 state.drop(link)
         state.add(Link(r, c, fit.layout, "output", fit.error, why))
         options = {k: v for k, v in options.items() if k[0] != r and k[1] != c}
+
+
+def _guessed(state: State, name: str) -> bool:
+    """Whether no value speaks for what the two tensors of one name are paired with."""
+    links = (state.links.get(name), state.by_candidate.get(name))
+    return all(link is None or link.method in GUESSES for link in links)
 
 
 def _one_step(state: State, r: str, c: str) -> bool:
@@ -53,15 +64,23 @@ def _one_step(state: State, r: str, c: str) -> bool:
 def _open_outputs(state: State, side: Side) -> list[str]:
     """The outputs of one model that are not paired with an output of the other, nor by the user."""
     mine = side is state.reference
-    others = set((state.candidate if mine else state.reference).graph.outputs)
+    others = set(outputs_of(state, state.candidate if mine else state.reference))
     found = []
-    for o in side.graph.outputs:
+    for o in outputs_of(state, side):
         link = state.link_of(side, o)
         if o not in side.comparable or (link and link.method == "user"):
             continue
         if link is None or (link.candidate if mine else link.reference) not in others:
             found.append(o)
     return found
+
+
+def outputs_of(state: State, side: Side) -> tuple[str, ...]:
+    """A model's outputs; of a recording that does not say, those that are called as the other model's are."""
+    other = state.candidate if side is state.reference else state.reference
+    if side.graph.nodes or side.graph.outputs:
+        return side.graph.outputs
+    return tuple(o for o in other.graph.outputs if o in side.comparable)
 
 
 def match_names(state: State) -> None:

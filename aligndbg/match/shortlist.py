@@ -64,13 +64,17 @@ class _Table:
         for i, name in enumerate(self.names):
             self._shapes[i] = self._of_shape.setdefault(side.shape(name), len(self._of_shape))
         self._heads: dict[tuple[Shape, Shape], Array | None] = {}
+        grids = [side.grid(name) for name in self.names]
+        self._on_grids = any(grids)
+        self._grids = np.array([(g.step, g.low, g.high) if g else (0.0, -np.inf, np.inf) for g in grids]).T
 
     def near(self, row: Array, window: float) -> Array:
         """Places in `names` of those with alike fingerprints."""
         scale = row[0]
         low = int(np.searchsorted(self.rows[:, 0], scale * (1 - window)))
         high = int(np.searchsorted(self.rows[:, 0], scale * (1 + window), side="right"))
-        apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
+        with np.errstate(invalid="ignore"):  # squares past float64: their rms tells nothing
+            apart = np.max(np.abs(self.rows[low:high] - row), axis=1, initial=0.0)
         return low + np.flatnonzero(apart <= window * scale)
 
     def possible(self, reference: Side, r: str, places: Array, limit: float) -> Array:
@@ -91,9 +95,17 @@ class _Table:
             if heads is None:
                 continue
             with np.errstate(all="ignore"):
-                apart = np.square(heads[places[here]] - sample[self._head]).sum(axis=2).min(axis=1)
+                wanted = self._rounded(sample[self._head], places[here])
+                apart = np.square(heads[places[here]] - wanted).sum(axis=2).min(axis=1)
             kept[here] = ~(apart > bound)
         return places[kept]
+
+    def _rounded(self, values: Array, places: Array) -> Array:
+        """(names, 1, HEAD): what the grid of each leaves of real values."""
+        if not self._on_grids:
+            return values
+        step, low, high = (column[places].reshape(-1, 1, 1) for column in self._grids)
+        return np.clip(np.where(step > 0, np.round(values / step) * step, values), low, high)
 
     def _heads_of(self, reference: Shape, shape: Shape) -> Array | None:
         """(names, layouts, HEAD): what each tensor of `shape` holds at a few positions, by layout; nan elsewhere."""

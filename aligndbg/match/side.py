@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +13,23 @@ from aligndbg.core.layouts import sample_positions
 from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.measure.fingerprint import Fingerprint
+from aligndbg.measure.limits import Precision
 
-__all__ = ["Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Multiples of `step` from `low` to `high`."""
+
+    step: float
+    low: float
+    high: float
+
+    def rounded(self, values: Array) -> Array:
+        """What the grid leaves of real values."""
+        found: Array = np.clip(np.round(values / self.step) * self.step, self.low, self.high)
+        return found
 
 
 class Side:
@@ -24,6 +40,7 @@ class Side:
         self.graph = trace.graph
         self.prints = prints
         self.label = label
+        self.precision = Precision(trace)
         self.producer = self.graph.producers()
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
@@ -31,11 +48,13 @@ class Side:
         self._data_inputs: dict[int, tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
+        self.masks: dict[str, Array | None] = {}  # likewise
         self.moved_samples: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Array] = {}  # likewise
         self._hints: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._twins = _twins(self.graph)
@@ -51,6 +70,12 @@ class Side:
                 skipped.append(Skipped(name, self.op(name), reason))
             else:
                 names.append(name)
+        for name in self.graph.inner:
+            info = self.graph.tensors.get(name)
+            if info is None or not info.dtype or info.dtype in FLOAT_DTYPES or info.quant is not None:
+                self.unseen[name] = self.graph.untapped.get(name, "inside a body")
+            else:
+                skipped.append(Skipped(name, "", f"{info.dtype} values inside a body"))
         return tuple(names), tuple(skipped)
 
     def _reason_to_skip(self, name: str) -> str:
@@ -76,6 +101,16 @@ class Side:
 
     def quant(self, name: str) -> Quant | None:
         return self.trace.quant(name)
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid that a whole tensor lies on, or was dequantized from; None for others."""
+        quant, node = self.quant(name), self.producer.get(name)
+        if quant is None and node is not None and node.canonical == "DequantizeLinear" and node.inputs[0] != name:
+            return self.grid(node.inputs[0]) if node.inputs[0] in self.trace.values else None
+        if quant is None or quant.scale.size > 1 or not self.dtype(name).startswith(("int", "uint")):
+            return None
+        limits, step, zero = np.iinfo(self.dtype(name)), float(quant.scale[0]), float(quant.zero_point[0])
+        return Grid(step, (limits.min - zero) * step, (limits.max - zero) * step)
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._shapes:

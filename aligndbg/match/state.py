@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aligndbg.core.layouts import exchanged_orders, order_of
 from aligndbg.core.ops import FINISHING, PASSIVE_OPS, SAME_RESULT, WEIGHT_OPS, ops_agree, output_index
-from aligndbg.core.types import Layout, Node
+from aligndbg.core.types import Layout, Node, Trace
 from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity
 from aligndbg.match.neighbours import Ways
 from aligndbg.match.side import Side, moved_from
-from aligndbg.match.thresholds import NEAR, ODD, SAME
+from aligndbg.match.thresholds import ODD, SAME
 from aligndbg.match.weights import WeightPrint, Weights
 
 __all__ = ["Link", "Orders", "State"]
@@ -32,7 +32,6 @@ class Link:
     method: str
     error: float
     evidence: str
-    evident: bool = False  # by structure: the same op on the same inputs, and no other such op
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,6 @@ class Orders:
         limit = ODD * max(1, self.despite[order_of(layout)])
         return any(self._usual(order) >= limit for order in exchanged_orders(layout))
 
-    def settled(self, layout: Layout) -> bool:
-        """True where far more tensors are laid out so than with two axes of one size exchanged."""
-        rivals = [self._usual(order) for order in exchanged_orders(layout)]
-        return self._usual(order_of(layout)) >= ODD * max(1, *rivals)
-
     def _usual(self, order: tuple[int, ...]) -> int:
         return self.usual[order] + (ODD if order == (0,) else 0)  # nothing moved is usual without any vote
 
@@ -70,12 +64,9 @@ class State:
     reject: frozenset[tuple[str, str]] = frozenset()
     weights: Weights | None = None
     tick: Callable[[], None] = lambda: None
+    coarse: bool = False  # a side rounds to grids: values agree up to that
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
     _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
-    # Of a reference's tensor, the candidate's that are far from it in every layout, and that are not, as far as known.
-    far: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    near: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    hopeless: dict[tuple[str, str], bool] = field(default_factory=dict)  # kept by structure._score, likewise
     _largest: dict[tuple[bool, int], WeightPrint | None] = field(default_factory=dict)
     _agreements: dict[tuple[int, int], float] = field(default_factory=dict)
     _ways: dict[bool, Ways] = field(default_factory=dict)
@@ -103,11 +94,6 @@ class State:
             self._usual[(r, c)] = self._usual_fits(r, c)
         return self._usual[(r, c)]
 
-    def least_error(self, r: str, c: str) -> float:
-        """The sampled error in the best of all layouts, odd ones too: that of `fits` is never less."""
-        found = self._all_fits(r, c)
-        return found[0].error if found else float("inf")
-
     def _all_fits(self, r: str, c: str) -> list[Fit]:
         if (r, c) not in self._fits:
             ref, cand = self.reference, self.candidate
@@ -120,6 +106,19 @@ class State:
         same = usual and usual[0].error <= SAME  # the values do not tell one from the other
         return found if same else usual
 
+    def of(self, reference: Trace, candidate: Trace) -> State:
+        """The same links of traces with the same values, where one has another graph; itself where none has."""
+        if self.reference.graph is reference.graph and self.candidate.graph is candidate.graph:
+            return self
+        left, right = (
+            Side(reference, self.reference.prints, "reference"),
+            Side(candidate, self.candidate.prints, "candidate"),
+        )
+        other = State(left, right, reject=self.reject, weights=self.weights, tick=self.tick, coarse=self.coarse)
+        for link in self.links.values():
+            other.add(link)
+        return other
+
     def add(self, link: Link) -> None:
         self.links[link.reference] = link
         self.by_candidate[link.candidate] = link
@@ -127,9 +126,6 @@ class State:
         for side, name in ((self.reference, link.reference), (self.candidate, link.candidate)):
             if (side is self.reference) in self._ways:
                 self._ways[side is self.reference].close(name)
-        if link.method == "structure" and link.error <= NEAR and not link.layout.alternatives:
-            self.orders.count(link.layout)
-            self._usual.clear()
 
     def drop(self, link: Link) -> None:
         del self.links[link.reference]
@@ -181,22 +177,6 @@ class State:
                     queue.append(i)
         return frozenset(found)
 
-    def frontiers(self, side: Side, names: Sequence[str]) -> list[frozenset[str]]:
-        """`frontier` of each of a few tensors that lie near each other: what is above several is looked at once."""
-        known: dict[str, frozenset[str]] = {}
-        for name in names:
-            stack = [] if name in known else [name]
-            while stack and len(known) <= REACH:
-                paired, above = self._right_above(side, stack[-1])
-                waiting = [i for i in above if i not in known]
-                if waiting:
-                    stack += waiting
-                elif len(above) == 1 and known[above[0]].issuperset(paired):
-                    known[stack.pop()] = known[above[0]]
-                else:
-                    known[stack.pop()] = frozenset(paired).union(*(known[i] for i in above))
-        return [known[name] if name in known else self.frontier(side, name) for name in names]
-
     def _right_above(self, side: Side, name: str) -> tuple[list[str], list[str]]:
         """What a tensor is computed from: the paired ones, by their reference name, and the others; see `frontier`."""
         key = (side is self.reference, name)
@@ -221,26 +201,6 @@ class State:
             else:
                 others.append(i)
         return paired, others
-
-    def below(self, side: Side, roots: frozenset[str]) -> Iterator[str]:
-        """Unpaired tensors reached from the paired `roots` (reference names) by unpaired ones, nearest first."""
-        known = sorted(r for r in roots if r in self.links)  # in one order, whatever the order of the set
-        start = [r if side is self.reference else self.links[r].candidate for r in known]
-        start += [t for n in start for t in side.twins(n) if not self.link_of(side, t)]
-        seen = set(start)
-        queue = deque(start)
-        while queue and len(seen) <= REACH:
-            for node in side.consumers.get(queue.popleft(), ()):
-                for o in node.outputs:
-                    if not o or o in seen:
-                        continue
-                    link = self.link_of(side, o)
-                    if link and self._unmoved(link.reference) not in roots:
-                        continue
-                    seen.add(o)
-                    queue.append(o)
-                    if not link and o in side.comparable:
-                        yield o
 
     def _unmoved(self, r: str) -> str:
         """The first paired tensor of the chain of moves that ends in the reference's tensor `r`."""
@@ -276,34 +236,6 @@ class State:
             return len(strict[1]) / strict[0] if strict[0] else 1.0
         loose = self._agreeing(*heads, lenient=True)
         return 0.8 * len(loose[1]) / loose[0] if loose[0] else 0.0
-
-    def same_inputs(self, rn: Node, cn: Node) -> bool:
-        """Whether every input that carries values is paired with one of the other node's, helpers looked through.
-
-        So is an activation that one side has more: what is computed from it is still the other side's counterpart.
-        """
-        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)
-        return 0 < count == len(links)
-
-    def share_inputs(self, rn: Node, cn: Node) -> bool:
-        """Whether `inputs_agree` is more than 0."""
-        count, links = self._agreeing(*self._heads_of(rn, cn), lenient=True)  # finds what the strict look finds
-        return bool(links) or not count
-
-    def unpaired_inputs(self, rn: Node, cn: Node) -> tuple[str, str] | None:
-        """The one input of each of two nodes that has no counterpart yet, where all others are paired; else None."""
-        head_r, head_c = self._heads_of(rn, cn)
-        ours = [self._computed(self.reference, i) for i in self.reference.data_inputs(head_r)]
-        theirs = [self._computed(self.candidate, i) for i in self.candidate.data_inputs(head_c)]
-        open_r = [i for i in ours if i not in self.links]
-        open_c = [i for i in theirs if i not in self.by_candidate]
-        if len(open_r) != 1 or len(open_c) != 1 or len(ours) != len(theirs):
-            return None
-        if {self.links[i].candidate for i in ours if i in self.links} != {i for i in theirs if i in self.by_candidate}:
-            return None
-        if open_r[0] not in self.reference.comparable or open_c[0] not in self.candidate.comparable:
-            return None
-        return open_r[0], open_c[0]
 
     def right_before(self, side: Side, name: str) -> set[str]:
         """What `name` is a moved copy of, and that from which one operator computes it, moves looked through."""
@@ -344,10 +276,6 @@ class State:
             self._agreements[key] = left.agreement(right) if left and right else 0.0
         return self._agreements[key]
 
-    def same_weight(self, ours: Node, theirs: Node) -> bool:
-        """Whether two nodes themselves hold the same weight, as `weights_agree` has it."""
-        return self._weights_of(ours, theirs) > 0
-
     def _weight(self, side: Side, node: Node) -> WeightPrint | None:
         """The largest weight of a node; None where none is known."""
         key = (side is self.reference, id(node))
@@ -357,26 +285,6 @@ class State:
             found = [prints[n] for n in node.inputs if n in prints]
             self._largest[key] = max(found, key=lambda w: w.count, default=None)
         return self._largest.get(key)
-
-    def ends_alike(self, r: str, c: str) -> bool:
-        """False where one of two weighted ops still has its bias or scale to come and the other has it inside.
-
-        Such a pair must be made at the end of the group, even where a missing bias makes the values before it agree.
-        """
-        rn, cn = self._core(self.reference, r), self._core(self.candidate, c)
-        if rn is None or cn is None or not {rn.canonical, cn.canonical} <= WEIGHT_OPS:
-            return True
-        return self.finished(self.reference, r) == self.finished(self.candidate, c)
-
-    def _core(self, side: Side, name: str) -> Node | None:
-        """The node that computed a value, up through those that only move it."""
-        node = side.producer.get(name)
-        while node is not None and node.canonical in PASSIVE_OPS:
-            inputs = side.data_inputs(node)
-            if len(inputs) != 1 or inputs[0] not in side.producer:
-                return node
-            node = side.producer[inputs[0]]
-        return node
 
     def finished(self, side: Side, name: str) -> bool:
         """False where all that reads a tensor adds a bias to it or scales it: a converter makes that one op."""
@@ -390,22 +298,15 @@ class State:
         return not (linear and len(side.data_inputs(readers[0])) == 1)
 
     def usual_permutation(self, rank: int) -> tuple[int, ...] | None:
-        """How most tensors of this rank are laid out: those whose values agree, else those paired by structure."""
-        for method in ("value", "structure"):
-            seen = self._permutations[method, rank]
-            if seen.total():
-                return seen.most_common(1)[0][0]
-        return None
+        """How most tensors of this rank are laid out: those whose values agree."""
+        seen = self._permutations["value", rank]
+        return seen.most_common(1)[0][0] if seen.total() else None
 
     def _agreeing(self, head_r: Node, head_c: Node, lenient: bool) -> tuple[int, list[Link]]:
         """The larger number of inputs of two nodes, and those that are paired with each other."""
         ours, left = self._inputs_held(self.reference, head_r, lenient)
         theirs, right = self._inputs_held(self.candidate, head_c, lenient)
         return max(ours, theirs), [a for a in left if any(a.candidate == b.candidate for b in right)]
-
-    def inputs_held(self, side: Side, node: Node) -> list[Link]:
-        """The pairs that a node's inputs are, helpers and finishing ops looked through."""
-        return self._inputs_held(side, node, lenient=True)[1]
 
     def _inputs_held(self, side: Side, node: Node, lenient: bool) -> tuple[int, list[Link]]:
         """How many inputs a node has, and the pairs that `_source` finds for them."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from aligndbg.core.layouts import exchanged_orders, order_of
 from aligndbg.match.layouts import Fit, with_alternatives
 from aligndbg.match.shortlist import near_pairs
-from aligndbg.match.side import Side, moved_from
 from aligndbg.match.state import Link, Orders, State
-from aligndbg.match.thresholds import DIVERGED, DIVERGED_TIE, LAYOUT_TIE, NOISE, PRECISION, PRINT_WINDOW, STRICT, TIE
+from aligndbg.match.thresholds import (
+    COARSE,
+    COARSE_NOISE,
+    DIVERGED,
+    DIVERGED_TIE,
+    LAYOUT_TIE,
+    NOISE,
+    PRECISION,
+    PRINT_WINDOW,
+    STRICT,
+    TIE,
+)
 
 __all__ = ["match_values", "settle_layout", "strict_error"]
 
@@ -21,30 +31,24 @@ __all__ = ["match_values", "settle_layout", "strict_error"]
 _Near = dict[str, list[tuple[float, str, list[Fit]]]]
 
 
-def strict_error(reference: Side, r: str, candidate: Side, c: str) -> float:
-    """The error under which `r` and `c` pair by value; 0 where one is quantized (its grid hides small differences)."""
-    if reference.quant(r) is not None or candidate.quant(c) is not None:
-        return STRICT if reference.quant(r) is not None and candidate.quant(c) is not None else 0.0
-    return max(STRICT, *(PRECISION.get(side.dtype(n), 0.0) for side, n in ((reference, r), (candidate, c))))
+def strict_error(state: State, r: str, c: str) -> float:
+    """The sampled error under which `r` and `c` pair by value."""
+    if state.coarse:
+        return COARSE
+    computed_in = state.reference.precision.of(r), state.candidate.precision.of(c)
+    return max(STRICT, *(PRECISION.get(dtype, 0.0) for dtype in computed_in))
 
 
-def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) -> dict[str, list[str]]:
-    """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals.
-
-    `held` (reference name -> candidate name) are pairs, overridden in a re-run, that a value may contest; those of
-    `firm` only another reference tensor's, not another candidate tensor's.
-    """
-    held_candidates = frozenset(held.values())
+def match_values(state: State) -> dict[str, list[str]]:
+    """Pair every tensor whose value the other side has too. Returns, for each reference tensor, all its equals."""
     reference, candidate = state.reference, state.candidate
     near: _Near = defaultdict(list)
-    stored = {side.dtype(n) for side in (reference, candidate) for n in side.names}
-    widest = max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in stored)])
+    computed_in = {side.precision.of(n) for side in (reference, candidate) for n in side.names}
+    widest = COARSE if state.coarse else max([STRICT, *(PRECISION.get(dtype, 0.0) for dtype in computed_in)])
     for r, c in near_pairs(reference, candidate, PRINT_WINDOW * widest, widest):
         state.tick()
-        limit = strict_error(reference, r, candidate, c)
-        if not limit or r in state.links or c in state.by_candidate or (r in firm and held[r] != c):
-            continue
-        if held and not _moved_alike(state, r, c, held, held_candidates):
+        limit = strict_error(state, r, c)
+        if r in state.links or c in state.by_candidate:
             continue
         fits = state.fits(r, c)
         if fits and fits[0].error <= limit:
@@ -58,7 +62,7 @@ def match_values(state: State, held: Mapping[str, str], firm: frozenset[str]) ->
     equals: _Near = {}
     for r, found in near.items():
         best_r = min(e for e, _, _ in found)
-        kept = [f for f in found if f[0] <= _tie(best_r) and f[0] <= _tie(best_c[f[1]])]
+        kept = [f for f in found if f[0] <= _tie(state, best_r) and f[0] <= _tie(state, best_c[f[1]])]
         if kept:
             equals[r] = kept
     for members in _classes(equals):
@@ -71,7 +75,7 @@ def _as_usual(state: State, r: str, found: list[tuple[float, str, list[Fit]]]) -
     kept = []
     for _, c, _ in found:
         fits = state.fits(r, c)
-        if fits and fits[0].error <= strict_error(state.reference, r, state.candidate, c):
+        if fits and fits[0].error <= strict_error(state, r, c):
             kept.append((fits[0].error, c, fits))
     return kept
 
@@ -87,15 +91,8 @@ def _orders(near: _Near, paired: Iterable[Link]) -> Orders:
     return Orders(usual, despite)
 
 
-def _moved_alike(state: State, r: str, c: str, held: Mapping[str, str], candidates: frozenset[str]) -> bool:
-    """False where only one of two tensors is a held one moved: re-run, it holds the override, whatever it should."""
-    above_r = moved_from(state.reference, r, held.__contains__)
-    above_c = moved_from(state.candidate, c, candidates.__contains__)
-    return (held[above_r] if above_r else "") == above_c
-
-
-def _tie(best: float) -> float:
-    return max(TIE * best, NOISE)
+def _tie(state: State, best: float) -> float:
+    return max(TIE * best, COARSE_NOISE if state.coarse else NOISE)
 
 
 def _classes(equals: _Near) -> list[list[str]]:
@@ -131,7 +128,7 @@ def _assign(state: State, members: list[str], equals: _Near) -> None:
         evidence = f"values agree within {-error:.1e} of the spread"
         if rivals > 1:
             evidence += f"; chosen among {rivals} equal tensors by graph position (score {score:.2f})"
-        fit = settle_layout(state, r, c, fits, max(_tie(-error), NOISE))
+        fit = settle_layout(state, r, c, fits, _tie(state, -error))
         state.add(Link(r, c, fit.layout, "value", -error, evidence))
         open_r.remove(r)
 

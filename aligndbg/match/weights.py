@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from aligndbg.core.types import FLOAT_DTYPES, Array, Backend
-from aligndbg.match.thresholds import EXACT_WEIGHT, GRID_WEIGHT, UNLIKE_WEIGHT
+from aligndbg.match.thresholds import EXACT_WEIGHT, FEWEST_CHANNELS, GRID_WEIGHT, UNLIKE_WEIGHT
 
-__all__ = ["WeightIndex", "WeightPrint", "Weights", "weight_print", "weight_reader"]
+__all__ = ["WeightPrint", "Weights", "weight_print", "weight_reader"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,15 @@ class WeightPrint:
     """Statistics of |w|, each channel divided by its root mean square, with channels along one axis.
 
     Which axis holds the output channels differs between formats, so both ends are kept: `first` and `last`, each the
-    mean, the cubic mean and the largest. Signs are left out: a folded scale may be negative.
+    mean, the cubic mean and the largest. Signs are left out: a folded scale may be negative. `channels` has the same of
+    each channel, float32 (channels, 3), by either end, with the elements that a channel has.
     """
 
     count: int
     first: tuple[float, float, float]
     last: tuple[float, float, float]
     quantized: bool = False
+    channels: tuple[tuple[int, Array], ...] = field(default=(), compare=False, repr=False)
 
     def agreement(self, other: WeightPrint) -> float:
         """1 for the same weight up to layout and a scale per channel, -1 for another one, 0 where it cannot be told."""
@@ -38,32 +38,6 @@ class WeightPrint:
         if apart <= (GRID_WEIGHT if self.quantized or other.quantized else EXACT_WEIGHT):
             return 1.0
         return -1.0 if apart > UNLIKE_WEIGHT else 0.0
-
-
-class WeightIndex:
-    """Tells whether one of many weights is the same as a given one, without a look at each."""
-
-    def __init__(self, prints: Iterable[WeightPrint]) -> None:
-        self._by_count: dict[int, list[tuple[float, int, WeightPrint]]] = defaultdict(list)
-        self._quantized = False
-        for place, one in enumerate(prints):
-            self._quantized |= one.quantized
-            self._by_count[one.count] += (
-                (end[0], place, one) for end in (one.first, one.last) if math.isfinite(end[0])
-            )
-        for found in self._by_count.values():
-            found.sort()
-
-    def has(self, weight: WeightPrint) -> bool:
-        """Whether the `agreement` with one of them is 1."""
-        found = self._by_count.get(weight.count, [])
-        reach = 1 - (GRID_WEIGHT if weight.quantized or self._quantized else EXACT_WEIGHT) - 1e-9
-        for mean, *_ in (weight.first, weight.last):
-            if math.isfinite(mean):
-                start, end = bisect_left(found, (mean * reach,)), bisect_right(found, (mean / reach, math.inf))
-                if any(weight.agreement(one) == 1 for _, _, one in found[start:end]):
-                    return True
-        return False
 
 
 def _apart(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
@@ -76,15 +50,31 @@ def weight_print(weight: Array, quantized: bool = False) -> WeightPrint:
         w = np.abs(weight.astype(np.float32))
         axes = [d for d in range(w.ndim) if w.shape[d] != 1] or [0]
         w = w.reshape([w.shape[d] for d in axes] if w.ndim else [1])
-        return WeightPrint(int(w.size), _statistics(w, 0), _statistics(w, w.ndim - 1), quantized)
+        ends = [_by_channel(w, axis) for axis in dict.fromkeys((0, w.ndim - 1))]
+        first, last = _summary(ends[0][1]), _summary(ends[-1][1])
+        if w.ndim == 1:
+            ends = [(1, (w / np.sqrt(np.mean(np.square(w))))[:, None])]
+        if w.ndim == 3 and len(w) < FEWEST_CHANNELS:  # both directions of a recurrent layer, its gates' rows in each
+            ends.append(_by_channel(w.reshape(-1, w.shape[2]), 0))
+        channels = tuple((size, rows.astype(np.float32)) for size, rows in ends)
+        return WeightPrint(int(w.size), first, last, quantized, channels)
 
 
-def _statistics(w: Array, axis: int) -> tuple[float, float, float]:
-    others = tuple(d for d in range(w.ndim) if d != axis)
-    rms = np.sqrt(np.mean(np.square(w), axis=others, keepdims=True)) if others else np.sqrt(np.mean(np.square(w)))
+def _by_channel(w: Array, axis: int) -> tuple[int, Array]:
+    """The elements of a channel, and of each its mean, cubic mean and largest by its root mean square; w >= 0."""
+    others = tuple(d for d in range(w.ndim) if d != axis) if w.ndim > 1 else (0,)
+    rms = np.sqrt(np.mean(np.square(w), axis=others, keepdims=True))
     scaled = w / np.where(rms > 0, rms, 1.0)
-    cube = float(np.cbrt(np.mean(scaled * scaled * scaled, dtype=np.float64)))
-    return float(scaled.mean(dtype=np.float64)), cube, float(scaled.max(initial=0.0))
+    cubes = np.mean(scaled * scaled * scaled, axis=others, dtype=np.float64)
+    rows = np.mean(scaled, axis=others, dtype=np.float64), np.cbrt(cubes), scaled.max(axis=others, initial=0.0)
+    table = np.stack([np.atleast_1d(column) for column in rows], axis=1)
+    return int(w.size // max(1, len(table))), table
+
+
+def _summary(rows: Array) -> tuple[float, float, float]:
+    """Of all channels together."""
+    mean, cube, largest = rows.T
+    return float(mean.mean()), float(np.cbrt(np.mean(cube**3))), float(largest.max(initial=0.0))
 
 
 # The prints of both sides' weights by constant name, read when they are first asked for.
@@ -95,7 +85,7 @@ SMALLEST_WEIGHT = 16  # elements; fewer have no fingerprint worth the name
 
 
 def weight_reader(reference: Backend, candidate: Backend) -> Weights:
-    """Prints of both sides' weights, read only if structure has to pair something."""
+    """Prints of both sides' weights, read only where they are asked for."""
 
     @lru_cache(maxsize=1)
     def read() -> tuple[dict[str, WeightPrint], dict[str, WeightPrint]]:

@@ -137,8 +137,8 @@ class _Making:
 
     def _count(self, side: int, x: Array) -> None:
         low, high = self.edges[0], self.edges[-1]
-        cells = ((x - low) * (BINS / (high - low))).astype(np.int32)
-        self.counts[side] += np.bincount(np.clip(cells, 0, BINS - 1), minlength=BINS)
+        cells = np.clip((x - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int32)
+        self.counts[side] += np.bincount(cells, minlength=BINS)
 
     def _pool(self, block: tuple[slice, ...], d: Array) -> None:
         small = d.reshape([part.stop - part.start for part in block])

@@ -14,7 +14,7 @@ from aligndbg.core.types import Node, Pair, RunAgain, Trace
 from aligndbg.measure.detail import detail, element_limit
 from aligndbg.measure.limits import Conditions, Limits
 from aligndbg.measure.metrics import compare
-from aligndbg.measure.reading import Grids, Reading, as_they_are, on_one_grid
+from aligndbg.measure.reading import Grids, Reading, as_readers_get_them, as_they_are, on_one_grid
 from aligndbg.measure.results import Detail, Measurement, Metrics
 from aligndbg.measure.status import Judged, Measured, own_within, status_of
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules
@@ -68,11 +68,6 @@ class Judge:
         rn, cn = self._nodes(pair)
         return (rn.op_type if rn else "", cn.op_type if cn else "")
 
-    def same_op(self, pair: Pair) -> bool:
-        """Whether both tensors hold the result of one op, whatever the runtimes call it."""
-        rn, cn = self._nodes(pair)
-        return rn is not None and cn is not None and rn.tail == cn.tail
-
     def _nodes(self, pair: Pair) -> tuple[Node | None, Node | None]:
         ours, theirs = self.reference.graph.producers(), self.candidate.graph.producers()
         return ours.get(pair.reference), theirs.get(pair.candidate)
@@ -84,6 +79,10 @@ class Judge:
     def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
         """The limits of the noise floor, which hold where the user set none."""
         return self._limits.of(pair, self.conditions, isolated=isolated).tolerance
+
+    def precision(self, pair: Pair) -> str:
+        """The dtype with the fewest digits whose rounding the pair's values bear."""
+        return self._limits.precision(pair)
 
     def each(self, work: Callable[[Pair], Result], pairs: Iterable[Pair]) -> Iterator[Result]:
         """`work` of each pair, in threads that together read no more than `memory_budget` bytes at a time."""
@@ -97,10 +96,15 @@ class Judge:
         """The pair's own difference: `trace` is the side that was re-run on the other's values.
 
         Against a quantized candidate the reference's value is first put on the candidate's grid and clipped to its
-        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op.
+        range (FACTS' rule for int8): what the grid cannot hold is no fault of the op, unless a mask stretches the grid
+        until little else is left.
         """
         left, right = (self.reference, trace) if run_again is RunAgain.CANDIDATE else (trace, self.candidate)
-        return self._compare(on_one_grid(pair, left, right, self._grids), self.tolerance(pair, isolated=True))
+        if self._limits.lost_to_a_mask(pair):
+            read = as_readers_get_them(pair, left, right)
+        else:
+            read = on_one_grid(pair, left, right, self._grids)
+        return self._compare(read, self.tolerance(pair, isolated=True))
 
     def needed(self, pair: Pair, run_again: RunAgain) -> set[str]:
         """The tensors of the side that is re-run that `isolated` reads."""
@@ -132,12 +136,18 @@ class Judge:
         return detail(ours.array, theirs.array, metrics, limit, ours.quant, theirs.quant)
 
     def measure(
-        self, pair: Pair, own: Metrics | None = None, doubt: str = "", why_not_isolated: str = "", excused: str = ""
+        self,
+        pair: Pair,
+        own: Metrics | None = None,
+        doubt: str = "",
+        why_not_isolated: str = "",
+        excused: str = "",
+        hidden: str = "",
     ) -> Measurement:
         """The pair with its accumulated metrics, its own (`own`), and the status both give.
 
-        `doubt` says why a provisional pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
-        is no fault where that is over the usual limit.
+        `doubt` says why a pair is not confirmed; `why_not_isolated` why there is no `own`; `excused` why it
+        is no fault where that is over the usual limit; `hidden` why it is one though that is within.
         """
         metrics = self.metrics(pair)
         status, reason = status_of(
@@ -150,6 +160,7 @@ class Judge:
                 why_not_isolated,
                 self.conditions.weak(pair.reference),
                 "" if self.limited_by_user(pair) else excused,
+                hidden,
             )
         )
         return Measurement(pair, metrics, status, reason, own, *self.ops(pair))

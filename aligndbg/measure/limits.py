@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from aligndbg.core.qdq import quantized_weights
 from aligndbg.core.types import Array, Pair, Trace
-from aligndbg.measure.reading import Grids
+from aligndbg.measure.reading import Grids, lost_to_a_mask
 from aligndbg.measure.rounding import Rounding
 from aligndbg.measure.thresholds import (
     EXPLICIT_REL_L2,
@@ -21,14 +22,13 @@ from aligndbg.measure.thresholds import (
     HYBRID_REL_L2,
     INT8_VALUES,
     MIN_COSINE,
-    OWN_LSB,
     RECORDED_FEWEST,
     RECORDED_SAMPLE,
     UNKNOWN_WEIGHTS_LSB,
 )
-from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance
+from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance, own_lsb
 
-__all__ = ["Conditions", "Facts", "Limit", "Limits", "limit_of", "quantized_weights"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Facts:
     `dtypes` are those whose rounding the values bear, `op` what the reference's tensor is the result of. `on_grid`: one
     of the tensors is quantized; `stored`: one holds in float what is stored on a grid (asked of own errors alone).
     `hybrid`: a side has operators that read weights on a grid as they are; `explicit`: each side puts float tensors on
-    a grid and back between operators (Q/DQ).
+    a grid and back between operators (Q/DQ). `lost`: a mask stretches the grid so far that little else is left.
     """
 
     isolated: bool
@@ -78,6 +78,7 @@ class Facts:
     weights_unknown: bool = False
     hybrid: bool = False
     explicit: tuple[bool, bool] = (False, False)
+    lost: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -94,11 +95,18 @@ class Facts:
         return not self.in_steps and (self.quantized or any(dtype in EPSILON for dtype in self.dtypes))
 
 
+def _lost_to_a_mask(f: Facts) -> Limit | None:
+    if not f.lost:
+        return None
+    return Limit(Tolerance(min_cosine=MIN_COSINE), "a mask stretches the grid, whose steps say nothing of all else")
+
+
 def _stored_on_a_grid(f: Facts) -> Limit | None:
     if not f.stored:
         return None
     return Limit(
-        Tolerance(max_lsb=OWN_LSB + (f.inner.lsb if f.inner else 0.0)), "a float tensor holds what is stored on a grid"
+        Tolerance(max_lsb=own_lsb(*f.dtypes) + (f.inner.lsb if f.inner else 0.0)),
+        "a float tensor holds what is stored on a grid",
     )
 
 
@@ -111,7 +119,9 @@ def _many_inner_roundings(f: Facts) -> Limit | None:
 def _few_inner_roundings(f: Facts) -> Limit | None:
     if not f.in_steps or f.inner is None:
         return None
-    return Limit(Tolerance(min_cosine=MIN_COSINE, max_lsb=OWN_LSB + f.inner.lsb), "inner tensors are rounded too")
+    return Limit(
+        Tolerance(min_cosine=MIN_COSINE, max_lsb=own_lsb(*f.dtypes) + f.inner.lsb), "inner tensors are rounded too"
+    )
 
 
 def _unknown_weights(f: Facts) -> Limit | None:
@@ -145,6 +155,7 @@ def _noise_floor(f: Facts) -> Limit:
 
 Rule = Callable[[Facts], Limit | None]
 OWN: tuple[Rule, ...] = (
+    _lost_to_a_mask,
     _stored_on_a_grid,
     _many_inner_roundings,
     _few_inner_roundings,
@@ -169,6 +180,20 @@ class Limits:
         self._precision = Precision(reference), Precision(candidate)
         self._hybrid = quantized_weights(reference) or quantized_weights(candidate)
         self._explicit = grids[0].between_operators, grids[1].between_operators
+        self._any_grid = any(trace.quant(name) is not None for trace in self._traces for name in trace.values)
+        self._lost: dict[tuple[str, str], bool] = {}
+
+    def lost_to_a_mask(self, pair: Pair) -> bool:
+        """Whether a mask stretches the grid of one of the two so far that little else is left of the values."""
+        key = (pair.reference, pair.candidate)
+        if key not in self._lost:
+            self._lost[key] = self._any_grid and lost_to_a_mask(pair, *self._traces, self._grids)
+        return self._lost[key]
+
+    def precision(self, pair: Pair) -> str:
+        """Of the dtypes whose rounding the values of both sides bear, the one with fewer digits."""
+        dtypes = self._precision[0].of(pair.reference), self._precision[1].of(pair.candidate)
+        return max(dtypes, key=lambda dtype: EPSILON.get(dtype, 0.0))
 
     def of(self, pair: Pair, under: Conditions, *, isolated: bool) -> Limit:
         sides = tuple(zip(self._traces, (pair.reference, pair.candidate), self._grids, strict=True))
@@ -184,6 +209,7 @@ class Limits:
                 weights_unknown=under.weights_unknown,
                 hybrid=self._hybrid,
                 explicit=self._explicit,
+                lost=isolated and self.lost_to_a_mask(pair),
             )
         )
 
@@ -217,10 +243,3 @@ def _recorded_precision(value: Array) -> str:
     if not (bits & 0x1FFF).any():
         return "float16"
     return "int8" if len(np.unique(sample)) <= INT8_VALUES else "float32"
-
-
-def quantized_weights(trace: Trace) -> bool:
-    """Weights on a grid that an operator reads as they are, as in dynamic-range models whose activations stay float."""
-    graph = trace.graph
-    grids = {n for n in graph.constants if n in graph.tensors and graph.tensors[n].quant is not None}
-    return any(n in grids for node in graph.nodes if node.canonical != "DequantizeLinear" for n in node.inputs)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 
 from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Array, Quant
-from aligndbg.measure.blocks import BLOCK, Moments, Reader, Tiling, distinct_values, saturated_share
-from aligndbg.measure.results import Metrics
+from aligndbg.measure.blocks import Moments, Reader, distinct_values, saturated_share
+from aligndbg.measure.results import Masked, Metrics
+from aligndbg.measure.sums import PairSums, Sums
 from aligndbg.measure.tolerance import Tolerance
-from aligndbg.measure.violations import JointBuilder
 
 __all__ = ["compare"]
 
@@ -25,92 +22,6 @@ _OF_DIFFERENCE = ("max_abs", "mean_abs", "rmse", "sum_diff", "max_rel", "rel_l2"
 # What is computed from sums of squares, which may leave float64's range where the values do not.
 _OF_SQUARES = frozenset({"rmse", "rel_l2", "cosine", "euclid", "sqnr_db"})
 Formula = Callable[[], float]
-
-
-@dataclass
-class _Difference:
-    """Running sums of d = r - c, and of d.r and r.c, over the positions where both are finite."""
-
-    count: int = 0
-    mismatch: int = 0
-    total: float = 0.0
-    total_abs: float = 0.0
-    squares: float = 0.0
-    with_reference: float = 0.0
-    product: float = 0.0
-    max_abs: float = -1.0
-    worst: tuple[tuple[slice, ...], int] | None = None
-    lsb_max: float = 0.0
-    lsb_total: float = 0.0
-    violations: int = 0
-
-
-class _Comparison:
-    """The state of one `compare`: both readers, the running sums, the scratch buffers."""
-
-    def __init__(self, left: Reader, right: Reader, tolerance: Tolerance | None, joint: bool) -> None:
-        self.tiling = Tiling(left.arrays + right.arrays)
-        self.left, self.right = left.sorted(self.tiling), right.sorted(self.tiling)
-        self.stepper = self.right if self.right.scale is not None else self.left
-        limits = (None, None) if tolerance is None else (tolerance.atol, tolerance.rtol)
-        self.counts_violations = limits != (None, None)
-        self.atol, self.rtol = limits[0] or 0.0, limits[1] or 0.0
-        self.reference, self.candidate, self.difference = Moments(), Moments(), _Difference()
-        self.joint = JointBuilder() if joint else None
-        self._buffers = np.empty((5, BLOCK))
-
-    def run(self) -> None:
-        with np.errstate(all="ignore"):
-            for block in self.tiling.blocks():
-                self._add(block)
-
-    def _add(self, block: tuple[slice, ...]) -> None:
-        r = self.left.read(block, self._buffers[0])
-        c = self.right.read(block, self._buffers[1])
-        d = np.subtract(r, c, out=self._buffers[2][: r.size])
-        squares = float(np.dot(d, d))
-        if math.isfinite(squares):
-            self.reference.add(r)
-            self.candidate.add(c)
-            self._add_difference(block, r, c, d, squares, None)
-            return
-        finite_r, finite_c = np.isfinite(r), np.isfinite(c)
-        both = finite_r & finite_c
-        same = (r == c) | (np.isnan(r) & np.isnan(c))
-        self.difference.mismatch += int(np.count_nonzero(~both & ~same))
-        self.reference.add(self.reference.without_nonfinite(r, finite_r))
-        self.candidate.add(self.candidate.without_nonfinite(c, finite_c))
-        kept = d[both]
-        self._add_difference(block, r[both], c[both], kept, float(np.dot(kept, kept)), both)
-
-    def _add_difference(
-        self, block: tuple[slice, ...], r: Array, c: Array, d: Array, squares: float, kept: Array | None
-    ) -> None:
-        """Adds one block of the difference; `kept` marks the elements still held, None for all."""
-        if not d.size:
-            return
-        sums = self.difference
-        sums.count += d.size
-        sums.squares += squares
-        sums.total += float(d.sum())
-        sums.with_reference += float(np.dot(d, r))
-        sums.product += float(np.dot(r, c))
-        absolute = np.abs(d, out=self._buffers[3][: d.size])
-        sums.total_abs += float(absolute.sum())
-        greatest = float(absolute.max())
-        if greatest > sums.max_abs:
-            offset = int(absolute.argmax())
-            sums.max_abs = greatest
-            sums.worst = (block, offset if kept is None else int(np.flatnonzero(kept)[offset]))
-        if self.counts_violations and greatest > self.atol:
-            sums.violations += int(np.count_nonzero(absolute > self.atol + self.rtol * np.abs(r)))
-        if self.joint is not None and greatest > 0:
-            self.joint.add(np.abs(r, out=self._buffers[4][: r.size]), absolute)
-        if self.stepper.scale is not None:
-            scale = self.stepper.read_scale(block)
-            steps = absolute / (scale if kept is None or not scale.ndim else scale[kept])
-            sums.lsb_max = max(sums.lsb_max, float(steps.max()))
-            sums.lsb_total += float(steps.sum())
 
 
 def compare(
@@ -138,46 +49,63 @@ def compare(
         raise UsageError(
             f"cannot compare shape {left.array.shape} with {right.array.shape}", hint="apply the pair's layout first"
         )
-    comparison = _Comparison(left, right, tolerance, joint)
-    comparison.run()
-    return _summary(comparison)
+    return _summary(PairSums(left, right, tolerance, joint))
 
 
-def _summary(comparison: _Comparison) -> Metrics:
-    r, c, d = comparison.reference, comparison.candidate, comparison.difference
-    count = comparison.left.array.size
-    why = _undefined_reason(count, d)
+def _summary(sums: PairSums) -> Metrics:
+    whole, rest = sums.whole, sums.rest
+    r, c, count = whole.reference, whole.candidate, sums.left.array.size
+    why = _undefined_reason(count, whole)
     reasons: dict[str, str] = {}
-    values = _difference_values(r, c, d, why, reasons)
-    if why != "empty" and not d.mismatch and d.count < count:
-        reasons["nonfinite"] = f"{count - d.count} positions with the same NaN or Inf on both sides were left out"
-    quantized = comparison.stepper.scale is not None
+    values = _difference_values(rest, why, reasons)
+    masked = None if sums.masked is None else _masked(sums.masked, count, values, reasons)
+    if why != "empty" and not whole.mismatch and whole.count < count:
+        reasons["nonfinite"] = f"{count - whole.count} positions with the same NaN or Inf on both sides were left out"
+    quantized = sums.stepper.scale is not None
     if quantized and why:
         reasons.update(lsb_max=why, lsb_mean=why)
     return Metrics(
         count=count,
         **values,
-        **_side_values(r, c, "empty" if not count else "no finite value", reasons),
-        distinct_reference=distinct_values(comparison.left.array),
-        distinct_candidate=distinct_values(comparison.right.array),
+        **_side_values(rest, "empty" if not count else "no finite value", reasons),
+        distinct_reference=distinct_values(sums.left.array),
+        distinct_candidate=distinct_values(sums.right.array),
         nan_reference=r.nans,
         nan_candidate=c.nans,
         inf_reference=r.infs,
         inf_candidate=c.infs,
         zeros_reference=r.zeros,
         zeros_candidate=c.zeros,
-        nonfinite_mismatch=d.mismatch,
-        violations=d.violations if comparison.counts_violations else None,
-        lsb_max=(math.nan if why else d.lsb_max) if quantized else None,
-        lsb_mean=(math.nan if why else d.lsb_total / d.count) if quantized else None,
-        saturated=saturated_share(comparison.stepper.array, comparison.tiling) if quantized and count else None,
-        joint=None if why or comparison.joint is None else comparison.joint.result(),
-        worst_index=comparison.tiling.locate(*d.worst) if d.worst and not why else None,
+        nonfinite_mismatch=whole.mismatch,
+        violations=whole.violations if sums.counts_violations else None,
+        lsb_max=(math.nan if why else whole.lsb_max) if quantized else None,
+        lsb_mean=(math.nan if why else whole.lsb_total / whole.count) if quantized else None,
+        saturated=saturated_share(sums.stepper.array, sums.tiling) if quantized and count else None,
+        masked=masked,
+        joint=None if why or whole.joint is None else whole.joint.result(),
+        worst_index=sums.tiling.locate(*rest.worst) if rest.worst and not why else None,
         reasons=reasons,
     )
 
 
-def _undefined_reason(count: int, d: _Difference) -> str:
+def _masked(sums: Sums, count: int, rest: dict[str, float], reasons: dict[str, str]) -> Masked:
+    """A mask's huge values by themselves; what is worse there takes the place of what is in `rest`."""
+    apart: dict[str, str] = {}
+    values = _difference_values(sums, "", apart)
+    for name, worse in (("rel_l2", max), ("cosine", min), ("euclid", min), ("sqnr_db", min)):
+        if name in apart and name not in reasons:
+            reasons[name] = f"a mask's huge values: {apart[name]}"
+        rest[name] = math.nan if name in reasons else worse(rest[name], values[name])
+    reasons["masked"] = f"{sums.count} of {count} elements are a mask's huge values, measured apart"
+    return Masked(
+        sums.count,
+        sums.reference.mean,
+        sums.candidate.mean,
+        **{name: values[name] for name in ("max_abs", "rel_l2", "cosine", "euclid", "sqnr_db")},
+    )
+
+
+def _undefined_reason(count: int, d: Sums) -> str:
     if not count:
         return "empty"
     if d.mismatch:
@@ -185,15 +113,15 @@ def _undefined_reason(count: int, d: _Difference) -> str:
     return "" if d.count else "no finite value"
 
 
-def _difference_values(r: Moments, c: Moments, d: _Difference, why: str, reasons: dict[str, str]) -> dict[str, float]:
+def _difference_values(d: Sums, why: str, reasons: dict[str, str]) -> dict[str, float]:
     """The metrics of the difference; each undefined one is nan and gets its reason in `reasons`."""
     if why:
         reasons.update(dict.fromkeys(_OF_DIFFERENCE, why))
         return dict.fromkeys(_OF_DIFFERENCE, math.nan)
     underflow = d.max_abs > 0 and d.squares == 0
-    overflow = not math.isfinite(r.squares + c.squares + d.squares)
+    overflow = not math.isfinite(d.reference.squares + d.candidate.squares + d.squares)
     values: dict[str, float] = {}
-    for name, (reason, formula) in _formulas(r, c, d).items():
+    for name, (reason, formula) in _formulas(d).items():
         if name in _OF_SQUARES:
             reason = "underflows float64" if underflow else reason or ("overflows float64" if overflow else "")
         values[name], reason = (math.nan, reason) if reason else _value(name, formula)
@@ -208,8 +136,9 @@ def _value(name: str, formula: Formula) -> tuple[float, str]:
     return (value, "") if math.isfinite(value) or name == "sqnr_db" else (math.nan, "overflows float64")
 
 
-def _formulas(r: Moments, c: Moments, d: _Difference) -> dict[str, tuple[str, Formula]]:
+def _formulas(d: Sums) -> dict[str, tuple[str, Formula]]:
     """By name: why the metric is undefined, or "", and how it is computed where it is not."""
+    r, c = d.reference, d.candidate
     norm_r, norm_c, norm_d = math.sqrt(r.squares), math.sqrt(c.squares), math.sqrt(d.squares)
     zero_r = _zero_reason(r, "reference")
     zero_either = zero_r or _zero_reason(c, "candidate")
@@ -235,7 +164,7 @@ def _zero_reason(side: Moments, name: str) -> str:
     return "" if side.squares > 0 else "underflows float64"
 
 
-def _cosine(d: _Difference, norm_r: float, norm_c: float) -> float:
+def _cosine(d: Sums, norm_r: float, norm_c: float) -> float:
     """r.c / (|r| |c|); where the two are close, 1 - (1 - cos) with the latter from d alone, so that nothing cancels."""
     norms = norm_r * norm_c
     if d.squares > norms:
@@ -244,10 +173,10 @@ def _cosine(d: _Difference, norm_r: float, norm_c: float) -> float:
     return 1.0 - max(0.0, d.squares - along * along) / (2 * norms)
 
 
-def _side_values(r: Moments, c: Moments, why: str, reasons: dict[str, str]) -> dict[str, float]:
+def _side_values(d: Sums, why: str, reasons: dict[str, str]) -> dict[str, float]:
     """The moments of both sides by field name; each undefined one is nan and gets its reason in `reasons`."""
     values: dict[str, float] = {}
-    for side, moments in (("reference", r), ("candidate", c)):
+    for side, moments in (("reference", d.reference), ("candidate", d.candidate)):
         numbers = {"mean": moments.mean, "std": moments.std, "min": moments.least, "max": moments.greatest}
         for name, number in numbers.items():
             reason = ("overflows float64" if not math.isfinite(number) else "") if moments.finite else why

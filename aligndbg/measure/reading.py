@@ -6,9 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Array, Pair, Quant, Trace
+from aligndbg.measure.masks import LEAST, huge_values
+from aligndbg.measure.metrics import compare
+from aligndbg.measure.thresholds import MIN_COSINE
 
-__all__ = ["Grids", "Reading", "Value", "as_they_are", "on_one_grid"]
+__all__ = ["Grids", "Reading", "Value", "as_readers_get_them", "as_they_are", "lost_to_a_mask", "on_one_grid"]
+
+INTEGERS = frozenset({"int8", "uint8", "int16", "uint16"})  # that numpy knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +23,10 @@ class Value:
 
     array: Array
     quant: Quant | None = None
+
+    @property
+    def real(self) -> Array:
+        return self.array if self.quant is None else self.quant.dequantize(self.array)
 
     def on_grid_of(self, other: Value) -> Value:
         """What the other's grid and its range leave of these real values."""
@@ -62,6 +72,18 @@ class Grids:
             self._stored[name] = source if same else ""
         return self._stored[name]
 
+    def passed(self, name: str) -> list[tuple[Quant, str]]:
+        """The grids, each with its dtype, that a value was put on one after the other before it came to `name`."""
+        found: list[tuple[Quant, str]] = []
+        node = self._trace.graph.producers().get(name)
+        while node is not None and node.canonical in ("QuantizeLinear", "DequantizeLinear"):
+            above = node.inputs[0]
+            quant, info = self._trace.quant(above), self._trace.graph.tensors.get(above)
+            if quant is not None and info is not None and info.dtype in INTEGERS and quant.scale.size == 1:
+                found.append((quant, info.dtype))
+            node = self._trace.graph.producers().get(above)
+        return found[::-1]
+
     def _source(self, name: str) -> str:
         """The tensor on one grid that a DequantizeLinear makes `name` of, "" where there is none."""
         node = self._trace.graph.producers().get(name)
@@ -82,17 +104,64 @@ def on_one_grid(pair: Pair, left: Trace, right: Trace, grids: tuple[Grids, Grids
 
     Of a float tensor that is dequantized from a grid, what is stored is read.
     """
-    theirs, ours = _value(right, pair.candidate).without_axis(), _value(left, pair.reference)
-    if theirs.quant is None and (stored := grids[1].stored(pair.candidate)):
-        theirs = _value(right, stored)
-    if ours.quant is None and (stored := grids[0].stored(pair.reference)):
-        ours = _value(left, stored)
+    ours, theirs = _stored(pair, left, right, grids)
     if theirs.quant is not None and ours.quant is None:
+        for quant, dtype in grids[1].passed(pair.candidate):  # what one of those cut off is lost
+            ours = Value(quant.dequantize(quant.quantize(ours.array, dtype)))
         ours = ours.on_grid_of(theirs)
     theirs = _moved(pair, theirs)
     if theirs.quant is None and ours.quant is not None and ours.quant.axis is None:
         theirs = theirs.on_grid_of(ours)
     return Reading(ours, theirs)
+
+
+def as_readers_get_them(pair: Pair, left: Trace, right: Trace) -> Reading:
+    """The real values that what reads the two gets of them, each rounded by its own grid alone."""
+    ours, theirs = (_rounded(trace, name) for trace, name in ((left, pair.reference), (right, pair.candidate)))
+    return Reading(Value(ours), _moved(pair, Value(theirs)))
+
+
+def lost_to_a_mask(pair: Pair, left: Trace, right: Trace, grids: tuple[Grids, Grids]) -> bool:
+    """Whether a mask stretches the grid of one of the two so far that not even the direction of all else is left."""
+    for trace, name in ((left, pair.reference), (right, pair.candidate)):
+        if _hidden(trace.values[name], _rounded(trace, name)):
+            return True
+    ours, theirs = _stored(pair, left, right, grids)
+    theirs = _moved(pair, theirs)
+    for one, other in ((ours, theirs), (theirs, ours)):
+        if one.quant is None and other.quant is not None and other.quant.scale.size == 1:
+            return _hidden(one.array, one.on_grid_of(other).array)
+    return False
+
+
+def _rounded(trace: Trace, name: str) -> Array:
+    """The real values that what reads a tensor gets, as far as its own grid goes: what is stored of it need not be
+    there yet, in a run."""
+    value = _value(trace, name)
+    through = read_through(trace.graph.consumers(), name)
+    quant = trace.quant(through[0]) if through and value.quant is None else None
+    dtype = trace.graph.tensors[through[0]].dtype if quant is not None and through else ""
+    if quant is None or dtype not in INTEGERS:
+        return value.real
+    return quant.dequantize(quant.quantize(value.array, dtype))
+
+
+def _hidden(value: Array, read: Array) -> bool:
+    """Whether a mask's huge values, or infinite ones, are all that is left of a float tensor."""
+    if read is value or value.dtype.kind != "f" or not np.max(np.abs(value), initial=0.0) >= LEAST:
+        return False
+    rest = np.isfinite(value) & ~huge_values(value)
+    return not rest.all() and bool(value[rest].any()) and not compare(value[rest], read[rest]).cosine >= MIN_COSINE
+
+
+def _stored(pair: Pair, left: Trace, right: Trace, grids: tuple[Grids, Grids]) -> tuple[Value, Value]:
+    """Both as they are stored, on a grid where there is one; the candidate's in its own layout."""
+    ours, theirs = _value(left, pair.reference), _value(right, pair.candidate).without_axis()
+    if theirs.quant is None and (stored := grids[1].stored(pair.candidate)):
+        theirs = _value(right, stored)
+    if ours.quant is None and (stored := grids[0].stored(pair.reference)):
+        ours = _value(left, stored)
+    return ours, theirs
 
 
 def _value(trace: Trace, name: str) -> Value:

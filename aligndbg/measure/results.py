@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from aligndbg.core.types import Array, Pair, Status
 from aligndbg.measure.violations import JointErrors
 
-__all__ = ["AxisProfile", "Detail", "Element", "ErrorMap", "Measurement", "Metrics"]
+__all__ = ["AxisProfile", "Detail", "Element", "ErrorMap", "Masked", "Measurement", "Metrics"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,20 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """A mask's huge values, `count` of them, that both sides hold at the same places: the difference by themselves."""
+
+    count: int
+    mean_reference: float
+    mean_candidate: float
+    max_abs: float
+    rel_l2: float
+    cosine: float
+    euclid: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
 class Metrics:
     """The difference d = reference - candidate (r, c) of two tensors. Undefined is nan, with its reason in `reasons`.
 
@@ -80,6 +94,9 @@ class Metrics:
     - `nonfinite_mismatch`: positions with a NaN or Inf where the other side has not the same. One of them makes every
       value of the difference nan. Positions where both have the same are left out, and `reasons["nonfinite"]` says so
     - mean, std (population), min, max of a side are over its finite elements
+    - `masked`: a mask's huge values (`measure.masks`) would hide the rest, so they are measured apart; None without.
+      `rel_l2`, `cosine`, `euclid` and `sqnr_db` are then those of the rest or of the mask, whichever is worse; of the
+      rest alone are max, mean and sum of d, rmse, `worst_index`, and mean, std, min, max of each side
     - `joint`: what violations of other limits can be counted from; None where it was not asked for, or the difference
       is undefined
     - `worst_index`: where |d| is largest, in the reference's shape; None where undefined
@@ -117,6 +134,7 @@ class Metrics:
     lsb_mean: float | None
     saturated: float | None
     worst_index: tuple[int, ...] | None
+    masked: Masked | None = None
     joint: JointErrors | None = field(default=None, compare=False, repr=False)
     reasons: Mapping[str, str] = field(default_factory=dict)
 

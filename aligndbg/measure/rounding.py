@@ -10,7 +10,7 @@ from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Graph, Pair
 from aligndbg.measure.thresholds import INNER_LSB, OWN_LSB
 
-__all__ = ["Rounding", "inner_roundings"]
+__all__ = ["Rounding", "Roundings", "inner_roundings"]
 
 
 PASSING = MOVING | {"Relu", "Clip", "LeakyRelu", "Add", "Sub", "MaxPool", "AveragePool", "Concat", "Resize"}
@@ -24,23 +24,37 @@ class Rounding:
     lsb: float
 
 
-def inner_roundings(reference: Graph, candidate: Graph, pairs: Iterable[Pair]) -> dict[str, Rounding]:
-    """For each pair (by reference name) whose region rounds inner tensors, what that costs.
+class Roundings:
+    """What regions round on the quantized side; on the candidate's where both are.
 
-    That is on the quantized side; on the candidate's where both are.
+    `pairs` are their borders, and so are the tensors `fed`: what some reader of a paired one gets of it.
     """
-    theirs = any(info.quant is not None for info in candidate.tensors.values())
-    graph = candidate if theirs else reference
-    names = {p.reference: p.candidate if theirs else p.reference for p in pairs}
-    borders = _borders(graph, names.values())
-    # Without any grid between operators (dynamic-range weights) each rounds what it is given.
-    explicit = any(_step(graph, o) for node in graph.nodes for o in node.outputs)
-    out: dict[str, Rounding] = {}
-    for key, name in names.items():
-        rounded = [n for n in _computed_inside(graph, name, borders) if _step(graph, n) or not explicit]
-        if rounded:
-            out[key] = Rounding(len(rounded), sum(_cost(graph, n, name) for n in rounded))
-    return out
+
+    def __init__(self, reference: Graph, candidate: Graph, pairs: Iterable[Pair], fed: Iterable[str] = ()) -> None:
+        self._theirs = any(info.quant is not None for info in candidate.tensors.values())
+        self._graph = candidate if self._theirs else reference
+        self._borders = _borders(self._graph, [self._name(p) for p in pairs]).union(fed)
+        # Without any grid between operators (dynamic-range weights) each rounds what it is given.
+        self._explicit = any(_step(self._graph, o) for node in self._graph.nodes for o in node.outputs)
+
+    def of(self, pair: Pair) -> Rounding | None:
+        """That of the region that ends at `pair`; None where nothing inside is rounded."""
+        graph, name = self._graph, self._name(pair)
+        inside = _computed_inside(graph, name, self._borders)
+        rounded = [n for n in inside if _step(graph, n) or not self._explicit]
+        return Rounding(len(rounded), sum(_cost(graph, n, name) for n in rounded)) if rounded else None
+
+    def _name(self, pair: Pair) -> str:
+        return pair.candidate if self._theirs else pair.reference
+
+
+def inner_roundings(
+    reference: Graph, candidate: Graph, pairs: Iterable[Pair], fed: Iterable[str] = ()
+) -> dict[str, Rounding]:
+    """For each pair (by reference name) whose region rounds inner tensors, what that costs."""
+    known = list(pairs)
+    roundings = Roundings(reference, candidate, known, fed)
+    return {p.reference: found for p in known if (found := roundings.of(p))}
 
 
 def _borders(graph: Graph, paired: Collection[str]) -> set[str]:

@@ -27,7 +27,8 @@ class Measured:
 
     `others` are its metrics under the other layouts that fit an ambiguous one, made when they are asked for. `doubt`
     says why it is not confirmed, `why_not_isolated` why it has no own error, `weak` why that has a wider limit, and
-    `excused` why it is no fault where that is over.
+    `excused` why it is no fault where that is over, `hidden` why it is one where that
+    is within.
     """
 
     pair: Pair
@@ -38,6 +39,7 @@ class Measured:
     why_not_isolated: str = ""
     weak: str = ""
     excused: str = ""
+    hidden: str = ""
 
 
 def own_within(own: Judged) -> bool:
@@ -51,6 +53,8 @@ def status_of(m: Measured) -> tuple[Status, str]:
     """The status, and the sentence that gives its reason."""
     if m.doubt:
         return Status.UNKNOWN, m.doubt
+    if m.hidden:
+        return Status.FAULT, m.hidden
     metrics, limits = m.accumulated.metrics, m.accumulated.limits
     fine, why = within(metrics, limits)
     layout = m.pair.layout

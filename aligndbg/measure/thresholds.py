@@ -25,6 +25,7 @@ MIN_COSINE = 0.95
 # Quantization steps of an operator alone, on the candidate's grid: clean ones were measured at 1.00 at most, and none
 # of 1,161 was over 1.5; a zero point off by 10 gives 10, scales of 1.5 times 14.
 OWN_LSB = 1.5
+OWN_LSB_16 = 2.5  # 16-bit activations have finer steps than some kernels: TANH was measured at 2.00, no other above 1.5
 # A region that rounds inner tensors to int8 too has no strict bound in steps of its output: clean ones were measured
 # at 3 with one inner tensor, 42 with many (a decomposed normalization). With more than a few only the cosine is left.
 INNER_LSB = 3.0

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.measure.results import Metrics
+from aligndbg.measure.results import Masked, Metrics
 from aligndbg.measure.thresholds import (
     ACCUMULATED_REL_L2,
     ACCUMULATED_ROUNDINGS,
@@ -18,6 +18,7 @@ from aligndbg.measure.thresholds import (
     MIN_COSINE,
     NOISE_FLOOR,
     OWN_LSB,
+    OWN_LSB_16,
     OWN_REL_L2,
     OWN_ROUNDINGS,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "check_limits",
     "default_tolerance",
     "degenerate",
+    "own_lsb",
     "within",
 ]
 
@@ -84,6 +86,11 @@ QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int
 _BOUNDED_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"})
 
 
+def own_lsb(*dtypes: str) -> float:
+    """The quantization steps that an operator alone may be off by, of what is stored in these dtypes."""
+    return OWN_LSB_16 if any(name in ("int16", "uint16") for name in dtypes) else OWN_LSB
+
+
 def default_tolerance(
     dtype_reference: str, dtype_candidate: str, op: str = "", reduction: int | None = None, *, isolated: bool = False
 ) -> Tolerance:
@@ -95,7 +102,7 @@ def default_tolerance(
     """
     names = (dtype_reference, dtype_candidate)
     if any(name in QUANTIZED for name in names):
-        return Tolerance(max_lsb=OWN_LSB) if isolated else Tolerance(min_cosine=MIN_COSINE)
+        return Tolerance(max_lsb=own_lsb(*names)) if isolated else Tolerance(min_cosine=MIN_COSINE)
     if not any(name in EPSILON for name in names):
         return Tolerance(atol=0.0, rtol=0.0)
     epsilon = max(EPSILON.get(name, 0.0) for name in names)
@@ -123,7 +130,9 @@ def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
         raise ValueError("a Tolerance without any limit judges nothing")
     largest = max(abs(metrics.min_reference), abs(metrics.max_reference))
     escape = max(tolerance.escape_abs, tolerance.escape_rel * largest)
-    if metrics.max_abs <= escape and escape > 0:
+    mask = metrics.masked
+    masks_agree = mask is None or mask.max_abs <= tolerance.escape_rel * abs(mask.mean_reference)
+    if masks_agree and metrics.max_abs <= escape and escape > 0:
         return True, f"max_abs {metrics.max_abs:.3g} <= {escape:.3g}, the noise floor for values up to {largest:.3g}"
     checks = [_check(metrics, tolerance, name) for name in LIMITS if getattr(tolerance, name) is not None]
     failed = [text for holds, text in checks if not holds]
@@ -141,7 +150,15 @@ def _check(metrics: Metrics, tolerance: Tolerance, limit: str) -> tuple[bool, st
         return False, f"{name} is undefined ({metrics.reasons.get(name, 'no reason given')})"
     holds = value >= bound if limit.startswith("min_") else value <= bound
     sign = (">=" if holds else "<") if limit.startswith("min_") else ("<=" if holds else ">")
-    return holds, f"{name} {value:.6g} {sign} {bound:g}"
+    of_mask = "" if holds else _of_mask(metrics.masked, name, value)
+    return holds, f"{name} {value:.6g} {sign} {bound:g}{of_mask}"
+
+
+def _of_mask(mask: Masked | None, name: str, value: float) -> str:
+    """What differs where it is the mask's huge values that do."""
+    if mask is None or getattr(mask, name, None) != value:
+        return ""
+    return f" of a mask's {mask.count} huge values, {mask.mean_reference:.6g} against {mask.mean_candidate:.6g}"
 
 
 def _check_violations(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:
@@ -165,6 +182,8 @@ def degenerate(metrics: Metrics) -> str:
         return "empty"
     if metrics.nonfinite_mismatch:
         return f"non-finite on one side only, or unlike, at {metrics.nonfinite_mismatch} of {metrics.count} positions"
+    if metrics.masked is not None:  # there are two values at least
+        return ""
     nonfinite = metrics.nan_reference + metrics.inf_reference
     if nonfinite == metrics.count:
         return "non-finite everywhere on both sides"

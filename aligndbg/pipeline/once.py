@@ -14,7 +14,6 @@ from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import output_pairs
-from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
@@ -24,9 +23,10 @@ from aligndbg.measure.tolerance import ToleranceRules
 from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
-from aligndbg.verdict.basis import basis_of
+from aligndbg.verdict.basis import AS_OUTPUT, basis_of
 from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
+from aligndbg.verdict.outputs import output_notes
 
 __all__ = ["Settings", "diff_once"]
 
@@ -41,7 +41,8 @@ class Settings:
     """What a diff was asked to do; `budget` is bytes of tensors held in memory, `user` the pairs of --map.
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
-    other tolerances can be judged by. `repeated`: more samples follow, so the runtimes keep their sessions.
+    other tolerances can be judged by. `probes`: random inputs of its own that each region is tested on. `repeated`:
+    more samples follow, so the runtimes keep their sessions.
     """
 
     rules: ToleranceRules
@@ -53,6 +54,7 @@ class Settings:
     budget: int | None = None
     repro: Path | None = None
     details: bool = False
+    probes: int = 0
     repeated: bool = False
 
 
@@ -68,19 +70,26 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         judge = Judge(left.trace, sides.right.trace, settings.rules, joint=settings.details, memory_budget=run.share)
         judge.refuse_unused()
         checks = _check_models(run, sides)
-        isolation, why_not = _isolate(run, sides, matching, judge)
+        isolation, why_not = _isolate(run, sides, judge)
         if isolation:
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
-        measured = _measure(run, judge, matching.pairs, isolation, why_not)
-        explained = _faults_and_causes(run, judge, sides, feeding, isolation, measured)
+        measured = _measure(run, judge, matching, isolation, why_not)
+        explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
             judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
         )
         limits = settings.min_coverage, settings.max_faults
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
-        notes = [*_notes(sides, feeding), *notes, *drift_notes(verdict, measured), *check_warnings(checks)]
+        notes = [
+            *_notes(sides, feeding),
+            *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
+            *notes,
+            *explained.notes,
+            *drift_notes(verdict, measured),
+            *check_warnings(checks),
+        ]
         return Diff(
             reference=ref.info,
             candidate=cand.info,
@@ -129,6 +138,7 @@ class _Explained:
     causes: tuple[Cause, ...]
     outputs: frozenset[str]
     corrected: Mapping[str, float] | None
+    notes: list[str]
 
 
 def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack: ExitStack) -> _Run:
@@ -168,11 +178,11 @@ def _check_models(run: _Run, sides: CapturedPair) -> Checks:
         return repeat_and_observe((reference, candidate), run.done)
 
 
-def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -> tuple[Isolation | None, str]:
+def _isolate(run: _Run, sides: CapturedPair, judge: Judge) -> tuple[Isolation | None, str]:
     """Each pair's own error; or None, and why. Nothing is run after this."""
     isolation, why_not = None, NOT_ASKED
     if run.settings.isolate:
-        isolation, why_not = isolate_sides(sides, matching, judge, run.new_store, run.clock)
+        isolation, why_not = isolate_sides(sides, judge, run.new_store, run.clock, run.settings.probes)
     run.done(run.reference, run.candidate)
     return isolation, why_not
 
@@ -180,8 +190,9 @@ def _isolate(run: _Run, sides: CapturedPair, matching: Matching, judge: Judge) -
 def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation: Isolation | None) -> Checks:
     """What this input cannot show, and how isolating went."""
     found: Checks = {"isolation_runs": isolation.runs if isolation else None}
-    if isolation and isolation.proved:
+    if isolation:
         found |= {"experiments": isolation.proved.experiments, "left_open": dict(isolation.proved.left_open)}
+        found |= {"probed": isolation.proved.probed} if isolation.proved.probed else {}
     found |= blind_spots(sides.left.trace, sides.left.prints, matching)
     with run.clock.stage("checks"):
         found["clipped"] = clipped_ranges(sides.left.trace, sides.right.trace, matching)
@@ -189,18 +200,24 @@ def _check_values(run: _Run, sides: CapturedPair, matching: Matching, isolation:
 
 
 def _measure(
-    run: _Run, judge: Judge, pairs: Sequence[Pair], isolation: Isolation | None, why_not: str
+    run: _Run, judge: Judge, matching: Matching, isolation: Isolation | None, why_not: str
 ) -> list[Measurement]:
     out = []
+    place = {name: k for k, name in enumerate(judge.reference.order)}
+    pairs = sorted((*matching.pairs, *matching.again), key=lambda p: place.get(p.reference, -1))
     with run.clock.comparing(len(pairs)) as (tick, step):
 
         def measured(pair: Pair) -> Measurement:
             tick()
+            if pair in matching.again:
+                return detailed(pair, judge.measure(pair, why_not_isolated=AS_OUTPUT))
             own = isolation.own.get(pair.reference) if isolation else None
             doubt = isolation.doubtful.get(pair.reference, "") if isolation else ""
-            proved = isolation.proved if isolation else None
-            excused = proved.excused.get(pair.reference, "") if proved else ""
-            found = judge.measure(pair, own, doubt, why_not, excused)
+            excused = isolation.proved.excused.get(pair.reference, "") if isolation else ""
+            hidden = isolation.proved.hidden(pair.reference) if isolation else ""
+            return detailed(pair, judge.measure(pair, own, doubt, why_not, excused, hidden))
+
+        def detailed(pair: Pair, found: Measurement) -> Measurement:
             return replace(found, detail=judge.detail(pair, found.metrics)) if run.settings.details else found
 
         for found in judge.each(measured, pairs):
@@ -209,15 +226,8 @@ def _measure(
     return out
 
 
-def _faults(judge: Judge, isolation: Isolation, limit: int) -> tuple[tuple[Fault, ...], bool]:
-    if isolation.proved is None:
-        return make_faults(judge.reference, judge.candidate, isolation, limit)
-    return isolation.proved.standing[:limit], len(isolation.proved.standing) > limit
-
-
 def _faults_and_causes(
     run: _Run,
-    judge: Judge,
     sides: CapturedPair,
     feeding: Feeding,
     isolation: Isolation | None,
@@ -227,13 +237,14 @@ def _faults_and_causes(
     left, right = sides.left.trace, sides.right.trace
     faults, truncated = tuple[Fault, ...](), False
     if isolation is not None:
-        faults, truncated = _faults(judge, isolation, run.settings.max_faults)
+        most = run.settings.max_faults
+        faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
-    faults, causes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
     proved = isolation.proved if isolation else None
     all_of_them = proved is not None and len(faults) == len(proved.standing)
-    return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None)
+    return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None, notes)
 
 
 def _inputs_transposed(sides: CapturedPair) -> bool:

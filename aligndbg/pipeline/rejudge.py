@@ -13,16 +13,14 @@ from aligndbg.core.arrays import dtype_of
 from aligndbg.core.errors import UsageError
 from aligndbg.core.types import Fault, ModelInfo, Pair, RunAgain, Trace
 from aligndbg.diff_result import Diff
-from aligndbg.locate.faults import make_faults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.proved import Proved, standing_faults
-from aligndbg.locate.trust import Standing
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.limits import Conditions
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.rounding import inner_roundings
 from aligndbg.measure.tolerance import Tolerance, ToleranceRules, check_limits
-from aligndbg.verdict.basis import Basis, Isolated, isolated_of
+from aligndbg.verdict.basis import AS_OUTPUT, Basis, Isolated, isolated_of, pair_key
 from aligndbg.verdict.decide import decide, drift_notes
 
 __all__ = ["judge"]
@@ -77,26 +75,16 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
     kept = basis.isolated
     isolation = _isolation(found, basis, kept) if kept else None
     now = now.under(isolation.conditions) if isolation else now
-    faults, truncated, again = found.faults, found.truncated, AGAIN
-    if kept is not None and isolation is not None and isolation.proved is not None:
+    faults, truncated = found.faults, found.truncated
+    if isolation is not None:
         pairs, own = found.matching.pairs, isolation.own
         own = {p.reference: now.recounted(p, own[p.reference], isolated=True) for p in pairs if p.reference in own}
         made_now = standing_faults(now, isolation.proved, pairs, own, isolation.not_overridden)
         faults = tuple(_with_cause(f, found.faults) for f in made_now[: basis.max_faults])
         truncated = len(made_now) > basis.max_faults
         if any(cause.kind == "different_network" for cause in found.causes):
-            faults = faults[:1]
-    elif kept is not None and isolation is not None:
-        over = now.over_tolerance(isolation)
-        if over != kept.over:
-            isolation = isolation.judged(found.graphs[kept.forward], over)
-            still = replace(isolation, own_past_activation=now.past_activation(isolation))
-            made, truncated = make_faults(now.reference, now.candidate, still, basis.max_faults)
-            faults = tuple(_with_cause(f, found.faults) for f in made)
-            if any(cause.kind == "different_network" for cause in found.causes):
-                faults = faults[:1]  # of another network every layer is one
-            again = f"{AGAIN}; own errors of {len(over ^ kept.over)} pairs changed from within to over, or back"
-    measured = [_measured(now, m, isolation, basis) for m in found.pairs]
+            faults = faults[:1]  # of another network every layer is one
+    measured = [_measured(now, m, isolation, found) for m in found.pairs]
     verdict, why = decide(
         now,
         found.matching,
@@ -116,10 +104,13 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         faults=faults,
         truncated=truncated,
         corrected=found.corrected if _places(faults) == _places(found.faults) else None,
-        warnings=(*kept_warnings, again, *drift_notes(verdict, measured)),
+        warnings=(*kept_warnings, AGAIN, *drift_notes(verdict, measured)),
         basis=replace(
             basis,
-            pairs={n: replace(p, doubt=doubtful.get(n, "")) for n, p in basis.pairs.items()},
+            pairs={
+                (key := pair_key(m.pair)): replace(basis.pairs[key], doubt=doubtful.get(m.pair.reference, ""))
+                for m in found.pairs
+            },
             everywhere=now.rules.everywhere,
             rules=now.rules.specs,
             min_coverage=min_coverage,
@@ -129,33 +120,18 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
 
 
 def _isolation(found: Diff, basis: Basis, kept: Isolated) -> Isolation:
-    own = {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None}
-    doubtful = {name: p.doubt for name, p in basis.pairs.items() if p.doubt}
-    own = {**own, **kept.shadowed}
-    again = RunAgain.CANDIDATE if kept.forward else RunAgain.REFERENCE
-    if kept.proved is not None:
-        return Isolation(
-            found.matching,
-            own,
-            doubtful,
-            kept.over_shown,
-            frozenset(kept.refused),
-            runs=kept.runs,
-            run_again=again,
-            proved=Proved(kept.proved, kept.excused),
-        )
-    standing = Standing(own, kept.over, kept.refused, kept.aside, again, kept.nearer, kept.farther)
-    inner = inner_roundings(*found.graphs, [m.pair for m in found.pairs if m.pair.reference not in kept.refused])
+    borders = [m.pair for m in found.pairs if m.pair.reference not in kept.refused]
+    doubtful = {p.reference: doubt for p in found.matching.pairs if (doubt := basis.pairs[pair_key(p)].doubt)}
     return Isolation(
         found.matching,
-        own,
+        Proved(kept.proved, kept.excused),
+        {m.pair.reference: m.isolated for m in found.pairs if m.isolated is not None},
         doubtful,
-        kept.over_shown,
-        frozenset(kept.refused),
-        kept.beyond,
+        kept.over,
+        kept.refused,
         kept.runs,
-        standing,
-        Conditions(inner, basis.weights_unknown),
+        Conditions(inner_roundings(*found.graphs, borders), basis.weights_unknown),
+        run_again=RunAgain.CANDIDATE if kept.forward else RunAgain.REFERENCE,
     )
 
 
@@ -169,13 +145,18 @@ def _with_cause(fault: Fault, before: Sequence[Fault]) -> Fault:
     return replace(fault, cause=same[0].cause, effect=same[0].effect) if same else fault
 
 
-def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, basis: Basis) -> Measurement:
+def _measured(judge_: _SavedJudge, m: Measurement, isolation: Isolation | None, found: Diff) -> Measurement:
+    assert found.basis is not None
     name = m.pair.reference
+    if m.pair in found.matching.again:
+        new = judge_.measure(m.pair, why_not_isolated=AS_OUTPUT)
+        return replace(m, metrics=new.metrics, status=new.status, reason=new.reason)
     own = isolation.own.get(name) if isolation else None
     doubt = isolation.doubtful.get(name, "") if isolation else ""
     own = judge_.recounted(m.pair, own, isolated=True) if own is not None else None
-    excused = isolation.proved.excused.get(name, "") if isolation and isolation.proved else ""
-    new = judge_.measure(m.pair, own, doubt, basis.why_not, excused)
+    excused = isolation.proved.excused.get(name, "") if isolation else ""
+    hidden = isolation.proved.hidden(name) if isolation else ""
+    new = judge_.measure(m.pair, own, doubt, found.basis.why_not, excused, hidden)
     return replace(m, metrics=new.metrics, isolated=new.isolated, status=new.status, reason=new.reason)
 
 
@@ -189,32 +170,17 @@ class _SavedJudge(Judge):
         self._basis = basis.pairs
         self._kept: dict[tuple[str, tuple[int, ...]], Metrics] = {}
         for m in found.pairs:
-            self._kept[m.pair.reference, m.pair.layout.permutation] = m.metrics
-            for permutation, metrics in basis.pairs[m.pair.reference].layouts:
-                self._kept[m.pair.reference, permutation] = metrics
+            key = pair_key(m.pair)
+            self._kept[key, m.pair.layout.permutation] = m.metrics
+            for permutation, metrics in basis.pairs[key].layouts:
+                self._kept[key, permutation] = metrics
 
     def default(self, pair: Pair, *, isolated: bool = False) -> Tolerance:
-        kept = self._basis[pair.reference]
+        kept = self._basis[pair_key(pair)]
         return kept.own_limits if isolated else kept.limits
 
     def metrics(self, pair: Pair) -> Metrics:
-        return self.recounted(pair, self._kept[pair.reference, pair.layout.permutation])
-
-    def over_tolerance(self, isolation: Isolation) -> frozenset[str]:
-        """The pairs over tolerance on their own, by reference name."""
-        assert isolation.standing is not None
-        own = isolation.standing.own
-        return frozenset(
-            p.reference
-            for p in isolation.matching.pairs
-            if p.reference in own and not self.own_within(p, self.recounted(p, own[p.reference], isolated=True))
-        )
-
-    def past_activation(self, isolation: Isolation) -> dict[str, Metrics]:
-        """What remains of pairs past a one-sided activation, where it is over tolerance."""
-        pairs = {p.reference: p for p in isolation.matching.pairs}
-        found = {r: self.recounted(pairs[r], m, isolated=True) for r, m in isolation.own_past_activation.items()}
-        return {r: m for r, m in found.items() if not self.own_within(pairs[r], m)}
+        return self.recounted(pair, self._kept[pair_key(pair), pair.layout.permutation])
 
     def recounted(self, pair: Pair, metrics: Metrics, *, isolated: bool = False) -> Metrics:
         """The metrics with the violations of this judge's tolerance. Raises UsageError where they cannot tell."""

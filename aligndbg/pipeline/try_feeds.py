@@ -11,7 +11,7 @@ from aligndbg.core.types import Backend, Matching
 from aligndbg.feeds.plan import Feeding
 from aligndbg.feeds.translate import FeedPlan
 from aligndbg.locate.rerun import NewStore
-from aligndbg.match.pairing import match
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
@@ -84,9 +84,10 @@ def _matched(
 ) -> Matching:
     links = [(link.reference, link.candidate, link.layout) for link in plan.links]
     with clock.pairing() as tick:
-        return match(
+        state, equals = pair_by_value(
             left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
         )
+        return match(state, equals)
 
 
 def _fed_so(plan: FeedPlan) -> str:

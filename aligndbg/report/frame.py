@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aligndbg.core.errors import MissingDependencyError
 from aligndbg.core.files import write_bytes
 from aligndbg.core.types import Cause
+from aligndbg.measure.results import Metrics
 from aligndbg.report.causes import causes_of_tensors
 from aligndbg.report.effects import largest
 from aligndbg.report.json import metrics_dict
@@ -67,6 +68,7 @@ METRIC_COLUMNS = (
     "zeros_reference",
     "zeros_candidate",
     "violations",
+    "masked",  # how many elements are a mask's
 )
 
 # What a fault does at the output where that is most, relative L2: all others corrected, and only it corrected.
@@ -105,8 +107,8 @@ def to_frame(diff: Result) -> pd.DataFrame:
             "cause": cause.kind,
             "cause_summary": cause.summary,
         }
-        own = metrics_dict(m.isolated) if m.isolated is not None else {}
-        accumulated = metrics_dict(m.metrics)
+        own = _numbers(m.isolated) if m.isolated is not None else {}
+        accumulated = _numbers(m.metrics)
         row |= {name: accumulated[name] for name in METRIC_COLUMNS}
         row |= {f"isolated_{name}": own.get(name) for name in METRIC_COLUMNS}
         effect = effects.get(m.pair.reference)
@@ -117,6 +119,10 @@ def to_frame(diff: Result) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     dtypes: dict[str, str] = dict.fromkeys(columns, "float64") | dict.fromkeys(COLUMNS, "string")
     return frame.astype(dtypes | {"confidence": "float64", "output": "bool"})
+
+
+def _numbers(metrics: Metrics) -> dict[str, Any]:
+    return metrics_dict(metrics) | {"masked": metrics.masked.count if metrics.masked else None}
 
 
 def to_parquet(diff: Result, path: Path) -> None:

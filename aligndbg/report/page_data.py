@@ -20,7 +20,7 @@ from aligndbg.result import Result
 
 __all__ = ["METRICS", "page_data", "script_json"]
 
-METRICS = tuple(f.name for f in fields(Metrics) if f.name not in ("joint", "reasons", "worst_index"))
+METRICS = tuple(f.name for f in fields(Metrics) if f.name not in ("joint", "masked", "reasons", "worst_index"))
 ATTRIBUTE_WIDTH = 160
 LISTED_REGION = 40
 

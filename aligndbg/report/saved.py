@@ -19,7 +19,7 @@ from aligndbg.result import Result
 
 __all__ = ["load", "save"]
 
-FORMAT = "aligndbg.saved/1"
+FORMAT = "aligndbg.saved/2"
 _ARRAY = 1  # the MessagePack extension that holds an array, as .npy has it
 _LARGEST_ATTRIBUTE = 4096  # elements; a constant's value among a node's attributes is not kept whole
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligndbg.core.errors import UsageError, nearest
 from aligndbg.core.types import Cause, Status
-from aligndbg.measure.results import Measurement
+from aligndbg.measure.results import Masked, Measurement
 from aligndbg.report.causes import causes_of_tensors
 from aligndbg.report.frame import METRIC_COLUMNS, SAMPLE_COLUMNS
 from aligndbg.report.words import bar, clean, cosine, number, shape_text
@@ -121,6 +121,8 @@ def _value(name: str, m: Measurement) -> float | None:
         return None if spread is None else float(spread)
     source = m.isolated if name.startswith("isolated_") else m.metrics
     value = getattr(source, name.removeprefix("isolated_"), None)
+    if isinstance(value, Masked):
+        value = value.count
     return None if value is None else float(value)
 
 

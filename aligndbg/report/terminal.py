@@ -141,6 +141,10 @@ def _checks(diff: Result) -> list[str]:
             fine = state is True or state == 0
             text = f"not checked: {key}" if state is None else good if fine else bad
             said.setdefault(text, []).append(side)
+    probed = diff.checks.get("probed")
+    if probed is not None:
+        why = f": {probed['why_not']}" if probed["why_not"] else ""
+        said[f"{probed['regions']} regions probed on {probed['runs']} random inputs of their own{why}"] = ["", ""]
     return ["; ".join(t if len(sides) == 2 else f"{t} ({sides[0]})" for t, sides in said.items())] if said else []
 
 

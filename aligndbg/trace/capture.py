@@ -49,10 +49,7 @@ def capture(
     if feeds is None:
         raise FeedError("a model that is run needs feeds", context=backend.info.path)
     feeds = _own(feeds)
-    if backend.graph().by_feeds:
-        for _ in backend.run(feeds, ()):
-            pass
-    graph = backend.graph()
+    graph = _graph_on(backend, feeds)
     wanted = tuple(dict.fromkeys(_everything(graph) if fetch is None else fetch))
     values = Store(max_memory) if store is None else store
 
@@ -71,6 +68,14 @@ def capture(
     missing |= {name: "the run gave no value" for name in wanted if name not in values and name not in missing}
     known = backend.graph()  # asked again: some backends learn shapes and dtypes by running
     return Trace(backend.info, known, values, feeds, tuple(values), missing)
+
+
+def _graph_on(backend: Backend, feeds: Mapping[str, Array]) -> Graph:
+    """The graph on these feeds, where it depends on them."""
+    if backend.graph().by_feeds:
+        for _ in backend.run(feeds, ()):
+            pass
+    return backend.graph()
 
 
 def _own(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -135,9 +140,10 @@ def capture_with_prints(
     arrived: Callable[[str], None] | None = None,
 ) -> Captured:
     """One run with everything fetched; fingerprints are made as values stream by, and `arrived` is told their names."""
-    graph = backend.graph()
     made: dict[str, Fingerprint] = {}
-    with clock.stage(stage, len(graph.tappable()) or None) as step:
+    with clock.stage(stage, len(backend.graph().tappable()) or None) as step:
+        runs = feeds is not None and "run" in backend.capabilities
+        graph = _graph_on(backend, feeds) if runs else backend.graph()  # type: ignore[arg-type]
 
         def observe(name: str, value: Array) -> None:
             info = graph.tensors.get(name)

@@ -92,6 +92,7 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
         "outputs": graph.outputs,
         "constants": sorted(graph.constants),
         "untapped": dict(graph.untapped),
+        "inner": dict(graph.inner),
         "opset": graph.opset,
         "notes": graph.notes,
     }
@@ -106,7 +107,8 @@ def graph_from_json(data: Any) -> Graph:
         outputs=texts(data["outputs"]),
         constants=frozenset(texts(data["constants"])),
         untapped=text_map(data["untapped"]),
-        opset=_size(data.get("opset", 0)),  # traces of the first versions have neither
+        inner=text_map(data.get("inner", {})),  # traces of the first versions have none of these
+        opset=_size(data.get("opset", 0)),
         notes=texts(data.get("notes", [])),
     )
 

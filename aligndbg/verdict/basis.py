@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from aligndbg.core.types import RunAgain, Trace
+from aligndbg.core.types import Pair, RunAgain, Trace
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.proved import ProvedFault
 from aligndbg.measure.judge import Judge, other_layouts
 from aligndbg.measure.results import Measurement, Metrics
 from aligndbg.measure.tolerance import Tolerance
 
-__all__ = ["Basis", "Isolated", "PairBasis", "basis_of", "isolated_of"]
+__all__ = ["AS_OUTPUT", "Basis", "Isolated", "PairBasis", "basis_of", "isolated_of", "pair_key"]
+
+
+AS_OUTPUT = "it is compared as an output, beside the pairs of the network"
 
 
 @dataclass(frozen=True)
@@ -30,29 +33,20 @@ class PairBasis:
 
 @dataclass(frozen=True)
 class Isolated:
-    """How pairs were isolated, by reference names; see `locate.isolation.Isolation` and `locate.trust.Standing`.
-
-    `over_shown` is `over` without those that a tensor which could not be overridden casts its error on; `shadowed` are
-    the own metrics of the latter.
-    """
+    """How pairs were isolated, by reference names; see `locate.isolation.Isolation`. `forward`: the candidate was run
+    again."""
 
     forward: bool
     over: frozenset[str]
-    over_shown: frozenset[str]
-    shadowed: Mapping[str, Metrics]
-    refused: Mapping[str, str]
-    aside: frozenset[str]
-    nearer: frozenset[str]
-    farther: frozenset[str]
+    refused: frozenset[str]
     runs: int
-    beyond: Mapping[str, Metrics] = field(default_factory=dict)
-    proved: tuple[ProvedFault, ...] | None = None
-    excused: Mapping[str, str] = field(default_factory=dict)
+    proved: tuple[ProvedFault, ...]
+    excused: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Of a run: its pairs by reference name, the user's rules, and what the verdict depends on besides the pairs.
+    """Of a run: its pairs by `pair_key`, the user's rules, and what the verdict depends on besides the pairs.
 
     `values` gives the dtype of each captured value, `missing` why one is not there; reference first. `isolated` is None
     where there are no isolated errors, for the reason `why_not`.
@@ -71,6 +65,11 @@ class Basis:
     inputs_transposed: bool
 
 
+def pair_key(pair: Pair) -> str:
+    """Both names: an output may be held against a tensor that is paired with another one."""
+    return f"{pair.reference}\n{pair.candidate}"
+
+
 def basis_of(
     judge: Judge,
     measured: Sequence[Measurement],
@@ -83,7 +82,7 @@ def basis_of(
     """What `judge` judged `measured` by, while the values are still there."""
     doubtful = isolation.doubtful if isolation else {}
     return Basis(
-        pairs={m.pair.reference: _of_pair(judge, m, doubtful.get(m.pair.reference, "")) for m in measured},
+        pairs={pair_key(m.pair): _of_pair(judge, m, doubtful.get(m.pair.reference, "")) for m in measured},
         everywhere=judge.rules.everywhere,
         rules=judge.rules.specs,
         min_coverage=min_coverage,
@@ -108,34 +107,13 @@ def _of_pair(judge: Judge, m: Measurement, doubt: str) -> PairBasis:
 
 def isolated_of(isolation: Isolation) -> Isolated:
     """What is kept of how pairs were isolated."""
-    standing = isolation.standing
-    if standing is None:
-        assert isolation.proved is not None
-        refused = dict.fromkeys(isolation.not_overridden, "")
-        return Isolated(
-            forward=isolation.run_again is RunAgain.CANDIDATE,
-            over=isolation.over_tolerance,
-            over_shown=isolation.over_tolerance,
-            shadowed={},
-            refused=refused,
-            aside=frozenset(),
-            nearer=frozenset(),
-            farther=frozenset(),
-            runs=isolation.runs,
-            proved=isolation.proved.faults,
-            excused=isolation.proved.excused,
-        )
     return Isolated(
-        forward=standing.run_again is RunAgain.CANDIDATE,
-        over=standing.over_tolerance,
-        over_shown=isolation.over_tolerance,
-        shadowed={r: m for r, m in standing.own.items() if r not in isolation.own},
-        refused=standing.refused,
-        aside=standing.set_aside,
-        nearer=standing.improved,
-        farther=standing.worsened,
+        forward=isolation.run_again is RunAgain.CANDIDATE,
+        over=isolation.over_tolerance,
+        refused=isolation.not_overridden,
         runs=isolation.runs,
-        beyond=isolation.own_past_activation,
+        proved=isolation.proved.faults,
+        excused=isolation.proved.excused,
     )
 
 

@@ -11,6 +11,7 @@ from aligndbg.core.errors import RuntimeCrashError
 from aligndbg.core.qdq import read_through
 from aligndbg.core.threads import in_threads
 from aligndbg.core.types import Array, Backend, LayoutKind, Matching, Pair, Trace
+from aligndbg.locate.proved import Probed
 from aligndbg.measure.fingerprint import Fingerprint
 
 __all__ = ["Checks", "Clipped", "blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
@@ -34,6 +35,7 @@ class Checks(TypedDict, total=False):
     isolation_runs: int | None
     experiments: int
     left_open: Mapping[str, str]
+    probed: Probed
     constant_feeds: list[str]
     constant_tensors: list[str]
     ambiguous_layouts: list[str]
@@ -93,7 +95,8 @@ def _apart(a: Array, b: Array) -> float:
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     if same.all():
         return 0.0
-    worst = float(np.max(np.abs(x - y)[~same]))
+    with np.errstate(invalid="ignore"):
+        worst = float(np.max(np.abs(x - y)[~same]))
     return worst if worst == worst else float("inf")
 
 

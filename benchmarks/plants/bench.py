@@ -13,6 +13,7 @@ import numpy as np
 
 import aligndbg
 from plants import Array, NotHere, Plant, Plantable, effect, open_plantable, plant
+from plants.feeds import feeds_of, translated
 
 __all__ = ["Bench", "Finding", "PairOfModels", "Trial"]
 
@@ -54,6 +55,7 @@ class Finding:
     fault: str = ""
     cause: str = ""
     summary: str = ""
+    beside: str = ""
     felt: float | None = None
 
     @property
@@ -81,6 +83,7 @@ class Trial:
     invented: list[str]
     pairing: float | None
     runs: int | None
+    experiments: int | None
     seconds: float
     explaining: float
     verdict: str
@@ -117,9 +120,9 @@ class Bench:
         if (pair, seed) not in self._clean:
             self._clean = {k: v for k, v in self._clean.items() if k[0] == pair}  # every tensor of both sides: large
             reference, candidate = self.model(pair.reference), self.model(pair.candidate)
-            feeds = _feeds(reference, self.folder / pair.npz if pair.npz and not seed else None, seed)
+            feeds = feeds_of(reference, self.folder / pair.npz if pair.npz else None, seed)
             found = aligndbg.diff(self.folder / pair.reference, self.folder / pair.candidate, feeds, checks=False)
-            fed = {"reference": feeds, "candidate": _translated(feeds, reference, candidate)}
+            fed = {"reference": feeds, "candidate": translated(feeds, reference, candidate)}
             self._clean[(pair, seed)] = Clean(
                 feeds,
                 {"reference": reference.values(fed["reference"]), "candidate": candidate.values(fed["candidate"])},
@@ -151,8 +154,7 @@ class Bench:
             seconds = time.perf_counter() - start
         other = self.model(pair.candidate if side == "reference" else pair.reference)
         findings, invented = judge(found, side, model, other, plants, clean)
-        if len(findings) == 1:
-            findings[0].felt = _felt(model, side, clean)
+        _felt(self.model(name), model, findings, side, clean)
         paired = {(m.pair.reference, m.pair.candidate) for m in found.pairs}
         return Trial(
             pair=str(pair),
@@ -162,6 +164,7 @@ class Bench:
             invented=invented,
             pairing=len(paired & clean.pairs) / len(clean.pairs) if clean.pairs else None,
             runs=found.checks.get("isolation_runs"),
+            experiments=found.checks.get("experiments"),
             seconds=seconds,
             explaining=found.timing.get("explain", 0.0),
             verdict=str(found.verdict),
@@ -169,11 +172,28 @@ class Bench:
         )
 
 
-def _felt(model: Plantable, side: str, clean: Clean) -> float | None:
-    """How far the planted model's outputs are from the clean one's, relative L2 or steps."""
-    before, after = clean.values[side], model.values(clean.fed[side])
-    moved = [effect(before[o], after[o])[0] for o in clean.outputs[side] if o in before and o in after]
-    return max(moved, default=None)
+def _felt(unplanted: Plantable, model: Plantable, findings: Sequence[Finding], side: str, clean: Clean) -> None:
+    """Says of each plant how far it moves the outputs: by itself, or among the others where that is less."""
+    values = clean.values[side]
+    spoilt = model.values(clean.fed[side]) if len(findings) > 1 else {}
+    for finding in findings:
+        tensor = finding.plant.site.tensor
+        alone = _moved(unplanted, tensor, model, values, clean.outputs[side])
+        among = _moved(model, tensor, unplanted, spoilt, clean.outputs[side]) if spoilt else None
+        finding.felt = min((felt for felt in (alone, among) if felt is not None), default=None)
+
+
+def _moved(
+    model: Plantable, tensor: str, other: Plantable, values: Mapping[str, Array], outputs: Sequence[str]
+) -> float | None:
+    """How far the outputs of `model`, whose `values` they are, move where `tensor` is what `other` makes of them."""
+    below = model.reach(tensor)
+    try:
+        given = {k: v for k, v in values.items() if k not in below} | {tensor: other.evaluate(tensor, values)}
+        after = {o: given[o] if o == tensor else model.evaluate(o, given) for o in outputs if o in below}
+        return max((effect(values[o], value)[0] for o, value in after.items()), default=None)
+    except NotHere:
+        return None
 
 
 def _together(clean: Plantable, model: Plantable, plants: list[Plant], values: Mapping[str, Array]) -> list[Plant]:
@@ -232,7 +252,18 @@ def judge(
         visible = _visible(model, p, witnesses, clean.values[side])
         said = (cause.kind, cause.summary) if cause is not None else ("", "")
         findings.append(Finding(p, how, visible, where, *said))
+    for finding in findings:
+        for fault in left if finding.how == "missed" else ():
+            both = (fault.reference, fault.candidate)
+            at = both[column] or counterparts.get(both[1 - column] or "")
+            if at is not None and _is_next(model, finding.plant.site.tensor, at):
+                finding.beside = _text(fault)
     return findings, [_text(f) for f in left]
+
+
+def _is_next(model: Plantable, a: str, b: str) -> bool:
+    """Is one of two tensors computed directly from the other?"""
+    return b in model.reach(a).get(a, ()) or a in model.reach(b).get(b, ())
 
 
 def _witnesses(model: Plantable, tensor: str, paired: set[str]) -> frozenset[str]:
@@ -267,33 +298,3 @@ def _visible(model: Plantable, plant: Plant, witnesses: frozenset[str], values: 
 def _text(fault: Any) -> str:
     sides = f"{fault.reference_op} {fault.reference} : {fault.candidate_op} {fault.candidate}"
     return f"{sides} ({fault.isolated_error:.3g} {fault.isolated_unit})"
-
-
-def _feeds(model: Plantable, npz: Path | None, seed: int) -> dict[str, Array]:
-    """The arrays of `npz`, moved to the model's layout, or seeded uniform ones in 0..1."""
-    rng = np.random.default_rng(seed)
-    given = list(np.load(npz).values()) if npz else []
-    feeds = {}
-    for k, (name, (shape, dtype)) in enumerate(model.inputs().items()):
-        feeds[name] = _moved(given[k], shape) if given else rng.random(shape, np.float32)
-        feeds[name] = feeds[name].astype(dtype)
-    return feeds
-
-
-def _moved(value: Array, shape: tuple[int, ...]) -> Array:
-    """NCHW to NHWC or back, where only that fits."""
-    for moved in (value, *((value.transpose(0, 2, 3, 1), value.transpose(0, 3, 1, 2)) if value.ndim == 4 else ())):
-        if moved.shape == shape:
-            return np.ascontiguousarray(moved)
-    raise ValueError(f"an input of shape {value.shape} for a model that wants {shape}")
-
-
-def _translated(feeds: Mapping[str, Array], reference: Plantable, candidate: Plantable) -> dict[str, Array]:
-    """The reference's feeds as the candidate takes them, by name where the names are the same, else in order."""
-    theirs = candidate.inputs()
-    same = set(theirs) == set(feeds)
-    given = dict(zip(theirs, feeds.values(), strict=True))
-    return {
-        name: candidate.taken(name, _moved(feeds[name] if same else given[name], shape))
-        for name, (shape, _) in theirs.items()
-    }

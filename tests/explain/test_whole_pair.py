@@ -113,6 +113,70 @@ def test_a_wider_network_is_another_one(tmp_path: Path) -> None:
     assert "different_network" in [c.kind for c in found.causes]
 
 
+WIDE = 16
+
+
+def stack(path: Path, seed: int = 0, kept: int = 0, noise: float = 0.0, quantized: bool = False) -> Path:
+    """Six convolutions, the first `kept` of them of seed 0; each weight with noise, or on an int8 grid."""
+    net = Net(seed)
+    x = "x"
+    rng = np.random.default_rng(7)
+    for k in range(6):
+        net.seed = 0 if k < kept else seed
+        name = f"c{k}"
+        net.conv(x, name, WIDE, 3 if k == 0 else WIDE)
+        node, weight = net.nodes[-1], net.weights[f"{name}.w"]
+        weight += (noise * weight.std() * rng.standard_normal(weight.shape)).astype(np.float32)
+        if quantized:
+            step = np.abs(weight).max((1, 2, 3)) / np.float32(127)
+            del net.weights[f"{name}.w"]
+            stored = np.round(weight / step[:, None, None, None]).astype(np.int8)
+            inputs = [net.constant(f"{name}.q", stored, np.int8), net.constant(f"{name}.s", step)]
+            net.nodes.pop()
+            net.op("DequantizeLinear", inputs, f"{name}.w", axis=0)
+            net.nodes.append(node)
+        x = net.op("Relu", [name], f"r{k}")
+    return net.save(path, net.op("GlobalAveragePool", [x], "y"))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_another_training_is_told_from_its_weights(tmp_path: Path, quantized: bool) -> None:
+    found = compared(stack(tmp_path / "a.onnx"), stack(tmp_path / "b.onnx", seed=1, quantized=quantized))
+    assert [c.kind for c in found.causes] == ["different_network"]
+    counts = "of the reference's 6 weight tensors 0 are equal in the candidate, 0 near, 6 other"
+    assert found.causes[0].summary == f"this is another network (other weights throughout): {counts}"
+    assert len(found.faults) <= 1
+
+
+def test_another_checkpoint_of_the_network_is_told_from_its_weights(tmp_path: Path) -> None:
+    found = compared(stack(tmp_path / "a.onnx"), stack(tmp_path / "b.onnx", noise=0.05))
+    (cause,) = found.causes
+    assert cause.kind == "different_network"
+    assert "another checkpoint of the network" in cause.summary
+    assert (cause.details["equal"], cause.details["near"], cause.details["other"]) == (0, 6, 0)
+    assert len(found.faults) == 1
+
+
+def test_a_network_of_which_half_was_trained_further_is_the_same_one(tmp_path: Path) -> None:
+    found = compared(stack(tmp_path / "a.onnx"), stack(tmp_path / "b.onnx", seed=1, kept=3))
+    assert found.causes == ()
+    assert len(found.faults) == 3
+    assert "of the reference's 6 weight tensors 3 are equal in the candidate, 0 near, 3 other" in found.warnings
+
+
+def test_weights_on_a_grid_are_no_other_network(tmp_path: Path) -> None:
+    found = compared(stack(tmp_path / "a.onnx"), stack(tmp_path / "b.onnx", quantized=True), atol=1e-9)
+    assert "different_network" not in {c.kind for c in found.causes}
+
+
+def test_of_a_recording_nothing_is_concluded(tmp_path: Path) -> None:
+    other = stack(tmp_path / "b.onnx", seed=1)
+    aligndbg.capture(other, {"x": image()}, output=tmp_path / "b.npz")
+    found = aligndbg.diff(stack(tmp_path / "a.onnx"), tmp_path / "b.npz", checks=False)
+    assert found.verdict is Verdict.DIVERGED
+    assert found.causes == ()
+
+
 def test_one_wrong_layer_is_no_other_network(tmp_path: Path) -> None:
     net = Net()
     x = "x"

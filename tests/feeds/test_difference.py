@@ -49,6 +49,16 @@ def test_findings_name_the_cause() -> None:
     assert difference(np.full_like(same, 0.3))[0].kind == "unexplained"
 
 
+def test_a_scalar_is_compared_too() -> None:
+    left = right = model(TensorInfo("rate", (), "float32"))
+    feeds = {"rate": np.array(16000, np.float32)}
+    (plan,) = translate(feeds, left, right)
+    assert plan.feeds["rate"].shape == ()
+    assert logical_difference(feeds, plan.feeds, plan.links) == []
+    (found,) = logical_difference(feeds, {"rate": np.array(8000, np.float32)}, plan.links)
+    assert (found.kind, found.max_abs) == ("unexplained", 8000)
+
+
 def test_swapped_height_and_width_is_a_layout_finding() -> None:
     x = values(1, 3, 6, 6)
     left, right = model(TensorInfo("x", x.shape, "float32")), model(TensorInfo("y", (1, 6, 6, 3), "float32"))

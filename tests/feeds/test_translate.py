@@ -113,3 +113,13 @@ def test_no_fit_names_both_signatures() -> None:
     assert "--candidate-input" in caught.value.hint
     with pytest.raises(UsageError, match="the candidate has no input 'z'"):
         translate({"x": values(1, 3, 4, 5)}, model(X), model(X), {"x": "z"})
+
+
+def test_an_input_that_the_reference_lacks_is_named() -> None:
+    left = model(TensorInfo("x", (1, 8), "float32"))
+    scalar = TensorInfo("sr", (), "int64")
+    with pytest.raises(UsageError, match="nothing that the reference is fed has the shape of 'sr'"):
+        translate({"x": values(1, 8)}, left, model(TensorInfo("x", (1, 8), "float32"), scalar))
+    twice = model(TensorInfo("a", (1, 8), "float32"), TensorInfo("b", None, "float32"))
+    with pytest.raises(UsageError, match=r"b: float32 of any shape\): the candidate has 1 input more"):
+        translate({"x": values(1, 8)}, left, twice)

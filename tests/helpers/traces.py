@@ -81,6 +81,7 @@ def full_trace() -> Trace:
         outputs=("a/b:0",),
         constants=frozenset({"w"}),
         untapped={"inner": "inside a Loop body"},
+        inner={"inner": "loop"},
         opset=17,
         notes=("it is in training mode",),
     )

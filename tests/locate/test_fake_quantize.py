@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import aligndbg
+from aligndbg.core.types import Array, Graph, Node, Quant, TensorInfo
+from aligndbg.locate.fake_quantize import FakeQuantizer
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -105,3 +107,51 @@ def test_values_that_a_range_cuts_off_are_a_finding_and_no_fault(tmp_path: Path,
     assert found.faults == ()
     assert [(c["reference"], c["candidate"]) for c in found.checks["clipped"]] == [("r", "q")] * cut
     assert any("cut off values" in w for w in found.warnings) == cut
+
+
+def folded(value: Array, factor: Array, dtype: Any = np.int8) -> tuple[FakeQuantizer, Array]:
+    """A weight (out, in, h, w) beside the integers that its channels times `factor` were stored as; and what those
+    leave of it."""
+    moved = value * factor.reshape(-1, 1, 1, 1)
+    steps = (np.abs(moved).reshape(len(factor), -1).max(axis=1) / np.iinfo(dtype).max).astype(np.float32)
+    stored = np.round(moved / steps.reshape(-1, 1, 1, 1)).astype(dtype)
+    quant = Quant(steps, np.zeros(len(factor), np.int64), 0)
+    infos = TensorInfo("w", value.shape, "float32"), TensorInfo("q", value.shape, np.dtype(dtype).name, quant)
+    graphs = [
+        Graph((Node("Conv", "conv", ("x", i.name), ("c",)),), {i.name: i}, ("x",), ("c",), frozenset({i.name}))
+        for i in infos
+    ]
+    left = quant.dequantize(stored) / factor.reshape(-1, 1, 1, 1)
+    return FakeQuantizer(*graphs, lambda names: {"w": value}, lambda names: {"q": stored}), left.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_normalization_folded_into_a_weight_is_taken_out_again(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    value = rng.normal(size=(6, 1, 3, 3)).astype(np.float32)
+    factor = (rng.uniform(0.02, 30, 6) * rng.choice([-1, 1], 6)).astype(np.float32)
+    quantizer, left = folded(value, factor)
+    found = quantizer.weights({"c": "c"})["w"]
+    assert np.abs(found - left).max() <= 2e-6 * np.abs(left).max()
+    assert np.abs(found - value).max() > 1e-3, "the grid leaves another weight"
+
+
+def test_one_faulty_channel_is_put_on_the_grid_that_a_converter_would_choose(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value, factor = rng.normal(size=(6, 4, 3, 3)).astype(np.float32), rng.uniform(0.5, 2, 6).astype(np.float32)
+    wrong = value.copy()
+    wrong[2, 1] *= np.float32(1.5)
+    quantizer, left = folded(wrong, factor)
+    quantizer._read = (lambda names: {"w": value}), quantizer._read[1]
+    found = quantizer.weights({"c": "c"})["w"]
+    step = np.abs(value[2]).max() / 127
+    assert np.abs(found[2] - value[2]).max() <= 0.51 * step, "its own weights, rounded"
+    assert np.abs(np.delete(found - left, 2, axis=0)).max() <= 2e-6 * np.abs(left).max()
+
+
+def test_another_weight_of_the_size_is_left_alone() -> None:
+    rng = np.random.default_rng(0)
+    quantizer, _ = folded(rng.normal(size=(6, 4, 3, 3)).astype(np.float32), np.ones(6, np.float32))
+    other = rng.normal(size=(6, 4, 3, 3)).astype(np.float32)
+    quantizer._read = (lambda names: {"w": other}), quantizer._read[1]
+    assert quantizer.weights({"c": "c"}) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -112,3 +113,103 @@ def test_what_the_faults_do_not_explain_is_said(x: Array) -> None:
     assert found.corrected == {"far": 0.0, "near": 0.0}
     assert found.checks["left_open"] == {}
     assert found.checks["experiments"] > 0
+
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def attention(tag: str, huge: float, bias: float = 1.0, blocks: int = 2, masked_rows: int = 0) -> MemoryBackend:
+    """Blocks of causal attention: the masked scores, a bias added to them, a softmax, a residual.
+
+    `bias` scales that of the last block. In the first `masked_rows` rows of the last sequence every key is masked.
+    """
+    rng = np.random.default_rng(4)
+    weight, biases = rng.standard_normal((16, 16)).astype(np.float32) / 3, rng.standard_normal((8, 8))
+    hidden = np.broadcast_to(np.triu(np.ones((8, 8), bool), 1), (2, 8, 8)).copy()
+    hidden[-1, :masked_rows] = True
+
+    def weights(a: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            return softmax(a)
+
+    nodes: list[MemoryNode] = []
+    before = "x"
+    for k in range(blocks):
+        added = (biases * (bias if k == blocks - 1 else 1.0)).astype(np.float32)
+        for op, fn, sources, output in (
+            ("MatMul", lambda x: x @ weight, (before,), "q"),
+            ("MatMul", lambda q, x: q @ x.swapaxes(1, 2), ("q", before), "scores"),
+            ("Where", lambda s: np.where(hidden, np.float32(huge), s), ("scores",), "masked"),
+            ("Add", lambda a, added=added: a + added, ("masked",), "biased"),
+            ("Softmax", weights, ("biased",), "weights"),
+            ("MatMul", lambda p, q: p @ q, ("weights", "q"), "mixed"),
+            ("Add", lambda x, m: x + m, (before, "mixed"), "out"),
+        ):
+            names = tuple(n if n == "x" or n == before else f"{tag}{n}{k}" for n in sources)
+            nodes.append(MemoryNode(op, fn, names, (f"{tag}{output}{k}",)))
+        before = f"{tag}out{k}"
+    return MemoryBackend(inputs={"x": (2, 8, 16)}, nodes=nodes, outputs=[before])
+
+
+@pytest.fixture
+def sequences() -> Array:
+    return np.random.default_rng(1).standard_normal((2, 8, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("huge", [LOWEST / 4, -1e9, -65504.0, -math.inf])
+def test_a_mask_hides_no_fault(sequences: Array, huge: float) -> None:
+    found = aligndbg.diff(attention("", huge), attention("c_", huge, bias=3.0), {"x": sequences})
+    assert [(f.reference, f.candidate) for f in found.faults] == [("biased1", "c_biased1")]
+    assert found.faults[0].isolated_error > 0.05
+    (pair,) = (m for m in found.pairs if m.pair.reference == "biased1")
+    assert (pair.status, pair.isolated.rel_l2) == ("fault", found.faults[0].isolated_error)
+    assert {m.pair.reference: m.pair.candidate for m in found.pairs if m.status == "pass"}["biased0"] == "c_biased0"
+
+
+@pytest.mark.parametrize("other", [-math.inf, -1e9, -65504.0])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_masks_of_other_values_are_no_fault_where_a_softmax_ends_them(
+    sequences: Array, other: float, swapped: bool
+) -> None:
+    values = (LOWEST, other)[:: -1 if swapped else 1]
+    found = aligndbg.diff(attention("", values[0]), attention("c_", values[1]), {"x": sequences})
+    assert (found.verdict, found.faults) == ("aligned", ())
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_rows_masked_throughout_differ_where_the_mask_is_infinite(sequences: Array, swapped: bool) -> None:
+    """A softmax makes NaN of a row of -inf, and equal shares of one of -3.4e38: it is not the softmax's fault."""
+    values = (LOWEST, -math.inf)[:: -1 if swapped else 1]
+    sides = (attention(t, v, blocks=1, masked_rows=3) for t, v in zip(("", "c_"), values, strict=True))
+    found = aligndbg.diff(*sides, {"x": sequences})
+    assert [f.reference for f in found.faults] == ["masked0"]
+    assert found.faults[0].cause is not None
+    assert found.faults[0].cause.kind == "nonfinite"
+    assert "mask is -inf" in found.faults[0].cause.summary
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 0.0, 3.0])
+def test_outputs_that_no_value_can_pair_are_no_fault_where_they_agree(x: Array, value: float) -> None:
+    """NaN throughout, or one number, beside an output that agrees: such an output proves nothing, and that is said."""
+
+    def model(tag: str) -> MemoryBackend:
+        def node(op: str, fn: Function, source: str, output: str) -> MemoryNode:
+            return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
+
+        def lost(a: Array) -> Array:
+            return np.full_like(a, value)
+
+        return MemoryBackend(
+            inputs={"x": (4, 50)},
+            nodes=[
+                node("Sin", np.sin, "x", "fine"),
+                node("Lost", lost, "fine", "lost"),
+                node("Neg", np.negative, "lost", "end"),
+            ],
+            outputs=[tag + "end", tag + "fine"],
+        )
+
+    for other in ("", "c_"):
+        found = aligndbg.diff(model(""), model(other), {"x": x})
+        assert (found.verdict, found.faults) == ("inconclusive", ())
+        assert "proves nothing" in found.verdict_reason

@@ -58,7 +58,7 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
     judge.done = {name: threading.Event() for name in NAMES}
     waited: list[bool] = []
 
-    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
+    def rerun(overrides: Lazy, weights: Mapping[str, Array], begin: Begin) -> Replay:
         made: dict[str, Array] = {}
         again = trace(made)
         arrived = begin(again, {})
@@ -68,16 +68,16 @@ def test_a_pair_is_compared_before_the_next_value_comes_unless_it_is_too_large(
             waited.append(judge.done[name].wait(5 if during else 0.05))
         return Replay(again, {})
 
-    _, own, over = Run(judge, pairs, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), Clock(None).comparing)
+    _, own = Run(judge, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), {}, Clock(None).comparing)
     assert waited == [during] * len(NAMES)
-    assert list(own) == NAMES
-    assert over == {WRONG}
+    assert [r for r, _ in own] == NAMES
+    assert {r for (r, _), m in own.items() if m.max_abs} == {WRONG}
 
 
 def test_after_a_refusal_only_the_last_attempt_counts(values: dict[str, Array], pairs: list[Pair]) -> None:
     judge = Judge(trace(values), trace(dict(values)), ToleranceRules())
 
-    def rerun(overrides: Lazy, begin: Begin, *, on_disk: bool = False) -> Replay:
+    def rerun(overrides: Lazy, weights: Mapping[str, Array], begin: Begin) -> Replay:
         attempts: list[tuple[Mapping[str, str], float]] = [({}, 2.0), ({"t4": "refused"}, 1.0)]
         for refused, factor in attempts:
             made: dict[str, Array] = {}
@@ -88,6 +88,6 @@ def test_after_a_refusal_only_the_last_attempt_counts(values: dict[str, Array], 
                 arrived(name)
         return Replay(again, {}, refused)
 
-    _, own, over = Run(judge, pairs, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), Clock(None).comparing)
-    assert list(own) == NAMES[:4], "what did not come is not compared"
-    assert not over
+    _, own = Run(judge, pairs, RunAgain.CANDIDATE).compared(rerun, Lazy({}), {}, Clock(None).comparing)
+    assert [r for r, _ in own] == NAMES[:4], "what did not come is not compared"
+    assert not any(m.max_abs for m in own.values())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import aligndbg
 from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.core.errors import UsageError
-from aligndbg.core.types import Layout, LayoutKind, Matching, Node, Pair, TensorInfo, Trace
-from aligndbg.match.pairing import match
+from aligndbg.core.types import Layout, LayoutKind, Matching, Node, TensorInfo, Trace
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.measure.fingerprint import Fingerprint, fingerprint
 from aligndbg.trace.capture import capture
 
@@ -60,14 +62,13 @@ def pair_up(
     others: Mapping[str, Array] | None = None,
     *,
     user: Mapping[str, str] | None = None,
-    keep: tuple[Pair, ...] = (),
     reject: frozenset[tuple[str, str]] = frozenset(),
     inputs: tuple[tuple[str, str, Layout], ...] = (("x", "x", FEED),),
 ) -> Matching:
     """Both on the same image: the reference channels first, the candidate channels last."""
     left, left_prints = trace(reference, feeds or {"x": IMAGE})
     right, right_prints = trace(candidate, others or {"x": np.ascontiguousarray(IMAGE.transpose(TO_LAST))})
-    return match(left, right, left_prints, right_prints, inputs=inputs, user=user, keep=keep, reject=reject)
+    return match(*pair_by_value(left, right, left_prints, right_prints, inputs=inputs, user=user, reject=reject))
 
 
 def first(*nodes: MemoryNode, outputs: str = "y") -> MemoryBackend:
@@ -406,7 +407,7 @@ def test_no_counterpart_at_all() -> None:
     check_counts(found, 1, 1)
 
 
-# --- structure -----------------------------------------------------------------------------------------------------
+# --- what values leave ------------------------------------------------------------------------------------------------
 
 
 def deep(axis: int, tag: str, fault: float = 0.0, order: str = "abc") -> list[MemoryNode]:
@@ -436,32 +437,11 @@ def deep(axis: int, tag: str, fault: float = 0.0, order: str = "abc") -> list[Me
 @pytest.mark.parametrize("order", ["abc", "cab", "bca"])
 def test_diverged_branches_that_look_alike_never_pair_crosswise(order: str) -> None:
     """All values after the stem differ. What is paired must be right; what is not must be listed."""
-    found = pair_up(first(*deep(1, "")), last(*deep(3, "2", fault=2.0, order=order)))
+    found = aligndbg.diff(first(*deep(1, "")), last(*deep(3, "2", fault=2.0, order=order)), {"x": IMAGE}).matching
     assert names(found)["stem"] == "stem2"
     assert names(found)["y"] == "y2"
     assert all(c == f"{r}2" for r, c in names(found).items())
     check_counts(found, 8, 8)
-
-
-def test_a_diverged_region_is_paired_by_structure_with_its_evidence() -> None:
-    def chain(axis: int, tag: str, fault: float) -> list[MemoryNode]:
-        return [
-            op("Conv", conv(KERNEL["a"], axis), "x", f"c{tag}"),
-            op("Sigmoid", lambda c: 1 / (1 + np.exp(-c)) + fault * np.sin(9 * c), f"c{tag}", f"s{tag}"),
-            op("Conv", conv(SQUARE["b"], axis), f"s{tag}", f"e{tag}"),
-            op("Tanh", np.tanh, f"e{tag}", f"y{tag}"),
-        ]
-
-    found = pair_up(first(*chain(1, "", 0.0)), last(*chain(3, "2", 0.2)))
-    assert names(found) == {"c": "c2", "s": "s2", "e": "e2", "y": "y2"}
-    methods = {p.reference: p.method for p in found.pairs}
-    assert methods["c"] == "value"
-    assert {methods["s"], methods["e"]} == {"structure"}
-    for p in found.pairs:
-        assert p.provisional == (p.method != "value")
-        assert p.evidence
-        assert p.layout.permutation == (0, 3, 1, 2)
-        assert 0 < p.confidence < 1
 
 
 def test_outputs_are_paired_even_where_nothing_before_them_could_be() -> None:
@@ -471,7 +451,7 @@ def test_outputs_are_paired_even_where_nothing_before_them_could_be() -> None:
     )
     found = pair_up(reference, candidate, inputs=())
     assert names(found).get("y") == "y2"
-    assert {p.method for p in found.pairs if p.reference == "y"} <= {"output", "structure"}
+    assert {p.method for p in found.pairs if p.reference == "y"} <= {"output"}
 
 
 def test_without_a_graph_names_propose_and_values_must_agree() -> None:
@@ -488,10 +468,102 @@ def test_without_a_graph_names_propose_and_values_must_agree() -> None:
         return made, {n: fingerprint(a) for n, a in arrays.items()}
 
     (left, left_prints), (right, right_prints) = bare(values), bare(others)
-    found = match(left, right, left_prints, right_prints)
+    found = match(*pair_by_value(left, right, left_prints, right_prints))
     assert names(found) == {"conv_1": "conv_1_Conv", "conv_2": "conv_2_Conv"}
     assert {p.method for p in found.pairs} == {"name"}
     assert classes(found) == ({"gap": "unmatched"}, {"gap_Mean": "unmatched"})
+
+
+# --- outputs beside the pairs ---------------------------------------------------------------------------------------
+
+
+def again(found: Matching) -> list[tuple[str, str, str]]:
+    return [(p.reference, p.candidate, p.evidence) for p in found.again]
+
+
+NAMESAKES = "an output of this name on both sides"
+
+
+def test_an_output_that_equals_a_paired_tensor_is_compared_with_it() -> None:
+    """The candidate gives its state twice: as it is computed, and with a zero added."""
+    reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "s"), op("Exp", np.exp, "s", "y"))
+    candidate = last(
+        op("Conv", conv(KERNEL["a"], 3), "x", "s2"),
+        op("Exp", np.exp, "s2", "y2"),
+        op("Add", lambda s: s + 0.0, "s2", "state"),
+        outputs="y2 state",
+    )
+    found = pair_up(reference, candidate)
+    assert names(found) == {"s": "s2", "y": "y2"}
+    assert [pair[:2] for pair in again(found)] == [("s", "state")]
+    assert found.again[0].layout.permutation == (0, 3, 1, 2)
+    assert classes(found) == ({}, {})
+    assert (found.coverage_reference.compared, found.coverage_candidate.compared) == (2, 3)
+
+
+def test_outputs_of_one_name_are_compared_whatever_values_pair_them_with() -> None:
+    """The reference decodes its boxes, the candidate gives them raw."""
+    raw = conv(KERNEL["a"], 1)
+    reference = first(
+        op("Conv", raw, "x", "raw"), op("Exp", np.exp, "raw", "e"), op("Neg", np.negative, "e", "n"),
+        op("Relu", lambda t: t + 1, "n", "boxes"), outputs="boxes",
+    )  # fmt: skip
+    candidate = last(op("Conv", conv(KERNEL["a"], 3), "x", "boxes"), outputs="boxes")
+    found = pair_up(reference, candidate)
+    assert names(found) == {"raw": "boxes"}
+    assert again(found) == [("boxes", "boxes", NAMESAKES)]
+    assert "boxes" not in classes(found)[0]
+
+
+def test_exchanged_outputs_are_compared_by_name_where_their_order_is_the_same() -> None:
+    reference = first(*(op("Conv", conv(KERNEL[k], 1), "x", k) for k in "ab"), outputs="a b")
+    candidate = last(
+        op("Conv", conv(KERNEL["a"], 3), "x", "b"), op("Conv", conv(KERNEL["b"], 3), "x", "a"), outputs="a b"
+    )
+    found = pair_up(reference, candidate)
+    assert names(found) == {"a": "b", "b": "a"}
+    assert again(found) == [("a", "a", NAMESAKES), ("b", "b", NAMESAKES)]
+
+
+def test_a_name_that_two_outputs_share_by_chance_is_said() -> None:
+    """Numbers for names: 7 here is not 7 there, which value and order agree on."""
+    reference = first(*(op("Conv", conv(KERNEL[k], 1), "x", n) for k, n in ("a6", "b7")), outputs="6 7")
+    candidate = last(*(op("Conv", conv(KERNEL[k], 3), "x", n) for k, n in ("a7", "b8")), outputs="7 8")
+    found = pair_up(reference, candidate)
+    assert names(found) == {"6": "7", "7": "8"}
+    assert found.again == ()
+    assert found.notes == (
+        "the outputs called '7' were not compared with each other: by value and by place '7' of the reference is '8' "
+        "of the candidate",
+    )
+
+
+def test_outputs_of_one_name_and_unlike_sizes_say_so() -> None:
+    reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "y"), outputs="y")
+    candidate = last(op("Sum", lambda x: x.sum((1, 2)), "x", "y"), outputs="y")
+    found = pair_up(reference, candidate)
+    assert found.unmatched_reference[0].reason == (
+        "an output of this name on both sides, but 1 x 4 x 6 x 5 here and 1 x 3 there"
+    )
+
+
+@pytest.mark.parametrize("recorded", ["reference", "candidate"])
+def test_a_recording_without_a_graph_is_compared_at_the_outputs_by_name(recorded: str) -> None:
+    """Whatever the values, and where every element is the same."""
+    from aligndbg.core.types import Graph
+
+    def model(sign: float) -> MemoryBackend:
+        return first(
+            op("Conv", conv(KERNEL["a"], 1), "x", "a"), op("Sin", lambda a: np.sin(9 * sign * a + sign), "a", "y"),
+            op("Sum", np.sum, "y", "total"), outputs="y total",
+        )  # fmt: skip
+
+    (left, left_prints), (right, right_prints) = (trace(model(sign), {"x": IMAGE}) for sign in (1, -3))
+    bare = left if recorded == "reference" else right
+    bare = replace(bare, graph=Graph(tensors=bare.graph.tensors))
+    sides = (bare, right) if recorded == "reference" else (left, bare)
+    found = match(*pair_by_value(*sides, left_prints, right_prints))
+    assert {p.reference: p.method for p in found.pairs} == {"a": "value", "y": "output", "total": "output"}
 
 
 # --- the user's word, and what is settled --------------------------------------------------------------------------
@@ -539,13 +611,6 @@ def test_refuted_pairs_are_not_made_again() -> None:
     reference = first(op("Conv", conv(KERNEL["a"], 1), "x", "c"), op("Tanh", np.tanh, "c", "y"))
     candidate = last(op("Conv", conv(KERNEL["a"], 3), "x", "d"), op("Tanh", np.tanh, "d", "y2"))
     assert "c" not in names(pair_up(reference, candidate, reject=frozenset({("c", "d")})))
-
-
-def test_settled_pairs_are_kept() -> None:
-    reference, candidate = first(*deep(1, "")), last(*deep(3, "2", fault=2.0))
-    stem = next(p for p in pair_up(reference, candidate).pairs if p.reference == "stem")
-    found = pair_up(reference, candidate, keep=(stem,))
-    assert next(p for p in found.pairs if p.reference == "stem").method == stem.method
 
 
 # --- invariants ----------------------------------------------------------------------------------------------------
@@ -623,26 +688,3 @@ def test_ops_keep_their_runtimes_own_words() -> None:
     )
     found = pair_up(reference, candidate)
     assert names(found) == {"y": "y2"}
-
-
-def test_a_diverged_swish_pairs_with_the_product_it_is_written_out_as() -> None:
-    """Where the convolution before it is wrong, only the place and the operators are left to pair by."""
-
-    def sigmoid(x: Array) -> Array:
-        return 1 / (1 + np.exp(-x))
-
-    wrong = KERNEL["a"] + KERNEL["b"]
-    found = pair_up(
-        first(
-            op("Conv", conv(KERNEL["a"], 1), "x", "c"),
-            op("Swish", lambda c: c * sigmoid(c), "c", "s"),
-            op("Conv", conv(SQUARE["b"], 1), "s", "y"),
-        ),
-        last(
-            op("Conv", conv(wrong, 3), "x", "c2"),
-            op("Sigmoid", sigmoid, "c2", "gate2"),
-            op("Mul", np.multiply, "c2 gate2", "s2"),
-            op("Conv", conv(SQUARE["b"], 3), "s2", "y2"),
-        ),
-    )
-    assert names(found) == {"c": "c2", "s": "s2", "y": "y2"}

@@ -147,3 +147,51 @@ def test_weights_of_fewer_bits_widen_the_limits() -> None:
 
     assert with_weights("float32").measure(pair(), own(8e-4)).status is Status.FAULT
     assert with_weights("float16").measure(pair(), own(8e-4)).status is Status.PASS
+
+
+# --- grids that a mask stretches ----------------------------------------------------------------------------------
+
+HIDDEN = np.arange(24).reshape(4, 6) % 3 == 0
+
+
+def on_grid(huge: float, dtype: str, factor: float = 1.0) -> tuple[Array, Array, Quant]:
+    """Scores with a mask; what a grid over both leaves of `factor` times the scores; the grid."""
+    limits = np.iinfo(dtype)
+    step = (10 - huge) / (limits.max - limits.min)
+    grid = Quant(np.array([step], np.float32), np.array([limits.max - round(10 / step)]))
+    real, other = (np.where(HIDDEN, np.float32(huge), np.float32(k) * VALUES) for k in (1.0, factor))
+    return real, grid.quantize(other, dtype), grid
+
+
+@pytest.mark.parametrize("on_reference", [False, True])
+@pytest.mark.parametrize(
+    ("huge", "dtype", "lost"), [(-3.4e38, "int8", True), (-1e4, "int8", True), (-1e4, "int16", False)]
+)
+def test_what_a_mask_leaves_of_all_else_on_a_grid_is_the_operators_error(
+    huge: float, dtype: str, lost: bool, on_reference: bool
+) -> None:
+    real, stored, grid = on_grid(huge, dtype)
+    sides = [trace({"y": real}), trace({"y": stored}, quants={"y": grid})]
+    judge = Judge(*(sides[::-1] if on_reference else sides), ToleranceRules())
+    own = judge.isolated(pair(), sides[0] if on_reference else sides[1], RunAgain.CANDIDATE)
+    found = judge.measure(pair(), own)
+    assert found.status is (Status.FAULT if lost else Status.PASS)
+    if lost:
+        assert "cosine" in found.reason
+    else:
+        assert own.lsb_max == 0.0
+
+
+def test_a_grid_that_keeps_the_rest_is_judged_in_steps() -> None:
+    real, stored, grid = on_grid(-1e4, "int16", factor=3.0)
+    judge = Judge(trace({"y": real}), trace({"y": stored}, quants={"y": grid}), ToleranceRules())
+    found = judge.measure(pair(), judge.isolated(pair(), judge.candidate, RunAgain.CANDIDATE))
+    assert found.status is Status.FAULT
+    assert "lsb_max" in found.reason
+
+
+def test_what_both_grids_lose_alike_is_no_difference() -> None:
+    _, stored, grid = on_grid(-3.4e38, "int8")
+    side = trace({"y": stored}, quants={"y": grid})
+    judge = Judge(side, side, ToleranceRules())
+    assert judge.measure(pair(), judge.isolated(pair(), side, RunAgain.CANDIDATE)).status is Status.PASS

@@ -105,7 +105,7 @@ def test_block_boundaries_change_nothing(monkeypatch: pytest.MonkeyPatch, block:
     parts = dataclasses.asdict(compare(r, c, tolerance=Tolerance(atol=0.01)))
     for found in (whole, parts):
         del found["joint"]  # arrays; test_violations.py
-    for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated"):
+    for name in ("reasons", "worst_index", "lsb_max", "lsb_mean", "saturated", "masked"):
         assert parts.pop(name) == whole.pop(name)
     assert parts == pytest.approx(whole, rel=1e-12)
 
@@ -294,3 +294,90 @@ def test_scalars_compare() -> None:
     quant = Quant(np.array([0.5], np.float32), np.array([0]))
     assert compare(np.array(1.0), np.array(3.0)).max_abs == 2
     assert compare(np.array(1.0), np.array(4, np.int8), candidate_quant=quant).lsb_max == 2
+
+
+# --- a mask's huge values -----------------------------------------------------------------------------------------
+
+LOWEST = float(np.finfo(np.float32).min)
+SCORES = np.random.default_rng(11).standard_normal((2, 4, 9, 9)).astype(np.float32)
+MASK = np.broadcast_to(np.triu(np.ones((9, 9), bool), 1), SCORES.shape)
+JUDGED = ("max_abs", "mean_abs", "rmse", "sum_diff", "max_rel", "rel_l2", "cosine", "euclid", "sqnr_db",
+          "mean_reference", "std_reference", "min_candidate", "max_candidate")  # fmt: skip
+
+
+def masked(values: np.ndarray, huge: float, where: np.ndarray = MASK) -> np.ndarray:
+    return np.where(where, np.asarray(huge, values.dtype), values)
+
+
+@pytest.mark.parametrize("huge", [LOWEST, -65504.0, -1e9, -1e4, 1e9])
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+def test_a_mask_is_measured_apart(huge: float, last: bool) -> None:
+    """The rest as if the mask were not there, in any order of the axes; and the mask by itself."""
+    c = (SCORES + 0.3 * RNG.standard_normal(SCORES.shape)).astype(np.float32)
+    held = masked(c, huge)
+    if last:
+        held = np.ascontiguousarray(held.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    measured, rest = compare(masked(SCORES, huge), held), compare(SCORES[~MASK], c[~MASK])
+    for name in JUDGED:
+        assert getattr(measured, name) == pytest.approx(getattr(rest, name), rel=1e-9), name
+    assert measured.masked is not None
+    assert (measured.masked.count, measured.masked.rel_l2) == (MASK.sum(), 0.0)
+    assert measured.masked.mean_reference == pytest.approx(huge)
+    assert (
+        measured.reasons["masked"] == f"{MASK.sum()} of {MASK.size} elements are a mask's huge values, measured apart"
+    )
+    assert (measured.count, measured.nonfinite_mismatch) == (MASK.size, 0)
+    assert not MASK[measured.worst_index]
+
+
+def test_a_mask_of_other_values_is_a_difference_of_the_mask() -> None:
+    measured = compare(masked(SCORES, -1e9), masked(SCORES, -65504))
+    assert measured.rel_l2 == measured.masked.rel_l2 == pytest.approx(1.0, abs=1e-4)
+    assert (measured.max_abs, measured.rmse) == (0.0, 0.0)  # of the rest
+    assert measured.masked.max_abs == pytest.approx(1e9 - 65504)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_mask_at_another_place_is_a_difference(swapped: bool) -> None:
+    more = MASK.copy()
+    more[1, 2, 5, 3] = True
+    pair = masked(SCORES, -1e9), masked(SCORES, -1e9, more)
+    measured = compare(*(pair[::-1] if swapped else pair))
+    assert measured.rel_l2 > 0.999
+    assert measured.worst_index == (1, 2, 5, 3)
+    assert measured.masked.count == MASK.sum()
+
+
+def test_an_infinite_mask_against_a_finite_one_is_unlike() -> None:
+    measured = compare(masked(SCORES, LOWEST), masked(SCORES, -math.inf))
+    assert measured.nonfinite_mismatch == MASK.sum()
+    assert math.isnan(measured.rel_l2)
+    both = compare(masked(SCORES, -math.inf), masked(SCORES, -math.inf))
+    assert (both.rel_l2, both.masked) == (0.0, None)
+
+
+def test_what_is_no_mask_is_measured_whole() -> None:
+    """The peaks of a sure classifier, or of a softmax, are no mask; nor is a mask alone."""
+    sure = masked(np.abs(SCORES) * 1e-5, 1.0)
+    measured = compare(sure, masked(np.abs(SCORES) * 2e-5, 1.0))
+    assert measured.masked is None
+    assert measured.rel_l2 < 1e-4
+    alone = masked(np.zeros_like(SCORES), -1e9)
+    assert compare(alone, alone).masked is None
+
+
+def test_elements_are_counted_under_a_mask_too() -> None:
+    c = masked(SCORES, -1e9)
+    c[0, 0, 0, 1] -= 1e6
+    measured = compare(masked(SCORES, -1e9), c, tolerance=Tolerance(atol=1.0), joint=True)
+    assert measured.violations == 1
+    assert measured.joint.violations(1.0, 0.0) == (1, 1)
+
+
+def test_several_masks_span_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = masked(SCORES, -1e9) + np.where(np.arange(9) > 6, -1e9, 0).astype(np.float32)  # added where they meet
+    c = r + np.where(r > -1e4, 0.01, 0).astype(np.float32)
+    whole = compare(r, c)
+    assert whole.masked.count == np.count_nonzero(r < -1e4)
+    monkeypatch.setattr(blocks.Tiling.__init__, "__defaults__", (7,))
+    assert compare(r, c).rel_l2 == pytest.approx(whole.rel_l2, rel=1e-12)

@@ -111,3 +111,23 @@ def test_degenerate(r: list[float], c: list[float], reason: str) -> None:
     found = degenerate(compare(np.array(r, np.float64), np.array(c, np.float64)))
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
+
+
+def test_a_masks_values_are_held_to_the_limits_by_themselves() -> None:
+    scores = np.random.default_rng(1).standard_normal((6, 6))
+    mask = np.triu(np.ones((6, 6), bool), 1)
+
+    def judged(shift: float, one: float, other: float, limits: Tolerance) -> tuple[bool, str]:
+        return within(compare(np.where(mask, one, scores), np.where(mask, other, scores + shift)), limits)
+
+    limits = default_tolerance("float32", "float32")
+    assert judged(0.0, -1e9, -1e9, limits)[0]
+    assert judged(1e-8, -1e9, -1e9, limits)[0]
+    wrong, why = judged(0.5, -1e9, -1e9, limits)  # not excused as tiny beside 1e9
+    assert not wrong
+    assert why.startswith("rel_l2 0.")
+    wrong, why = judged(0.0, -1e9, -65504.0, limits)
+    assert not wrong
+    assert why == "rel_l2 0.999934 > 0.001 of a mask's 15 huge values, -1e+09 against -65504"
+    assert not judged(2.0, -1e9, -1e9, Tolerance(min_cosine=0.95))[0]
+    assert degenerate(compare(np.where(mask, -1e9, 1.0), np.where(mask, -1e9, 1.0))) == ""

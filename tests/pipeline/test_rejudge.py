@@ -183,9 +183,9 @@ def test_a_file_that_is_no_saved_diff_is_said_to_be_none(
         "text": b"no gzip at all",
         "cut": whole[: len(whole) // 2],
         "other": gzip.compress(
-            msgspec.msgpack.encode({"format": "aligndbg.saved/1", "version": "0", "diff": {"a": 1}})
+            msgspec.msgpack.encode({"format": "aligndbg.saved/2", "version": "0", "diff": {"a": 1}})
         ),
-        "newer": gzip.compress(data.replace(b"aligndbg.saved/1", b"aligndbg.saved/9")),
+        "newer": gzip.compress(data.replace(b"aligndbg.saved/2", b"aligndbg.saved/9")),
         "pickle": gzip.compress(data.replace(b"'<f8'", b"'|O8'").replace(b"'<i8'", b"'|O8'")),
     }
     path = tmp_path / "x.diff"
@@ -207,3 +207,33 @@ def test_hostile_names_survive(tmp_path: Path) -> None:
     found = aligndbg.diff(model, model)
     found.save(tmp_path / "x.diff")
     assert Diff.load(tmp_path / "x.diff").to_json() == found.to_json()
+
+
+@pytest.mark.parametrize(
+    "options", [{"atol": 1e-3}, {"min_cosine": 0.99}, {"min_euclid": 0.9}, {"min_sqnr": 20.0}], ids=str
+)
+@pytest.mark.parametrize(
+    ("offset", "other"),
+    [(0.0, -1e9), (0.3, -1e9), (0.0, -65504.0), (0.0, -np.inf)],
+    ids=["equal", "rest", "mask", "inf"],
+)
+def test_a_mask_is_judged_again_by_the_same_numbers(
+    tmp_path: Path, options: Options, offset: float, other: float
+) -> None:
+    mask = np.triu(np.ones((8, 8), bool), 1)
+
+    def model(huge: float, more: float) -> MemoryBackend:
+        def masked(x: Any) -> Any:
+            return np.where(mask, np.float32(huge), x + np.float32(more))
+
+        nodes = [MemoryNode("Sin", np.sin, ("x",), ("s",)), MemoryNode("Where", masked, ("s",), ("y",))]
+        return MemoryBackend(inputs={"x": (4, 8, 8)}, nodes=nodes, outputs=["y"])
+
+    sides = model(-1e9, 0.0), model(other, offset)
+    found = aligndbg.diff(*sides)
+    found.save(tmp_path / "x.diff")
+    new, again = aligndbg.diff(*sides, **options), aligndbg.judge(tmp_path / "x.diff", **options)
+    assert again.verdict == new.verdict
+    assert [(m.status, m.reason) for m in again.pairs] == [(m.status, m.reason) for m in new.pairs]
+    assert [m.metrics.masked for m in again.pairs] == [m.metrics.masked for m in new.pairs]
+    assert [str(m.metrics.rel_l2) for m in again.pairs] == [str(m.metrics.rel_l2) for m in new.pairs]

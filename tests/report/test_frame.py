@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import re
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+import aligndbg
+from aligndbg import MemoryBackend, MemoryNode
 from aligndbg.core.errors import MissingDependencyError
 from aligndbg.diff_result import Diff
 from aligndbg.measure.results import Metrics
-from aligndbg.report.frame import COLUMNS, METRIC_COLUMNS, to_frame
+from aligndbg.report.frame import COLUMNS, EFFECT_COLUMNS, METRIC_COLUMNS, to_frame
+from aligndbg.report.table import TableView
 
 
 def test_every_metric_is_a_column() -> None:
@@ -72,7 +77,8 @@ def test_the_columns_are_documented() -> None:
         if row.startswith("| `")
         for name in re.findall(r"`(\w+)`", row.split("|")[1])
     }
-    expected = dict.fromkeys(COLUMNS, "string") | {"confidence": "float64", "output": "bool"}
+    expected = dict.fromkeys(COLUMNS, "string") | dict.fromkeys(EFFECT_COLUMNS, "float64")
+    expected |= {"confidence": "float64", "output": "bool"}
     assert dtypes == expected
 
 
@@ -88,3 +94,15 @@ def test_parquet_without_pyarrow_is_an_error(diverged: Diff, tmp_path: Path, mon
     with pytest.raises(MissingDependencyError, match="pyarrow"):
         diverged.to_parquet(tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
+
+
+def test_a_mask_is_counted() -> None:
+    mask = np.triu(np.ones((8, 8), bool), 1)
+    nodes = [MemoryNode("Where", lambda x: np.where(mask, np.float32(-1e9), x), ("x",), ("y",))]
+    model = MemoryBackend(inputs={"x": (8, 8)}, nodes=nodes, outputs=["y"])
+    found = aligndbg.diff(model, model)
+    frame = to_frame(found)
+    assert (frame["masked"][0], frame["isolated_masked"][0]) == (28, 28)
+    assert re.search(r"y +28\b", found.summary(view=TableView(columns=("reference", "masked"))))
+    document = json.loads(found.to_json())
+    assert document["pairs"][0]["metrics"]["masked"]["count"] == 28

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -23,6 +24,7 @@ from aligndbg.backends.base import (
     sessions_kept,
     tensor_of,
 )
+from aligndbg.backends.onnx.branches import PathOfRun
 from aligndbg.backends.onnx.edit import tapped
 from aligndbg.backends.onnx.file import OnnxModel
 from aligndbg.backends.onnx.graph import NOT_TENSORS, build_graph
@@ -36,7 +38,7 @@ from aligndbg.backends.onnx.session import (
     ort_type,
     resolve_provider,
     runtime,
-    to_ort,
+    session_of,
 )
 from aligndbg.backends.segments import share
 from aligndbg.core.errors import ModelError, UnsupportedError
@@ -90,11 +92,32 @@ class OnnxBackend(BaseBackend):
         if self._level != "disable":
             self._model = self._optimized()
         self._runs: Kept[_Run] = Kept(sessions_kept(self._model.weight_bytes))
+        self._path_of_run = PathOfRun(self._model)
         self._graph: Graph | None = None
+        self._shown: Graph | None = None  # with what was seen in runs
         self._rank: dict[str, int] = {}
+        self._seen_shapes: dict[str, tuple[int, ...]] = {}  # of tensors whose rank the file leaves open
 
     def graph(self) -> Graph:
-        """The main graph in execution order; values inside bodies of If, Loop and Scan are in `untapped`."""
+        """The main graph in execution order; values inside bodies are in `untapped`.
+
+        It is that of the last run: an If is replaced by the branch taken, a rank that the file leaves open is known.
+        """
+        graph = self._described()
+        if self._shown is None:
+            seen = {name: replace(graph.tensors[name], shape=shape) for name, shape in self._seen_shapes.items()}
+            notes = (*graph.notes, *self._path_of_run.notes())
+            tensors = {**graph.tensors, **seen}
+            self._shown = replace(graph, tensors=tensors, notes=notes, by_feeds=self._path_of_run.by_feeds)
+        return self._shown
+
+    def _use(self, model: OnnxModel) -> None:
+        self._model, self._graph, self._shown = model, None, None
+        self._runs.clear()
+        self._seen_shapes.clear()
+
+    def _described(self) -> Graph:
+        """The graph as the file, and the branches taken, describe it."""
         if self._graph is None:
             self._graph = build_graph(self._model, self._ask_runtime)
             produced = (name for node in self._graph.nodes for name in node.outputs if name)
@@ -110,15 +133,28 @@ class OnnxBackend(BaseBackend):
     ) -> Iterator[tuple[str, Array]]:
         """Yields (name, array) in execution order; see `Backend.run`. Arguments are checked before it returns.
 
-        When only graph outputs are fetched and nothing is overridden, the file runs as it is, without taps.
+        When only graph outputs are fetched and nothing is overridden, the file runs as it is, without taps. Overrides
+        do not change which branches are taken: the feeds do.
         """
-        graph = self.graph()
+        if self._path_of_run.asks(feeds):
+            self._follow(feeds)
+        return self._checked_run(feeds, fetch, overrides)
+
+    def _checked_run(
+        self, feeds: Mapping[str, Array], fetch: Iterable[str], overrides: Overrides | None = None
+    ) -> Iterator[tuple[str, Array]]:
+        graph = self._described()
         check_names(graph, self._rank, fetch, (), self._path)
         changed = checked_overrides(graph, self._rank, overrides, self._path)
         names = sorted(set(fetch), key=self._rank.__getitem__)
         places, fed = needed(graph, names, changed)
-        arrays = self._checked(feeds, fed)
-        return self._values(names, arrays, changed, places)
+        return self._values(names, self._checked(feeds, fed), changed, places)
+
+    def _follow(self, feeds: Mapping[str, Array]) -> None:
+        """Enters the branches that these feeds take."""
+        path = self._path_of_run
+        for model in path.follow(lambda n: dict(self._checked_run(feeds, n)), lambda: self._asked(()) is not None):
+            self._use(model)
 
     def release(self) -> None:
         """Drops the sessions: each holds the weights, in the order that its kernels want."""
@@ -143,14 +179,25 @@ class OnnxBackend(BaseBackend):
                 yield name, self._model.constant(name)
         if not heads:
             return
+        learns = not overrides
         run, stand_ins = self._run_of(heads, feeds, overrides, places)
         given = feeds | {stand_in: overrides.pop(name) for name, stand_in in stand_ins.items()}
         try:
             for name, held, again in run.values(given, self._path):
-                yield name, self._array(name, held, again)
+                array = self._array(name, held, again)
+                if learns:
+                    self._learn(name, array.shape)
+                yield name, array
+                del array  # before the next is made
         except UnsupportedError as error:
             fed = {stand_in: tensor_of(key) for key, stand_in in stand_ins.items()}
             raise UnsupportedError(error.fact, context=fed.get(error.context, error.context)) from error
+
+    def _learn(self, name: str, shape: tuple[int, ...]) -> None:
+        info = self._described().tensors.get(name)
+        if info is not None and info.shape is None and self._seen_shapes.get(name) != shape:
+            self._seen_shapes[name] = shape
+            self._shown = None
 
     def _array(self, name: str, held: list[Any], again: bool) -> Array:
         array = from_ort(held.pop(), name)  # taken, so that nothing is held here while the reader has it
@@ -158,7 +205,7 @@ class OnnxBackend(BaseBackend):
         return array.copy() if again else array  # the reader may write into it
 
     def _checked(self, feeds: Mapping[str, Array], read: Collection[str]) -> dict[str, Array]:
-        graph = self.graph()
+        graph = self._described()
         for name in read:
             kind = graph.tensors.get(name, TensorInfo(name)).dtype
             if kind in ("sequence", "optional", "map"):
@@ -169,8 +216,8 @@ class OnnxBackend(BaseBackend):
         self, heads: list[str], feeds: Mapping[str, Array], overrides: Mapping[Key, Array], places: list[int]
     ) -> _Run:
         """The run that yields `heads` with these overrides in it. The last few are kept."""
-        fed = all(name in feeds for name in self.graph().inputs)
-        plain = not overrides and fed and set(heads) <= set(self.graph().outputs)
+        fed = all(name in feeds for name in self._described().inputs)
+        plain = not overrides and fed and set(heads) <= set(self._described().outputs)
         sizes = self._sizes(feeds)
         large = sum(sizes.get(name, 0) for name in heads) // share(self._bound)  # it was cut for as much
         key = (plain, tuple(heads), self._override_key(overrides), large)
@@ -192,16 +239,18 @@ class OnnxBackend(BaseBackend):
         texts = any(array.dtype.kind in "OUS" for array in feeds.values())
         if self._provider == CPU and not texts:
             sizes = self._sizes(feeds) | {name: overrides[key].nbytes for key, name in edited.stand_ins.items()}
-            segments = cut_graph(edited.proto.graph, sizes, share(self._bound), self.graph().constants, self._passable)
+            segments = cut_graph(
+                edited.proto.graph, sizes, share(self._bound), self._described().constants, self._passable
+            )
         make = partial(self._make, held=edited.held)
         return _Run(SegmentedRun(edited.proto, heads, segments, make, keep=self._runs.most > 1), edited.stand_ins)
 
     def _sizes(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each tensor as far as known; of a weight twice, as kernels pack it."""
-        return sizes_on(self.graph(), feeds) | self._seen_bytes | self._model.packed_sizes()
+        return sizes_on(self._described(), feeds) | self._seen_bytes | self._model.packed_sizes()
 
     def _passable(self, name: str) -> bool:
-        info = self.graph().tensors.get(name)
+        info = self._described().tensors.get(name)
         return info is not None and info.dtype not in ("", *NOT_TENSORS, *WIDENED)
 
     def _override_key(self, overrides: Mapping[Key, Array]) -> frozenset[tuple[Key, str, bytes]]:
@@ -213,41 +262,30 @@ class OnnxBackend(BaseBackend):
         )
 
     def _make(self, proto: onnx.ModelProto, *, held: Mapping[str, Array], prepack: bool = True) -> Session:
-        """A session of a proto with placeholders, for what the file holds and for `held`."""
-        weights = {**self._model.weights, **held}
-        there = [item.name for item in proto.graph.initializer if item.name in weights]
-        # Aligned, as kernels may want it: what is not is copied, and goes with the session.
-        arrays = {name: np.require(weights[name], requirements=("C", "A") if prepack else ("C",)) for name in there}
-        try:
-            source = proto.SerializeToString()
-        except Exception as error:  # protobuf's limit of 2 GB; its class differs between implementations
-            raise ModelError(
-                f"too large without its initializers: {error}",
-                context=self._path,
-                hint="save large Constant nodes as initializers",
-            ) from error
-        made = make_session(
-            source,
+        return session_of(
+            self._model,
+            proto,
             name=self._path,
+            held=held,
             provider=self._provider,
             threads=self._threads,
-            weights={name: to_ort(array, name) for name, array in arrays.items()},
-            data_folder=self._model.data_folder,
             prepack=prepack,
         )
-        self._model.forget()
-        return Session(made, arrays)
 
     def _ask_runtime(self, names: list[str]) -> dict[str, TensorInfo]:
         """Types as ORT infers them."""
-        try:
-            session = self._make(tapped(self._model.proto, names, {}).proto, held={}, prepack=False)
-        except ModelError:  # the file can still be listed; running it raises this again
-            return {}
-        return {
-            item.name: TensorInfo(item.name, None if item.shape is None else tuple(item.shape), ort_type(item.type))
-            for item in session.ort.get_outputs()
+        session = self._asked(names)
+        return {  # of an unknown rank ORT says the same as of none
+            item.name: TensorInfo(item.name, tuple(item.shape) if item.shape else None, ort_type(item.type))
+            for item in (session.ort.get_outputs() if session is not None else ())
         }
+
+    def _asked(self, names: Sequence[str]) -> Session | None:
+        """A session to ask for types; None where ORT refuses: the file can still be listed, and running it says why."""
+        try:
+            return self._make(tapped(self._model.proto, names, {}).proto, held={}, prepack=False)
+        except ModelError:
+            return None
 
     def _optimized(self) -> OnnxModel:
         """The model that ONNX Runtime makes of ours."""
@@ -257,11 +295,5 @@ class OnnxBackend(BaseBackend):
         return OnnxModel(saved)
 
     def _session_of_file(self, save_to: str = "") -> onnxruntime.InferenceSession:
-        return make_session(
-            self._path,
-            name=self._path,
-            provider=self._provider,
-            threads=self._threads,
-            level=self._level,
-            save_to=save_to,
-        )
+        opened = partial(make_session, self._path, name=self._path, provider=self._provider, threads=self._threads)
+        return opened(level=self._level, save_to=save_to)

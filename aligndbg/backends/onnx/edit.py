@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aligndbg.backends.onnx.file import LARGE, attribute_graphs, defined_names, is_packed, make_placeholder, outer_names
+from aligndbg.backends.onnx.file import LARGE, is_packed, make_placeholder
+from aligndbg.backends.onnx.protos import all_names, outer_names, rename_reads
 from aligndbg.core.types import Array, Key
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def tapped(
             graph.input.append(onnx.helper.make_tensor_value_info(stand_in, element, None))
     for key, stand_in in fresh.items():
         if isinstance(key, tuple):  # before the others, which then find it renamed
-            _rename_reads([nodes[key[1]]], {key[0]: stand_in})
-    _rename_reads(graph.node, {key: stand_in for key, stand_in in fresh.items() if isinstance(key, str)})
+            rename_reads([nodes[key[1]]], {key[0]: stand_in})
+    rename_reads(graph.node, {key: stand_in for key, stand_in in fresh.items() if isinstance(key, str)})
     _drop_unread(graph, {key for key in fresh if isinstance(key, str)})
     fed = {item.name for item in graph.input}
     return Tapped(copy, {key: stand_in for key, stand_in in fresh.items() if stand_in in fed}, held)
@@ -122,7 +123,7 @@ def _drop_unread(graph: onnx.GraphProto, overridden: Collection[str]) -> None:
 
 
 def _fresh_names(graph: onnx.GraphProto, keys: Iterable[Key]) -> dict[Key, str]:
-    taken = _all_names(graph)
+    taken = all_names(graph)
     fresh: dict[Key, str] = {}
     for key in keys:
         candidate = f"{key if isinstance(key, str) else '::'.join(key)}::in"
@@ -131,24 +132,3 @@ def _fresh_names(graph: onnx.GraphProto, keys: Iterable[Key]) -> dict[Key, str]:
         taken.add(candidate)
         fresh[key] = candidate
     return fresh
-
-
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = defined_names(graph)
-    for node in graph.node:
-        for body in attribute_graphs(node):
-            names |= _all_names(body)
-    return names
-
-
-def _rename_reads(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Renames what nodes read, inside bodies too, where an inner value of the same name does not hide it."""
-    for node in nodes:
-        for i, name in enumerate(node.input):
-            if name in names:
-                node.input[i] = names[name]
-        for body in attribute_graphs(node):
-            own = defined_names(body)
-            outer = {name: fresh for name, fresh in names.items() if name not in own}
-            if outer:
-                _rename_reads(body.node, outer)

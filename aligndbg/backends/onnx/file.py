@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+import copy
 import mmap
 import os
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aligndbg.backends.onnx.protos import forget_negative_sizes, graphs, name_nodes, nested_tensors, sort_nodes
 from aligndbg.backends.onnx.wire import split
 from aligndbg.core.errors import ModelError
 from aligndbg.core.types import Array
@@ -18,7 +19,7 @@ from aligndbg.core.types import Array
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LARGE", "OnnxModel", "attribute_graphs", "defined_names", "is_packed", "make_placeholder", "outer_names"]
+__all__ = ["LARGE", "OnnxModel", "is_packed", "make_placeholder"]
 
 
 LARGE = 16 * 1024  # bytes; smaller initializers stay in the proto, where shape inference can read them
@@ -39,14 +40,27 @@ class OnnxModel:
         self._maps: dict[Path, Array] = {}
         self._mapped: dict[str, Array] = {}
         self._file: mmap.mmap | None = None
-        self.proto = self._inlined(self._without_weights(*self._parse()))
-        if not _sort_nodes(self.proto.graph):
-            raise ModelError("its graph has a cycle", context=path)
-        for node in self.proto.graph.node:
-            node.name = node.name or next((name for name in node.output if name), "")  # for ORT's errors, too
-        self._stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        self._hold(self._inlined(self._without_weights(*self._parse())))
+
+    def holding(self, proto: onnx.ModelProto) -> OnnxModel:
+        """The same file with an edit of `proto` in its place."""
+        other = copy.copy(self)
+        other.weights = dict(self.weights)
+        for tensor in proto.graph.initializer:
+            if tensor.name not in self._stored:
+                other._take_out(tensor, None)
+        other._hold(proto)
+        return other
+
+    def _hold(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        if not sort_nodes(proto.graph):
+            raise ModelError("its graph has a cycle", context=self.path)
+        name_nodes(proto.graph)
+        forget_negative_sizes(proto.graph)
+        self._stored = {tensor.name: tensor for tensor in proto.graph.initializer}
         self._constant_nodes = {
-            node.output[0]: node for node in self.proto.graph.node if node.op_type == "Constant" and node.domain == ""
+            node.output[0]: node for node in proto.graph.node if node.op_type == "Constant" and node.domain == ""
         }
 
     def stored(self) -> tuple[str, ...]:
@@ -98,7 +112,7 @@ class OnnxModel:
     def _without_weights(self, proto: onnx.ModelProto, left_out: dict[int, Array]) -> onnx.ModelProto:
         import onnx
 
-        for tensor in _nested_tensors(proto):
+        for tensor in nested_tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 _make_internal(tensor, self._external(tensor))
         for i, tensor in enumerate(proto.graph.initializer):
@@ -212,21 +226,13 @@ def _refuse_unreadable(proto: onnx.ModelProto, path: str) -> None:
     import onnx
 
     known = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
-    if not all(isinstance(name, str) for graph in _graphs(proto.graph) for name in _names(graph)):
+    if not all(isinstance(name, str) for graph in graphs(proto.graph) for name in _names(graph)):
         raise ModelError("a name in it is not UTF-8", context=path, hint="the file is damaged")
-    tensors = [*_nested_tensors(proto), *proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer)]
+    tensors = [*nested_tensors(proto), *proto.graph.initializer, *(s.values for s in proto.graph.sparse_initializer)]
     for tensor in tensors:
         if tensor.data_type not in known or any(size < 0 for size in tensor.dims):
             fact = f"the tensor {tensor.name!r} has type {tensor.data_type} and shape {list(tensor.dims)}"
             raise ModelError(fact, context=path, hint="the file is damaged, or newer than this onnx package")
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every body in it."""
-    yield graph
-    for node in graph.node:
-        for body in attribute_graphs(node):
-            yield from _graphs(body)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[Any]:
@@ -287,78 +293,3 @@ def _constant_node_value(node: onnx.NodeProto) -> Array:
         return np.array(numpy_helper.to_array(value))
     dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     return np.array(value, dtype[attribute.name])
-
-
-def attribute_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of If, Loop, Scan and the like."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _nested_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Tensors in attributes and in bodies: all but the main graph's initializers."""
-
-    def of(nodes: Any) -> Iterator[onnx.TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-            for body in attribute_graphs(node):
-                yield from body.initializer
-                yield from of(body.node)
-
-    yield from of(proto.graph.node)
-    for function in proto.functions:
-        yield from of(function.node)
-
-
-def defined_names(graph: onnx.GraphProto) -> set[str]:
-    """Names that a graph gives values to, which hide the outer ones."""
-    names = {item.name for item in (*graph.input, *graph.initializer)}
-    names.update(item.values.name for item in graph.sparse_initializer)
-    names.update(name for node in graph.node for name in node.output if name)
-    return names
-
-
-def outer_names(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Names that the node's bodies read from outside, each once."""
-    found: dict[str, None] = {}
-    for body in attribute_graphs(node):
-        own = defined_names(body)
-        for inner in body.node:
-            for name in (*inner.input, *outer_names(inner)):
-                if name and name not in own:
-                    found.setdefault(name)
-    return tuple(found)
-
-
-def _sort_nodes(graph: onnx.GraphProto) -> bool:
-    """Topological order, stable: ORT takes files that are not sorted, our readers do not. False for a cycle."""
-    reads = [{name for name in (*node.input, *outer_names(node)) if name} for node in graph.node]
-    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    waits = [{producer[name] for name in names if name in producer} for names in reads]
-    if all(max(before, default=-1) < i for i, before in enumerate(waits)):
-        return True
-    readers: dict[int, list[int]] = {}
-    for i, before in enumerate(waits):
-        for j in before:
-            readers.setdefault(j, []).append(i)
-    ready = [i for i, before in enumerate(waits) if not before]
-    order: list[int] = []
-    while ready:
-        i = heapq.heappop(ready)
-        order.append(i)
-        for j in readers.get(i, ()):
-            waits[j].discard(i)
-            if not waits[j]:
-                heapq.heappush(ready, j)
-    if len(order) != len(graph.node):
-        return False
-    nodes = [graph.node[i] for i in order]
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    return True

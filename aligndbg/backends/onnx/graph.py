@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aligndbg.backends.onnx.file import OnnxModel, attribute_graphs, outer_names
+from aligndbg.backends.onnx.file import OnnxModel
+from aligndbg.backends.onnx.protos import attribute_graphs, outer_names
 from aligndbg.core.types import Array, Graph, Node, Quant, TensorInfo
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
     stored = set(model.stored())
     sparse = {item.values.name for item in graph.sparse_initializer}
     constants = _constants(nodes, graph.node, stored | sparse)
-    types = _types(model)
+    types, inferred = _types(model)
     blocked = _blocked(graph.node)
     untapped = (
         dict.fromkeys(sparse, "a sparse initializer") | dict.fromkeys(blocked, BLOCKED) | _string_constants(graph)
@@ -66,14 +68,12 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
     unknown = [name for name in outputs if name not in types and name not in constants and name not in untapped]
     if unknown:
         skipped = constants | untapped.keys()
-        types |= ask_runtime([name for name in outputs if name not in skipped and not _reason(types.get(name))])
-    for name in (*outputs, *stored):
-        reason = _reason(types.get(name))
-        if reason:
-            untapped.setdefault(name, reason)
-    for name, reason in _inner(graph.node):
-        if name not in types and name not in outputs:
-            untapped.setdefault(name, reason)
+        asked = ask_runtime([name for name in outputs if name not in skipped and not _reason(types.get(name))])
+        types |= {name: _ranked(info, types.get(name)) for name, info in asked.items()}
+    untapped = {name: why for name in (*outputs, *stored) if (why := _reason(types.get(name)))} | untapped
+    inner = {name: node for name, node in _inner(graph.node) if name not in types and name not in outputs}
+    types |= {name: info for name, info in _types_inside(inferred.node).items() if name in inner}
+    untapped = {name: f"inside the body of {node.op_type} {node.name!r}" for name, node in inner.items()} | untapped
     return Graph(
         nodes=nodes,
         tensors=_with_quant(model, types, outputs),
@@ -81,6 +81,7 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
         outputs=tuple(item.name for item in graph.output),
         constants=frozenset(constants - set(untapped)) | sparse,
         untapped=untapped,
+        inner={name: node.name for name, node in inner.items()},
         opset=next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 0),
     )
 
@@ -156,8 +157,11 @@ def _constants(nodes: tuple[Node, ...], protos: Any, stored: set[str]) -> set[st
     return found
 
 
-def _types(model: OnnxModel) -> Types:
-    """What ONNX's own inference knows. The file's value_info is left out: often stale after edits of a batch size."""
+def _types(model: OnnxModel) -> tuple[Types, onnx.GraphProto]:
+    """What ONNX's own inference knows, and the graph that it left.
+
+    The file's value_info is left out: often stale after edits of a batch size.
+    """
     import onnx
 
     graph = model.proto.graph
@@ -178,7 +182,22 @@ def _types(model: OnnxModel) -> Types:
         info = _info(item)
         if item.name not in types and info.dtype:
             types[item.name] = info
-    return types
+    return types, inferred
+
+
+def _types_inside(protos: Any) -> Types:
+    """Likewise of the values inside bodies."""
+    found: Types = {}
+    for node in protos:
+        for body in attribute_graphs(node):
+            found |= {item.name: _info(item) for item in (*body.value_info, *body.output)}
+            found |= _types_inside(body.node)
+    return found
+
+
+def _ranked(info: TensorInfo, known: TensorInfo | None) -> TensorInfo:
+    """What the runtime says; of a tensor whose rank it does not know, with the shape that is known otherwise."""
+    return replace(info, shape=known.shape) if info.shape is None and known is not None else info
 
 
 def _element(data_type: int) -> str:
@@ -238,15 +257,14 @@ def _blocked(protos: Any) -> set[str]:
     return found
 
 
-def _inner(protos: Any) -> Iterator[tuple[str, str]]:
-    """Values inside bodies, each with the reason."""
+def _inner(protos: Any, holder: Any = None) -> Iterator[tuple[str, Any]]:
+    """Values that are computed inside bodies, each with the node of the main graph that holds it."""
     for node in protos:
-        name = node.name or next((name for name in node.output if name), "")
         for body in attribute_graphs(node):
             for inner in body.node:
-                for output in filter(None, inner.output):
-                    yield output, f"inside the body of {node.op_type} {name!r}"
-            yield from _inner(body.node)
+                fixed = inner.op_type == "Constant" and not inner.domain
+                yield from ((name, holder or node) for name in inner.output if name and not fixed)
+            yield from _inner(body.node, holder or node)
 
 
 def _with_quant(model: OnnxModel, types: Mapping[str, TensorInfo], outputs: list[str]) -> Types:

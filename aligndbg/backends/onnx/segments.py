@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aligndbg.backends.onnx.file import outer_names
 from aligndbg.backends.onnx.graph import NOT_TENSORS
+from aligndbg.backends.onnx.protos import outer_names
 from aligndbg.backends.onnx.session import Session, run_session
 from aligndbg.backends.segments import Segment, cut
 from aligndbg.core.process_memory import give_back

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from aligndbg.backends.onnx.file import is_packed
+from aligndbg.backends.onnx.file import OnnxModel, is_packed
+from aligndbg.core.arrays import in_order
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
 from aligndbg.core.types import Array
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "resolve_provider",
     "run_session",
     "runtime",
+    "session_of",
     "to_ort",
 ]
 
@@ -131,6 +134,45 @@ def make_session(
     return session
 
 
+def session_of(
+    model: OnnxModel,
+    proto: onnx.ModelProto,
+    name: str,
+    held: Mapping[str, Array],
+    provider: str,
+    threads: int,
+    *,
+    prepack: bool = True,
+) -> Session:
+    """A session of an edit of the model's proto, its placeholders filled with what the file holds and with `held`.
+
+    Raises as `make_session` does.
+    """
+    weights = {**model.weights, **held}
+    there = [item.name for item in proto.graph.initializer if item.name in weights]
+    # Aligned, as kernels may want it: what is not is copied, and goes with the session.
+    arrays = {key: np.require(weights[key], requirements=("C", "A") if prepack else ("C",)) for key in there}
+    try:
+        source = proto.SerializeToString()
+    except Exception as error:  # protobuf's limit of 2 GB; its class differs between implementations
+        raise ModelError(
+            f"too large without its initializers: {error}",
+            context=name,
+            hint="save large Constant nodes as initializers",
+        ) from error
+    made = make_session(
+        source,
+        name=name,
+        provider=provider,
+        threads=threads,
+        weights={key: to_ort(array, key) for key, array in arrays.items()},
+        data_folder=model.data_folder,
+        prepack=prepack,
+    )
+    model.forget()
+    return Session(made, arrays)
+
+
 def run_session(
     session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Any], path: str
 ) -> list[Any]:
@@ -158,7 +200,7 @@ def to_ort(array: Array, name: str) -> Any:
     element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     if is_packed(element):
         raise UnsupportedError(f"{array.dtype} values cannot be fed to ONNX Runtime", context=name)
-    return runtime().OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), element)
+    return runtime().OrtValue.ortvalue_from_numpy_with_onnx_type(in_order(array), element)
 
 
 def from_ort(value: Any, name: str) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg.backends.tensorrt.library import numpy_dtype
+from aligndbg.core.arrays import in_order
 from aligndbg.core.errors import FeedError, ModelError, UnsupportedError
 from aligndbg.core.types import Array
 
@@ -220,7 +221,7 @@ def _give_inputs(
     names = _names(trt, engine, "INPUT")
     _choose_profile(engine, context, device, names, feeds)
     for name in names:
-        array = np.ascontiguousarray(feeds[name])
+        array = in_order(feeds[name])
         wanted = numpy_dtype(engine.get_tensor_dtype(name))
         if array.dtype != wanted:
             raise FeedError(f"the engine's input {name!r} is {wanted}, not {array.dtype}")

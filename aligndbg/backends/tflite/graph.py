@@ -135,9 +135,11 @@ class Analysis:
         constants = (self.stored | self.derived.keys()) - self.untapped.keys()
         tensors = {info.name: info for info in model.infos}
         untapped = {keys[i]: reason for i, reason in self.untapped.items()}
-        for name, info, reason in self._bodies():
+        inner = {}
+        for name, info, caller in self._bodies():
             tensors[name] = info
-            untapped[name] = reason
+            untapped[name] = f"inside a body of {caller.word}: only its results can be seen"
+            inner[name] = caller.name
         return Graph(
             nodes=tuple(self._node(op) for op in model.ops),
             tensors=tensors,
@@ -145,6 +147,7 @@ class Analysis:
             outputs=tuple(keys[i] for i in model.outputs),
             constants=frozenset(keys[i] for i in constants),
             untapped=untapped,
+            inner=inner,
         )
 
     def foldable(self, index: int) -> bool:
@@ -204,8 +207,9 @@ class Analysis:
             canonical=op.word if op.custom else canonical(op.word),
         )
 
-    def _bodies(self) -> list[tuple[str, TensorInfo, str]]:
-        found: list[tuple[str, TensorInfo, str]] = []
+    def _bodies(self) -> list[tuple[str, TensorInfo, Op]]:
+        """What the operators inside bodies compute, each with the operator whose body it is."""
+        found: list[tuple[str, TensorInfo, Op]] = []
         seen: set[int] = set()
         todo = [(s, op) for op in self.model.ops for s in op.subgraphs]
         while todo:
@@ -213,7 +217,6 @@ class Analysis:
             if subgraph < 0 or subgraph in seen:
                 continue
             seen.add(subgraph)
-            reason = f"inside a body of {caller.word}: only its results can be seen"
-            found += [(name, info, reason) for name, info in self.model.body_tensors(subgraph)]
+            found += [(name, info, caller) for name, info in self.model.body_tensors(subgraph)]
             todo += [(s, op) for op in self.model.operators(subgraph) for s in op.subgraphs]
         return found

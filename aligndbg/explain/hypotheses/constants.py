@@ -24,6 +24,7 @@ from aligndbg.explain.thresholds import (
     REARRANGED_REL,
     SMALL_CHANNEL,
 )
+from aligndbg.measure.masks import huge_values
 
 __all__ = ["Constants"]
 
@@ -241,7 +242,8 @@ def _term(pair: ConstantPair, r: Array, c: Array) -> Form:
     if rounding and rounding[1] != "int8":
         words = f"the {rounding[0]}'s bias of {op} is the {other_side(rounding[0])}'s rounded to {rounding[1]}"
         return Form("precision", words, costs.ROUNDED_STORED_BIAS, {"rounded": rounding[0], "to": rounding[1]})
-    channels = _differing(r.reshape(-1, 1), c.reshape(-1, 1), float(np.max(np.abs(r))))
+    scale = float(np.max(np.abs(r[~huge_values(r)]), initial=0.0))
+    channels = _differing(r.reshape(-1, 1), c.reshape(-1, 1), scale)
     details = {"channels": channels[:100], "difference": [float(c[k] - r[k]) for k in channels[:100]]}
     words = f"the candidate's bias of {op} differs in {_named(channels, r.size)}"
     return Form("bias", words, costs.BIAS, details)

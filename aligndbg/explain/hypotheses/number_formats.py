@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,11 +16,13 @@ from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 from aligndbg.explain.rounding import NUMBER_FORMATS, round_to
 from aligndbg.explain.thresholds import COMPUTED_IN
+from aligndbg.measure.masks import huge_values
 
 __all__ = ["Nonfinite", "Precision"]
 
 
 HALVES = ("float16", "bfloat16")
+MASK_CHANGE = "write the mask as a finite value (the dtype's lowest), or keep a key that no row masks"
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38}
 
 
@@ -74,12 +78,27 @@ class Nonfinite(Hypothesis):
             if not lost.any():
                 continue
             details = _counts(theirs, lost) | {"on": other, "largest_there": float(np.max(np.abs(ours[lost])))}
+            origin = _origin(case, side, ours, theirs, lost, details)
+            yield from _mask(origin, other, ours, theirs, lost)
             yield from _overflow(case, side, ours, lost, details)
-            yield _origin(case, side, ours, theirs, lost, details)
+            yield origin
 
 
 def _counts(value: Array, lost: Array) -> dict[str, float]:
     return {"nan": int(np.isnan(value[lost]).sum()), "inf": int(np.isinf(value[lost]).sum()), "of": int(value.size)}
+
+
+def _mask(origin: Trial, other: str, ours: Array, theirs: Array, lost: Array) -> Iterator[Trial]:
+    """A mask that is written as an infinity on the other side, as a huge value on this one."""
+    infinite = math.copysign(math.inf, float(ours[lost][0]))
+    if not huge_values(ours)[lost].all() or not (theirs[lost] == infinite).all():
+        return
+    words = (
+        f"the {other}'s mask is {infinite} where the {origin.side}'s is "
+        f"{float(ours[lost].mean()):.4g} ({int(lost.sum())} places): a row masked throughout is NaN after a softmax"
+    )
+    details = {**origin.details, "change": MASK_CHANGE}
+    yield replace(origin, summary=words, change="with these left out", cost=costs.INFINITE_MASK, details=details)
 
 
 def _overflow(case: Case, side: str, ours: Array, lost: Array, details: dict[str, object]) -> Iterator[Trial]:

@@ -426,6 +426,74 @@ def test_blocked_layouts_are_not_passed_off_as_nchw(tmp_path: Path) -> None:
     assert all(node.inputs[1] in graph.untapped and node.inputs[1] not in graph.constants for node in convs)
 
 
+# --- ranks and names
+
+
+def squeezed(path: Path) -> str:
+    """Squeeze without axes of a dynamic batch: how many axes are left is not known before it runs."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Squeeze", ["r"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["y"], axis=-1),
+    ]
+    return save(path, nodes, [value("x", shape=["n", 4, 1])], [value("y")])
+
+
+def test_an_unknown_rank_is_not_rank_0_and_is_learnt_by_running(tmp_path: Path) -> None:
+    backend = opened(squeezed(tmp_path))
+    assert backend.graph().tensors["s"].shape is None
+    x = floats(1, 4, 1)
+    own = dict(backend.run({"x": x}, ["s", "y"]))
+    assert own["s"].shape == backend.graph().tensors["s"].shape == (4,)
+    got = dict(backend.run({"x": x}, ["y"], {"s": own["s"]}))
+    np.testing.assert_array_equal(got["y"], own["y"])
+    batch = floats(2, 4, 1)  # another rank, and no run without overrides has shown it
+    assert dict(backend.run({"x": batch}, ["y"], {"s": batch[..., 0]}))["y"].shape == (2, 4)
+
+
+def test_a_scalar_stays_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
+        helper.make_node("Mul", ["s", "rate"], ["m"]),
+        helper.make_node("Unsqueeze", ["m", "axes"], ["y"]),
+    ]
+    inputs = [value("x", shape=[3]), value("rate", shape=[])]
+    backend = opened(save(tmp_path, nodes, inputs, [value("y")], [constant("axes", [0])]))
+    got = dict(backend.run({"x": floats(3), "rate": np.float32(2)}, ["s", "m", "y"]))
+    assert [got[name].shape for name in "smy"] == [(), (), (1,)]
+    again = dict(backend.run({}, ["m", "y"], {"s": got["s"], "m": np.float32(3)} | {"rate": np.array(1, np.float32)}))
+    assert again["m"].shape == ()
+    assert again["y"].tolist() == [3]
+
+
+def test_a_size_of_minus_one_is_not_known(tmp_path: Path) -> None:
+    """As old exporters write it, and ONNX Runtime takes it. Two of them do not multiply to a known size."""
+    nodes = [helper.make_node("Flatten", ["x"], ["f"], axis=2), helper.make_node("Relu", ["f"], ["y"])]
+    path = save(tmp_path, nodes, [value("x", shape=["n", "k", 2])], [value("y", shape=["nk", 2])])
+    model = onnx.load(path)
+    for size in (
+        *model.graph.input[0].type.tensor_type.shape.dim[:2],
+        model.graph.output[0].type.tensor_type.shape.dim[0],
+    ):
+        size.dim_value = -1
+    onnx.save(model, path)
+    backend = opened(path)
+    assert backend.graph().tensors["x"].shape == (None, None, 2)
+    for name in "fy":
+        shape = backend.graph().tensors[name].shape
+        assert shape is None or not isinstance(shape[0], int)
+    assert dict(backend.run({"x": floats(3, 5, 2)}, ["f", "y"]))["y"].shape == (15, 2)
+
+
+def test_the_name_given_to_a_node_is_no_other_nodes(tmp_path: Path) -> None:
+    """The second node has no name, and its output is called as the first node is."""
+    nodes = [helper.make_node("Neg", ["x"], ["a"], name="b"), helper.make_node("Relu", ["a"], ["b"])]
+    backend = opened(save(tmp_path, nodes, [value("x", shape=[2])], [value("b")]))
+    assert [node.name for node in backend.graph().nodes] == ["b", "b_"]
+    got = dict(backend.run({"x": np.float32([1, -2])}, ["a", "b"]))
+    assert got["b"].tolist() == [0, 2]
+
+
 # --- control flow, functions, other types
 
 
@@ -467,18 +535,85 @@ def loop_model(path: Path, size: int = 2) -> str:
     return save(path, nodes, [value("x", shape=[size])], [value("z")], stored)
 
 
-def test_if(tmp_path: Path) -> None:
+def test_the_branch_of_an_if_that_is_taken_is_entered_once_it_runs(tmp_path: Path) -> None:
     backend = opened(if_model(tmp_path))
     graph = backend.graph()
+    assert graph.by_feeds
     assert graph.tappable() == ("h", "y")
     assert graph.nodes[1].inputs == ("c", "h")
     assert graph.untapped["inner"] == "inside the body of If 'pick'"
+    assert graph.inner == dict.fromkeys(("inner", "t", "e"), "pick")
     feeds = {"x": np.float32([1, -2]), "c": np.array(True)}
     assert dict(backend.run(feeds, ["h", "y"]))["y"].tolist() == [0, 4]
-    with pytest.raises(UnsupportedError, match="body of If 'pick'"):
-        backend.run(feeds, ["inner"])
-    with pytest.raises(UnsupportedError, match="body of If 'pick'"):
-        backend.run(feeds, ["y"], {"inner": floats(2)})
+    graph = backend.graph()
+    assert [(node.op_type, node.inputs, node.outputs) for node in graph.nodes] == [
+        ("Neg", ("x",), ("h",)),
+        ("Abs", ("h",), ("inner",)),
+        ("Add", ("h", "inner"), ("y",)),
+    ]
+    assert not graph.untapped
+    assert graph.notes == ("of each If only the branch that this input takes is compared: the then branch of 'pick'",)
+    assert dict(backend.run(feeds, ["inner", "y"], {"inner": np.zeros(2, np.float32)}))["y"].tolist() == [-1, 2]
+    assert dict(backend.run(feeds | {"c": np.array(False)}, ["two", "y"]))["y"].tolist() == [-2, 4]
+    assert backend.graph().tappable() == ("h", "y")
+    assert backend.graph().nodes[-1].op_type == "Mul"
+
+
+def test_names_inside_a_branch_that_others_have_are_told_apart(tmp_path: Path) -> None:
+    """Both Ifs' branches, and the nodes of the main graph, use the same names; an If lies in a branch of an If."""
+
+    def branch(op: str, *more: onnx.NodeProto, v: str = "v", w: str = "w") -> onnx.GraphProto:
+        first = helper.make_node(op, ["h"], [v], name="n")
+        return helper.make_graph(
+            [first, *more, helper.make_node("Add", [v, w], ["t" + v])],
+            op, [], [value("t" + v)], [constant(w, np.float32([len(more)]))],
+        )  # fmt: skip
+
+    deep = {"then_branch": branch("Exp", v="a", w="b"), "else_branch": branch("Neg", v="a", w="b")}
+    inner = helper.make_node("If", ["d"], ["unread"], **deep)
+    passed = helper.make_graph([helper.make_node("Identity", ["h"], ["t"])], "passed", [], [value("t")])
+    nodes = [
+        helper.make_node("Neg", ["x"], ["h"], name="n"),
+        helper.make_node("Not", ["c"], ["d"]),
+        helper.make_node("If", ["c"], ["y"], name="one", then_branch=branch("Abs", inner), else_branch=passed),
+        helper.make_node("If", ["c"], ["z"], name="two", then_branch=branch("Relu"), else_branch=passed),
+    ]
+    path = save(tmp_path, nodes, [value("x", shape=[2]), value("c", TensorProto.BOOL, [])], [value("y"), value("z")])
+    backend = opened(path)
+    feeds = {"x": np.float32([1, -2]), "c": np.array(True)}
+    plain = dict(backend.run(feeds, ["y", "z"]))
+    graph = backend.graph()
+    assert [node.op_type for node in graph.nodes if node.name.startswith("n") and node.op_type != "Not"] == [
+        "Neg", "Abs", "Neg", "Relu",
+    ]  # fmt: skip
+    assert len({node.name for node in graph.nodes}) == len(graph.nodes)
+    tapped = dict(backend.run(feeds, [*graph.tappable()]))
+    assert_all_equal({name: tapped[name] for name in plain}, plain)
+    assert tapped["y"].tolist() == [2, 3]
+    assert tapped["z"].tolist() == [0, 2]
+    other = dict(backend.run(feeds | {"c": np.array(False)}, ["y", "z"]))
+    assert other["y"].tolist() == other["z"].tolist() == [-1, 2]
+    assert backend.graph().tappable() == ("h", "d", "y", "z")
+
+
+def test_a_large_weight_inside_a_branch_is_held_once(tmp_path: Path) -> None:
+    weight = RNG.standard_normal((64, 128)).astype(np.float32)
+    then = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["t"])],
+        "then", [], [value("t")], [constant("w", weight)],
+    )  # fmt: skip
+    other = helper.make_graph([helper.make_node("MatMul", ["x", "o"], ["e"])], "else", [], [value("e")])
+    node = helper.make_node("If", ["c"], ["y"], name="pick", then_branch=then, else_branch=other)
+    inputs = [value("x", shape=[1, 64]), value("c", TensorProto.BOOL, [])]
+    backend = opened(save(tmp_path, [node], inputs, [value("y")], [constant("o", weight)]))
+    feeds = {"x": np.ones((1, 64), np.float32), "c": np.array(True)}
+    got = dict(backend.run(feeds, ["y"]))
+    assert "w" in backend.graph().constants
+    both = dict(backend.run(feeds, ["m", "y"]))
+    np.testing.assert_allclose(both["m"], feeds["x"] @ weight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(both["y"], got["y"])
+    halved = dict(backend.run(feeds, ["y"], {"w": weight / 2}))
+    np.testing.assert_allclose(halved["y"], got["y"] / 2, rtol=1e-5)
 
 
 def test_override_is_seen_inside_bodies(tmp_path: Path) -> None:

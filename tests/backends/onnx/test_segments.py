@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aligndbg.backends import base, segments
-from aligndbg.backends.onnx import backend as onnx_
+from aligndbg.backends.onnx import session as onnx_
 from aligndbg.backends.onnx.backend import OnnxBackend
 from aligndbg.backends.onnx.session import make_session
 from aligndbg.core.types import Array

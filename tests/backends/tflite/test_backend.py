@@ -487,6 +487,8 @@ def test_loops_can_be_tapped_and_cut_from_outside(tmp_path: Path, kernels: str) 
     backend = opened(builder, tmp_path, kernels=kernels)
     feeds = {"i": np.array(0, np.int32), "x": X}
     assert set(backend.graph().untapped) == {"condition/go", "body/ni", "body/nx"}
+    (loop,) = (node.name for node in backend.graph().nodes if node.op_type == "WHILE")
+    assert backend.graph().inner == dict.fromkeys(("condition/go", "body/ni", "body/nx"), loop)
     got = dict(backend.run(feeds, backend.graph().tappable()))
     np.testing.assert_array_equal(got["y"], -8 * X)
     assert got["last"] == 3

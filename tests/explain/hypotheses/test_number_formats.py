@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from causes import C, EitherSide, Planted, cause_of, conv, edited
-from nets import Array, Middle, Net, chain
+from nets import SIZE, Array, Middle, Net, chain
 
 
 def half_precision(net: Net, x: str) -> str:
@@ -38,12 +38,24 @@ def one_nan(weights: dict[str, Array]) -> None:
     weights["middle.w"][2, 0, 0, 0] = np.nan
 
 
+def masked(huge: float) -> Middle:
+    """Every other column masked."""
+
+    def build(net: Net, x: str) -> str:
+        where = net.constant("where", np.arange(SIZE) % 2 == 0, bool)
+        hidden = net.op("Where", [where, net.constant("huge", huge), x], "hidden")
+        return net.op("Identity", [hidden], "middle")
+
+    return build
+
+
 class TestNumberFormats(EitherSide):
     PLANTED = (
         Planted("result_fp16", "precision", single, half_precision),
         Planted("overflow", "overflow", large(False), large(True)),
         Planted("nan_begins", "nonfinite", root(absolute=True), root(absolute=False)),
         Planted("nan_weight", "nonfinite", conv(), edited(one_nan)),
+        Planted("infinite_mask", "nonfinite", masked(-3.4e38), masked(-np.inf)),
     )
 
 
@@ -55,3 +67,12 @@ def test_where_nan_begins_is_said_with_its_side(tmp_path: Path, swapped: bool) -
     assert cause.details["nan"] > 0
     assert cause.details["inf"] == 0
     assert "they begin here" in cause.summary
+
+
+def test_a_mask_that_is_infinite_on_one_side_is_no_overflow(tmp_path: Path, swapped: bool) -> None:
+    """Float32's lowest is past float16's range, too."""
+    paths = chain(masked(-3.4e38), tmp_path / "a.onnx"), chain(masked(-np.inf), tmp_path / "b.onnx")
+    cause = cause_of(*(paths[::-1] if swapped else paths))
+    on, other = ("reference", "candidate") if swapped else ("candidate", "reference")
+    assert f"the {on}'s mask is -inf where the {other}'s is -3.4e+38" in cause.summary
+    assert "finite value" in cause.details["change"]

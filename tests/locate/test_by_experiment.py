@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import aligndbg
-from aligndbg.core.clock import Clock
-from aligndbg.core.types import Array, Layout, LayoutKind, Matching, Pair, RunAgain
-from aligndbg.locate.isolate import isolate
-from aligndbg.locate.replay import Begin, Replay
-from aligndbg.measure.judge import Judge
-from aligndbg.measure.tolerance import ToleranceRules
-from chains import OPS, chain, places
+from aligndbg.core.types import Array
+from chains import chain, places
 
 
 @pytest.mark.parametrize("wrong", [(0,), (2,), (4,), (1, 3), (0, 2, 4)], ids=str)
@@ -45,42 +39,6 @@ def test_nothing_is_blamed_for_a_wrong_tensor_that_could_not_be_overridden(x: Ar
     assert len(fault.region_candidate.nodes) == 3
     below = {m.pair.reference: m for m in diff.pairs}
     assert below["t4"].isolated is not None, "t3 could be overridden, so what follows is judged"
-
-
-def test_a_layout_that_is_settled_by_isolation_is_overridden_from_then_on(x: Array) -> None:
-    """Guessed at first, a pair is no border; its own error, and those below, are only right once it is."""
-    left, right = chain(), chain((1,))
-    traces = [aligndbg.capture(model, {"x": x}) for model in (left, right)]
-    overridden: list[set[str]] = []
-
-    def pairs(kind: LayoutKind) -> Matching:
-        layout = Layout(LayoutKind.IDENTITY, (4, 50), (0, 1), (4, 50), (4, 50))
-        made = [Pair(f"t{k}", f"t{k}", layout, "value", 1.0) for k in range(len(OPS))]
-        made[2] = replace(made[2], layout=replace(layout, kind=kind))
-        return Matching(tuple(made))
-
-    def rerun(overrides: Mapping[str, Array], begin: Begin, *, on_disk: bool = False) -> Replay:
-        overridden.append(set(overrides))
-        trace = replace(traces[1], values={})
-        arrived = begin(trace, {})
-        for name, value in right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides):
-            cast(dict[str, Array], trace.values)[name] = value
-            arrived(name)
-        return Replay(trace, {})
-
-    judge = Judge(traces[0], traces[1], ToleranceRules())
-    found = isolate(
-        *traces,
-        pairs(LayoutKind.AMBIGUOUS),
-        judge,
-        rerun,
-        lambda *_: pairs(LayoutKind.IDENTITY),
-        Clock(None).comparing,
-        run_again=RunAgain.CANDIDATE,
-    )
-    assert "t2" not in overridden[0]
-    assert "t2" in overridden[-1]
-    assert found.over_tolerance == {"t1"}
 
 
 def head(path: Path, order: Sequence[int], last: Sequence[int] = (0, 1, 2, 3), early: bool = False) -> str:
@@ -135,40 +93,3 @@ def test_an_output_that_holds_the_other_ones_values_in_another_order_is_no_equal
     (fault,) = diff.faults
     assert (fault.reference, fault.candidate) == ("backed", "backed")
     assert "back" in fault.region_candidate.nodes
-
-
-def test_a_result_holds_the_values_of_its_own_run_whichever_round_is_chosen(x: Array) -> None:
-    """Pairing goes in circles here; the round that is chosen is not the one that was run last."""
-    left, right = chain(), chain((1,))
-    traces = [aligndbg.capture(model, {"x": x}) for model in (left, right)]
-    layout = Layout(LayoutKind.IDENTITY, (4, 50), (0, 1), (4, 50), (4, 50))
-    every = [Pair(f"t{k}", f"t{k}", layout, "value", 1.0) for k in range(len(OPS))]
-    circle = [Matching(tuple(every)), Matching(tuple(every[2:]))]
-    turns = iter([circle[1], circle[0]])
-    closed: list[Replay] = []
-    made: list[tuple[set[str], Replay]] = []
-
-    def rerun(overrides: Mapping[str, Array], begin: Begin, *, on_disk: bool = False) -> Replay:
-        values: dict[str, Array] = {}
-        arrived = begin(replace(traces[1], values=values), {})
-        for name, value in right.run({"x": x}, [f"t{k}" for k in range(len(OPS))], overrides):
-            values[name] = value
-            arrived(name)
-        replay = Replay(replace(traces[1], values=values), {}, close=lambda: closed.append(replay))
-        made.append((set(overrides), replay))
-        return replay
-
-    found = isolate(
-        *traces,
-        circle[0],
-        Judge(traces[0], traces[1], ToleranceRules()),
-        rerun,
-        lambda *_: next(turns),
-        Clock(None).comparing,
-        run_again=RunAgain.CANDIDATE,
-    )
-    overridden = {p.candidate for p in found.matching.pairs} - {f"t{len(OPS) - 1}"}
-    own = next(replay for names, replay in reversed(made) if names == overridden)
-    assert found.replay is own
-    assert found.replay not in closed
-    assert found.runs == len(made)
