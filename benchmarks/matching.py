@@ -1,9 +1,8 @@
 """What pairing costs against the number of nodes: `python benchmarks/matching.py [--sizes 500,1000,2000,5000,10000]`.
 
 The pair is a residual network of plain operators, computed here with numpy, and its copy under other names, in another
-topological order, channels last. `faults` changes some weights of the copy: everything after the first is then paired
-by structure, as in the first round of a real diff, though values are still alike. `--lost` gives all tensors of the
-copy after the first tenth the values of others: nothing but structure tells anything.
+topological order, channels last. `faults` changes some weights of the copy: what comes after the first has no equal, as
+in the first round of a real diff. `--lost` gives all tensors of the copy after the first tenth the values of others.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aligndbg.core.types import Graph, Layout, LayoutKind, ModelInfo, Node, TensorInfo, Trace
-from aligndbg.match.pairing import match
+from aligndbg.match.pairing import match, pair_by_value
 from aligndbg.match.weights import weight_print
 from aligndbg.measure.fingerprint import fingerprint
 
@@ -104,7 +103,7 @@ def measure(nodes: int, faults: int, lost: bool) -> tuple[int, float, int]:
     known = {n: weight_print(w) for n, w in plain[2].items()}
     theirs = {renamed[n]: weight_print(w) for n, w in changed[2].items()}
     start = time.process_time()
-    found = match(left, right, *prints, inputs=[("x", "x", entry)], weights=lambda: (known, theirs))
+    found = match(*pair_by_value(left, right, *prints, inputs=[("x", "x", entry)], weights=lambda: (known, theirs)))
     return len(plain[0]), time.process_time() - start, len(found.pairs)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Set
 
 from aligndbg.core.ops import PASSIVE_OPS
@@ -19,6 +20,7 @@ __all__ = ["classify", "coverage", "unseen"]
 
 LOOPS = frozenset({"Loop", "Scan"})
 NODES_SAID = 3  # in a note
+LIKE = 32  # tensors of a rms on either side that are looked at for the nearest
 
 
 def classify(
@@ -29,6 +31,7 @@ def classify(
     `equals` are those of the other side; `held` are outputs that are compared all the same.
     """
     verified: set[str] = set()
+    of_size = _of_size(state, state.candidate if side is state.reference else state.reference)
     out = []
     for name in side.names:
         if state.link_of(side, name):
@@ -44,7 +47,7 @@ def classify(
             reason = "inside a region whose borders are paired; the other side computes it in another way"
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))
         else:
-            out.append(Unmatched(name, side.op(name), UnmatchedClass.UNMATCHED, _why(state, side, name)))
+            out.append(Unmatched(name, side.op(name), UnmatchedClass.UNMATCHED, _why(state, side, name, of_size)))
     return tuple(out)
 
 
@@ -104,7 +107,21 @@ def _enclosed(state: State, side: Side, name: str, verified: set[str]) -> bool:
     return bool(border) and "?" not in border and not state.open_below(side, name)
 
 
-def _why(state: State, side: Side, name: str) -> str:
+_OfSize = Mapping[int, tuple[int, list[tuple[float, str]]]]
+
+
+def _of_size(state: State, other: Side) -> _OfSize:
+    """By element count, how many tensors the other side has, and those without a pair by their rms."""
+    counts: Counter[int] = Counter()
+    free: dict[int, list[tuple[float, str]]] = defaultdict(list)
+    for name in other.names:
+        counts[other.count(name)] += 1
+        if not state.link_of(other, name):
+            free[other.count(name)].append((other.prints[name].rms, name))
+    return {count: (many, sorted(free[count])) for count, many in counts.items()}
+
+
+def _why(state: State, side: Side, name: str, of_size: _OfSize) -> str:
     other = state.candidate if side is state.reference else state.reference
     fp = side.prints[name]
     if fp.count == 0:
@@ -115,15 +132,15 @@ def _why(state: State, side: Side, name: str) -> str:
     if name in ours and name in theirs and name in other.comparable and other.count(name) != fp.count:
         shapes = [" x ".join(map(str, s.shape(name))) for s in (side, other)]
         return f"an output of this name on both sides, but {shapes[0]} here and {shapes[1]} there"
-    same = [n for n in other.names if other.count(n) == fp.count]
+    same, free = of_size.get(fp.count, (0, []))
     if not same:
         return f"no tensor of {fp.count} elements on the other side"
     if fp.constant:
         return "every element is the same: there is no value to pair by, and its place in the graph did not settle it"
-    free = [n for n in same if not state.link_of(other, n)]
     if not free:
-        return f"all {len(same)} tensors of its size on the other side are paired with others"
-    near = min(free, key=lambda n: fp.distance(other.prints[n]))
+        return f"all {same} tensors of its size on the other side are paired with others"
+    at = bisect_left(free, (fp.rms, ""))  # among a thousand alike only those of its own magnitude can be near
+    near = min((n for _, n in free[max(0, at - LIKE) : at + LIKE]), key=lambda n: fp.distance(other.prints[n]))
     apart = fp.distance(other.prints[near])
     return f"no value agrees; the nearest free tensor of its size is {near} (statistics {apart:.2g} apart)"
 
