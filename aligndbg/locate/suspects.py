@@ -117,7 +117,9 @@ class Suspects:
             return Finding.UNKNOWN
         without = {b: self._experiments.felt(b, got) for b in below}
         cut_there = self._cut_there(below, standing)
-        better = [b for b in below if without[b] > FELT * max(cut_there[b], standing.floor(b))]
+        better = [
+            b for b in below if without[b] > FELT * max(cut_there[b], standing.floor(b)) or self._far(b, got, standing)
+        ]
         worse = [b for b in below if cut_there[b] > FELT * max(without[b], standing.floor(b))]
         if better:
             return Finding.FELT if len(better) >= len(worse) else cut
@@ -129,6 +131,11 @@ class Suspects:
             certain = self._experiments.gauge.exact(cut.pair(self._experiments.candidate_again))
             return Finding.FELT if certain else cut if cut.proposed else Finding.UNKNOWN
         return cut if cut.proposed else self._probe(cut, cuts, below, standing)
+
+    def _far(self, below: Cut, got: Mapping[str, Array], standing: Standing) -> bool:
+        """On a grid, whether it is off somewhere, past its limit: one channel of many hardly moves the mean."""
+        error = self._experiments.error(below, got) if self._experiments.gauge.coarse else 0.0
+        return error > FELT * standing.error[below] and error > standing.limit[below]
 
     def _cut_there(self, below: Sequence[Cut], standing: Standing) -> Mapping[Cut, float]:
         """How far they are off with every cut in place."""
