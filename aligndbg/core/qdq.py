@@ -42,11 +42,8 @@ def read_through(consumers: Consumers, name: str) -> tuple[str, str] | None:
     if len(readers) != 1 or readers[0].canonical != "QuantizeLinear":
         return None
     stored = readers[0].outputs[0]
-    back = consumers.get(stored, ())
-    again = [node.canonical == "DequantizeLinear" for node in back]
-    if not back or any(again) != all(again):
-        return None
-    return stored, back[0].outputs[0] if again[0] else stored
+    read = _read_of(consumers, stored)
+    return (stored, read) if read else None
 
 
 def put_on_grids(consumers: Consumers, name: str) -> dict[str, str]:
@@ -57,14 +54,20 @@ def put_on_grids(consumers: Consumers, name: str) -> dict[str, str]:
         if node.canonical != "QuantizeLinear":
             continue
         stored = node.outputs[0]
-        back = consumers.get(stored, ())
-        while len(back) == 1 and back[0].canonical == "QuantizeLinear":
+        while len(back := consumers.get(stored, ())) == 1 and back[0].canonical == "QuantizeLinear":
             stored = back[0].outputs[0]
-            back = consumers.get(stored, ())
-        again = [n.canonical == "DequantizeLinear" for n in back]
-        if any(again) == all(again):
-            found[node.name] = back[0].outputs[0] if any(again) else stored
+        if read := _read_of(consumers, stored):
+            found[node.name] = read
     return found
+
+
+def _read_of(consumers: Consumers, stored: str) -> str:
+    """What is read of a tensor on a grid: itself, or what it is dequantized to; "" where nothing or both is."""
+    back = consumers.get(stored, ())
+    again = {node.canonical == "DequantizeLinear" for node in back}
+    if len(again) != 1:
+        return ""
+    return back[0].outputs[0] if again == {True} else stored
 
 
 def as_read(trace: Trace, consumers: Consumers, name: str, value: Array) -> Array:

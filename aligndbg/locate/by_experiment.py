@@ -134,7 +134,7 @@ class LocateByExperiment:
         value = self._experiments.leading(cut.leader)
         if leader.quant(cut.leader) is None and read_through(self._readers[1], cut.follower) is None:
             value = as_read(leader, self._readers[0], cut.leader, value)
-        moved = cut.layout.to_candidate(value) if self._task.candidate_again else cut.layout.to_reference(value)
+        moved = self._experiments.moved(cut.layout, value)
         own, like = follower.quant(cut.follower), follower.values.get(cut.follower, moved)
         with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
             stored = moved.astype(like.dtype, copy=False) if own is None else own.quantize(moved, like.dtype)
@@ -234,9 +234,8 @@ class LocateByExperiment:
             return (), None
         outputs = output_pairs(matching.pairs, self._task.judge.reference.graph, self._task.judge.candidate.graph)
         pairs = {(p.reference, p.candidate): p for p in matching.pairs}
-        cuts = [
-            places.get(at) or self._cut(pairs[at]) for f in faults if (at := (f.reference or "", f.candidate or ""))
-        ]
+        at = [(f.reference or "", f.candidate or "") for f in faults]
+        cuts = [places.get(place) or self._cut(pairs[place]) for place in at]
         try:
             ends = {p.reference: self._cut(p) for p in outputs}
             corrected = corrected_outputs(self._experiments, ends, cuts)

@@ -135,11 +135,17 @@ class Experiments:
     def _apart(self, cut: Cut, got: Mapping[str, Array], layout: Layout) -> float:
         if self.gauge.coarse and cut.leader in self.leader.values:
             return self.gauge.error(replace(cut, layout=layout).pair(self.candidate_again), got, self.follower)
-        value = got[cut.follower]
-        value, told = self.real(self.follower, cut.follower, value), self.leading(cut.leader)
+        return self.between(layout, self.leading(cut.leader), self.real(self.follower, cut.follower, got[cut.follower]))
+
+    def between(self, layout: Layout, told: Array, value: Array) -> float:
+        """How far a leader's and a follower's value are apart under a layout, relative L2."""
         if self.candidate_again:
             return distance(told, layout.to_reference(value))
         return distance(layout.to_reference(told), value)
+
+    def moved(self, layout: Layout, told: Array) -> Array:
+        """A leader's value in the follower's shape."""
+        return layout.to_candidate(told) if self.candidate_again else layout.to_reference(told)
 
     def leading(self, name: str) -> Array:
         """The leader's recorded value, dequantized."""

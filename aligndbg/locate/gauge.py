@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aligndbg.core.qdq import is_coarse
 from aligndbg.core.types import Array, Pair, RunAgain, Trace
-from aligndbg.locate.thresholds import FELT, FELT_STEPS, SUSPECT, agreement
+from aligndbg.locate.thresholds import CLOSER, FELT, FELT_STEPS, SUSPECT, agreement
 from aligndbg.match.thresholds import COARSE
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.reading import Grids
@@ -31,7 +31,7 @@ class Gauge:
         self.coarse = is_coarse(judge.reference) or is_coarse(judge.candidate)
         self._grids = Grids(judge.candidate if run_again is RunAgain.CANDIDATE else judge.reference)
         self._roundings: Roundings | None = None
-        self._limits: dict[Pair, Tolerance] = {}
+        self._limits: dict[tuple[Pair, bool], Tolerance] = {}
 
     @property
     def judge(self) -> Judge:
@@ -80,7 +80,7 @@ class Gauge:
             return min(limit, bare.max_lsb or bare.rel_l2 or limit)
         if self._judge.precision(pair) not in ("float32", "float64"):
             return limit
-        return limit / 100 if closer else min(limit, SUSPECT)
+        return limit / CLOSER if closer else min(limit, SUSPECT)
 
     def right(self, pair: Pair) -> float:
         """The error up to which a region's end has come right, where one of its inner tensors is corrected."""
@@ -105,20 +105,21 @@ class Gauge:
         """What is noise in that; what is FELT times larger is felt."""
         if self.coarse:
             return FELT_STEPS if self._bare(pair).max_lsb is not None else self.limit(pair) / FELT
-        return self.limit(pair) / 100
+        return self.limit(pair) / CLOSER
 
     def _tolerance(self, pair: Pair) -> Tolerance:
-        if pair not in self._limits:
-            self._limits[pair] = self._under(pair, self._inner(pair))
-        return self._limits[pair]
+        return self._under(pair, bare=False)
 
     def _bare(self, pair: Pair) -> Tolerance:
         """What would hold where nothing was rounded inside the region."""
-        return self._under(pair, None) if self.coarse else self._tolerance(pair)
+        return self._under(pair, bare=self.coarse)
 
     def _inner(self, pair: Pair) -> Rounding | None:
         return self._roundings.of(pair) if self._roundings is not None else None
 
-    def _under(self, pair: Pair, inner: Rounding | None) -> Tolerance:
-        conditions = replace(self._judge.conditions, inner={pair.reference: inner} if inner else {})
-        return self._judge.under(conditions).default(pair, isolated=True)
+    def _under(self, pair: Pair, bare: bool) -> Tolerance:
+        if (pair, bare) not in self._limits:
+            inner = None if bare else self._inner(pair)
+            conditions = replace(self._judge.conditions, inner={pair.reference: inner} if inner else {})
+            self._limits[pair, bare] = self._judge.under(conditions).default(pair, isolated=True)
+        return self._limits[pair, bare]

@@ -18,7 +18,7 @@ from aligndbg.locate.proposals import Proposals
 from aligndbg.locate.replay import Replay
 from aligndbg.locate.search import Part, Search
 from aligndbg.locate.suspects import Finding, Standing, Suspects
-from aligndbg.locate.thresholds import FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE
+from aligndbg.locate.thresholds import DILUTED, FELT, JITTER_TIMES, MOST_FAULTS, MOST_ROUNDS, SAME_PLACE
 from aligndbg.locate.walks import above, broken, computed_from, sinks
 from aligndbg.match.side import Side, moved_from
 from aligndbg.match.state import State
@@ -372,7 +372,9 @@ class Locator:
             del self._settled[first.place]
             self._accepted.append(inner)
             return True
-        least = max(standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / 30)
+        least = max(
+            standing.limit[first], JITTER_TIMES * standing.jitter.get(first, 0.0), standing.error[first] / DILUTED
+        )
         fault = self._search(standing.cuts).earliest(first, least)
         if fault.place == first.place:
             self._accept(first)

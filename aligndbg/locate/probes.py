@@ -10,14 +10,12 @@ import numpy as np
 from aligndbg.core.errors import AligndbgError
 from aligndbg.core.types import Array, Backend, Key, Layout
 from aligndbg.locate.experiments import Cut, Experiments, jittered
-from aligndbg.locate.thresholds import JITTER_TIMES, JITTER_ULPS
+from aligndbg.locate.thresholds import JITTER_TIMES, JITTER_ULPS, LARGEST
 from aligndbg.locate.walks import above
 from aligndbg.match.side import Side, moved_from
 from aligndbg.measure.distance import distance
 
 __all__ = ["Probes", "Shown"]
-
-LARGEST = 1e3  # rms from which values are only shuffled: a mask's have a meaning of their own. Chosen.
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Probes:
         theirs = self._experiments.run(
             [b.follower for b in below], [c for c in cuts if c is not cut and c.key in given], values=given
         )
-        return {b: self._distance(b, ours[b.leader], theirs[b.follower]) for b in below}
+        return {b: self._experiments.between(b.layout, ours[b.leader], theirs[b.follower]) for b in below}
 
     def shown(self, cuts: Sequence[Cut]) -> tuple[dict[Cut, Shown], int]:
         """The regions that one probe of all of them at once shows to differ, by more than noise; and how many were
@@ -75,7 +73,7 @@ class Probes:
         followers = [c.follower for c in ends]
         ours = dict(self._leading.run(fed, list(dict.fromkeys(c.leader for c in ends)), told))
         theirs = self._experiments.run(followers, drawn, feeds=feeds, values=given)
-        found = {c: self._distance(c, ours[c.leader], theirs[c.follower]) for c in ends}
+        found = {c: self._experiments.between(c.layout, ours[c.leader], theirs[c.follower]) for c in ends}
         over = [c for c in ends if not found[c] <= self._experiments.limit(c)]
         if not over:
             return {}, len(ends)
@@ -117,7 +115,7 @@ class Probes:
             if c.leader not in told:
                 told[c.leader] = self._drawn(self._experiments.leader.values[c.leader])
             like = self._experiments.override(c)
-            given[c.key] = np.asarray(self._moved(c.layout, told[c.leader]), like.dtype, order="C")
+            given[c.key] = np.asarray(self._experiments.moved(c.layout, told[c.leader]), like.dtype, order="C")
         read = self._experiments.leader.graph.consumers()
         return {name: value for name, value in told.items() if name in read}, given
 
@@ -126,7 +124,7 @@ class Probes:
         for a, b, layout in self._links:
             if a in ours and b in theirs:
                 ours[a] = self._drawn(ours[a])
-                theirs[b] = np.asarray(self._moved(layout, ours[a]), theirs[b].dtype, order="C")
+                theirs[b] = np.asarray(self._experiments.moved(layout, ours[a]), theirs[b].dtype, order="C")
         return ours, theirs
 
     def _drawn(self, value: Array) -> Array:
@@ -141,11 +139,3 @@ class Probes:
         if feeds is None:
             raise AligndbgError("nothing to run it on was recorded")
         return dict(feeds)
-
-    def _moved(self, layout: Layout, value: Array) -> Array:
-        return layout.to_candidate(value) if self._experiments.candidate_again else layout.to_reference(value)
-
-    def _distance(self, cut: Cut, ours: Array, theirs: Array) -> float:
-        if self._experiments.candidate_again:
-            return distance(ours, cut.layout.to_reference(theirs))
-        return distance(cut.layout.to_reference(ours), theirs)

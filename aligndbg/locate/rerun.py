@@ -24,9 +24,9 @@ __all__ = ["NewStore", "isolate_sides"]
 
 
 class NewStore(Protocol):
-    """A store that lives as long as the diff, with its share of the memory budget, or `nbytes`."""
+    """A store that lives as long as the diff, with its share of the memory budget."""
 
-    def __call__(self, nbytes: int | None = None) -> Store: ...
+    def __call__(self) -> Store: ...
 
 
 def isolate_sides(

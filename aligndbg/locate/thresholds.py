@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 __all__ = [
+    "CLOSER",
     "DEPTHS",
+    "DILUTED",
     "EARLIER",
     "FELT",
     "FELT_STEPS",
     "JITTER_TIMES",
     "JITTER_ULPS",
+    "LARGEST",
     "MOST_EARLIER",
     "MOST_FAULTS",
     "MOST_ROUNDS",
@@ -32,6 +35,9 @@ JITTER_ULPS, JITTER_TIMES = 4, 8
 FELT = 4
 # On a grid, in steps on average: clean operators alone were measured under 0.03 in int8, tensors of few elements aside.
 FELT_STEPS = 0.03
+DILUTED = 30  # a region's end shows at least this part of a fault inside it. Chosen.
+CLOSER = 100  # this part of a limit is noise, and suspect where one looks closer: clean ones reach 1.9e-6 of 1e-4
+LARGEST = 1e3  # rms from which a probe only shuffles values: a mask's have a meaning of their own. Chosen.
 PROBES = 3  # random border values on which two regions must agree to be called equivalent
 
 # Budgets of one search: tensors up to this depth of the broken part on each side, and the experiments there.

@@ -41,11 +41,6 @@ class Orders:
     usual: Counter[tuple[int, ...]]
     despite: Counter[tuple[int, ...]]
 
-    def count(self, layout: Layout) -> None:
-        """Adds a tensor that is laid out so, as its values tell."""
-        self.usual[order_of(layout)] += 1
-        self.despite[order_of(layout)] += bool(exchanged_orders(layout))
-
     def odd(self, layout: Layout) -> bool:
         """True where far more tensors are laid out as this one would be with two axes of one size exchanged."""
         limit = ODD * max(1, self.despite[order_of(layout)])

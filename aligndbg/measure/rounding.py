@@ -36,11 +36,17 @@ class Roundings:
         self._borders = _borders(self._graph, [self._name(p) for p in pairs]).union(fed)
         # Without any grid between operators (dynamic-range weights) each rounds what it is given.
         self._explicit = any(_step(self._graph, o) for node in self._graph.nodes for o in node.outputs)
+        self._known: dict[str, Rounding | None] = {}
 
     def of(self, pair: Pair) -> Rounding | None:
         """That of the region that ends at `pair`; None where nothing inside is rounded."""
-        graph, name = self._graph, self._name(pair)
-        inside = _computed_inside(graph, name, self._borders)
+        name = self._name(pair)
+        if name not in self._known:
+            self._known[name] = self._of(name)
+        return self._known[name]
+
+    def _of(self, name: str) -> Rounding | None:
+        graph, inside = self._graph, _computed_inside(self._graph, name, self._borders)
         rounded = [n for n in inside if _step(graph, n) or not self._explicit]
         return Rounding(len(rounded), sum(_cost(graph, n, name) for n in rounded)) if rounded else None
 

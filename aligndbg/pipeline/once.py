@@ -146,8 +146,8 @@ def _begun(ref: Backend, cand: Backend, settings: Settings, clock: Clock, stack:
     for side in (ref, cand):
         side.bound(share)
 
-    def new_store(nbytes: int | None = None) -> Store:
-        return stack.enter_context(_closing(Store(share if nbytes is None else nbytes)))
+    def new_store() -> Store:
+        return stack.enter_context(_closing(Store(share)))
 
     return _Run(ref, cand, settings, clock, new_store, share)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,14 +21,17 @@ def softmax(a: Array) -> Array:
     return np.asarray(risen / risen.sum(axis=-1, keepdims=True))
 
 
+def tagged(tag: str, op: str, fn: Function, source: str, output: str) -> MemoryNode:
+    """An operator whose tensors, but for the input, are named after its model."""
+    return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
+
+
 def two_heads(
     tag: str, scale: float = 1.0, shift: float = 0.0, turn: int = 0, wave: Function = np.tanh
 ) -> MemoryBackend:
     """A stem, and two outputs: `near` right behind it, `far` two operators further."""
 
-    def node(op: str, fn: Function, source: str, output: str) -> MemoryNode:
-        return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
-
+    node = partial(tagged, tag)
     return MemoryBackend(
         inputs={"x": (4, 50)},
         nodes=[
@@ -66,9 +70,7 @@ def test_what_nothing_downstream_can_notice_is_no_fault(x: Array) -> None:
     """A softmax does not see a number that is added to all that it reads."""
 
     def model(tag: str, offset: float) -> MemoryBackend:
-        def node(op: str, fn: Function, source: str, output: str) -> MemoryNode:
-            return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
-
+        node = partial(tagged, tag)
         return MemoryBackend(
             inputs={"x": (4, 50)},
             nodes=[
@@ -193,8 +195,7 @@ def test_outputs_that_no_value_can_pair_are_no_fault_where_they_agree(x: Array, 
     """NaN throughout, or one number, beside an output that agrees: such an output proves nothing, and that is said."""
 
     def model(tag: str) -> MemoryBackend:
-        def node(op: str, fn: Function, source: str, output: str) -> MemoryNode:
-            return MemoryNode(op, fn, (source if source == "x" else tag + source,), (tag + output,))
+        node = partial(tagged, tag)
 
         def lost(a: Array) -> Array:
             return np.full_like(a, value)
