@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import Node
 
 __all__ = [
     "FAMILIES",
     "FINISHING",
     "KINDRED",
-    "LAYOUT_OPS",
-    "MOVING",
-    "PASSIVE_OPS",
     "WEIGHT_OPS",
     "ops_agree",
     "output_index",
 ]
-
-# Ops that move values without computing: what a converter adds or drops at will (canonical names).
-LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-# Ops whose output holds their input's values, at most rounded to another type.
-PASSIVE_OPS = LAYOUT_OPS | {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Dropout"}
-
 
 SAME_RESULT = 0.9  # `ops_agree` of ops that give one result under two names, or none but another type or layout
 KINDRED = 0.4  # of ops that are something to each other
@@ -106,7 +98,3 @@ _WRITTEN_OUT = frozenset(
 
 def output_index(node: Node, name: str) -> int:
     return node.outputs.index(name)
-
-
-# Ops that round nothing by themselves.
-MOVING = LAYOUT_OPS | {"Pad", "Slice", "Split", "Gather"}

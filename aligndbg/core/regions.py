@@ -63,11 +63,11 @@ def region(graph: Graph, output: str, paired: Container[str]) -> Region:
             continue
         nodes.setdefault(node.name)
         for i in node.inputs:
-            if not i or i in seen or i in graph.constants:
+            if not i or i in seen:
                 continue
             seen.add(i)
             if i in paired or i in graph.inputs:
                 inputs.setdefault(i)
-            else:
+            elif i not in graph.constants or i in graph.made:
                 stack.append(i)
     return Region(tuple(sorted(nodes, key=graph.places().__getitem__)), tuple(inputs), (output,))

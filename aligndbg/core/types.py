@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from aligndbg.core.moves import NOT_COMPUTING
+
 __all__ = [
     "FLOAT_DTYPES",
     "Array",
@@ -208,9 +210,23 @@ class Graph:
         seen: dict[str, None] = {}
         for node in self.nodes:
             for name in node.outputs:
-                if name and name not in self.untapped and name not in self.constants:
+                if name and name not in self.untapped and (name not in self.constants or name in self.made):
                     seen.setdefault(name)
         return tuple(seen)
+
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """The floats that operators compute from constants alone, and what is made of those: weights, in which a
+        converter may go wrong too."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.canonical in NOT_COMPUTING and found.isdisjoint(node.inputs):
+                continue
+            infos = (
+                (name, self.tensors[name]) for name in node.outputs if name in self.constants and name in self.tensors
+            )
+            found.update(name for name, info in infos if info.dtype in FLOAT_DTYPES or info.quant is not None)
+        return frozenset(found)
 
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""

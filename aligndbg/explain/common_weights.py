@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligndbg.core.ops import PASSIVE_OPS
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import Array, Graph
 from aligndbg.match.thresholds import FEWEST_CHANNELS, NEAR_WEIGHT, SAME_WEIGHT
 from aligndbg.match.weights import WeightPrint

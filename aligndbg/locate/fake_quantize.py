@@ -174,10 +174,12 @@ def _weights(producers: Mapping[str, Node], output: str, paired: Iterable[str], 
             if not i or i in seen:
                 continue
             seen.add(i)
-            if i in graph.constants:
+            if i in stop:
+                continue
+            if i in graph.constants and i not in graph.made:
                 made = producers.get(i)
                 found.append(made.inputs[0] if made is not None and made.canonical == "DequantizeLinear" else i)
-            elif i not in stop:
+            else:
                 stack.append(i)
     return found
 

@@ -55,6 +55,8 @@ class Gauge:
         error = metrics.lsb_max if bare.max_lsb is not None else metrics.rel_l2
         if error is None or math.isnan(error):  # relative to nothing
             return math.inf if metrics.max_abs > 0 else 0.0
+        if bare.max_lsb is None and metrics.max_abs <= limits.escape_abs:
+            return min(error, self.limit(pair))
         if bare.max_lsb is None or limits.max_lsb is not None or limits.min_cosine is None:
             return error
         # So much is rounded inside that only the direction says whether it is over its limit.

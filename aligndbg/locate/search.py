@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aligndbg.core.ops import PASSIVE_OPS
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import Array, Key, Node
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.proposals import Proposals

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Container, Iterable
 
-from aligndbg.core.ops import PASSIVE_OPS
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import Node
 from aligndbg.match.side import Side
 
@@ -41,7 +41,7 @@ def broken(side: Side, paired: Container[str], ends: Iterable[str]) -> tuple[dic
             continue
         bad.add(name)
         node = side.node(name)
-        for i in side.data_inputs(node) if node is not None else ():
+        for i in side.data_inputs(node, made=True) if node is not None else ():
             if i in paired:
                 border.add(i)
             elif i not in side.inputs:
@@ -50,7 +50,7 @@ def broken(side: Side, paired: Container[str], ends: Iterable[str]) -> tuple[dic
     for node in side.graph.nodes:
         for o in node.outputs:
             if o in bad:
-                depth[o] = 1 + max((depth.get(i, 0) for i in side.data_inputs(node)), default=0)
+                depth[o] = 1 + max((depth.get(i, 0) for i in side.data_inputs(node, made=True)), default=0)
     return {n: depth.get(n, 1) for n in side.names if n in bad}, [n for n in side.names if n in border]
 
 
@@ -83,7 +83,7 @@ def above(side: Side, name: str, paired: Container[str]) -> tuple[list[str], lis
     queue, seen = deque([name]), {name}
     while queue:
         node = side.node(queue.popleft())
-        for i in side.data_inputs(node) if node is not None else ():
+        for i in side.data_inputs(node, made=True) if node is not None else ():
             if i not in seen:
                 seen.add(i)
                 (ends if i in paired else inner).append(i)

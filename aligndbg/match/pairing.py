@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aligndbg.core.errors import UsageError, nearest
 from aligndbg.core.qdq import is_coarse
-from aligndbg.core.types import Layout, Matching, Pair, Trace
+from aligndbg.core.types import Layout, Matching, Pair, Skipped, Trace
 from aligndbg.match.classify import classify, coverage, unseen
 from aligndbg.match.leftovers import match_names, match_outputs
 from aligndbg.match.outputs import outputs_again
-from aligndbg.match.side import Side
+from aligndbg.match.side import FIXED, Side
 from aligndbg.match.state import Link, State
 from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
@@ -102,11 +102,16 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         pairs=pairs,
         unmatched_reference=left_r,
         unmatched_candidate=left_c,
-        skipped_reference=(*reference.skipped, *inside_r[1]),
-        skipped_candidate=(*candidate.skipped, *inside_c[1]),
+        skipped_reference=(*reference.skipped, *_made(state, reference), *inside_r[1]),
+        skipped_candidate=(*candidate.skipped, *_made(state, candidate), *inside_c[1]),
         coverage_reference=coverage(reference, len(pairs) + len(held_r), left_r),
         coverage_candidate=coverage(candidate, len(pairs) + len(held_c), left_c),
         again=again,
         notes=(*notes, *inside_r[2], *inside_c[2]),
         agreement=sum(max(0.0, 1.0 - state.links[p.reference].error) for p in pairs),
     )
+
+
+def _made(state: State, side: Side) -> list[Skipped]:
+    """The weights that one side computes and the other holds."""
+    return [Skipped(n, side.op(n), FIXED) for n in side.names if n in side.made and not state.link_of(side, n)]

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from aligndbg.core.layouts import sample_positions
-from aligndbg.core.ops import PASSIVE_OPS
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["FIXED", "Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+
+FIXED = "depends on shapes and constants only"  # why a tensor is not compared
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ class Side:
         self.consumers = self.graph.consumers()
         self.fixed = _value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
-        self._data_inputs: dict[int, tuple[str, ...]] = {}  # by the id of a node of `graph`
+        self._inputs: dict[tuple[int, bool], tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
+        self.made = self.comparable & self.fixed  # weights that the graph computes: compared where both sides do
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
@@ -79,7 +82,7 @@ class Side:
         return tuple(names), tuple(skipped)
 
     def _reason_to_skip(self, name: str) -> str:
-        if name in self.graph.constants:
+        if name in self.graph.constants and name not in self.graph.made:
             return "constant"
         if name in self.trace.missing:
             return self.trace.missing[name]
@@ -88,8 +91,8 @@ class Side:
         dtype = self.dtype(name)
         if self.quant(name) is None and dtype not in FLOAT_DTYPES:
             return f"{dtype} values"
-        if name in self.fixed:
-            return "depends on shapes and constants only"
+        if name in self.fixed and (self.prints[name].constant or not self.prints[name].finite):
+            return FIXED
         return ""
 
     def op(self, name: str) -> str:
@@ -150,12 +153,13 @@ class Side:
             self._samples[name] = self.read(name, sample_positions(self.count(name)))
         return self._samples[name]
 
-    def data_inputs(self, node: Node) -> tuple[str, ...]:
-        """The inputs that carry values: not constants, nor what depends on shapes alone."""
-        found = self._data_inputs.get(id(node))
+    def data_inputs(self, node: Node, made: bool = False) -> tuple[str, ...]:
+        """The inputs that carry values: not constants, nor what depends on shapes alone; with the weights that the
+        graph computes where `made`."""
+        found = self._inputs.get((id(node), made))
         if found is None:
-            unfixed = (n for n in dict.fromkeys(node.inputs) if n and n not in self.fixed)
-            found = self._data_inputs[id(node)] = tuple(n for n in unfixed if n not in self.graph.constants)
+            told = self.fixed - self.made if made else self.fixed
+            found = self._inputs[id(node), made] = tuple(n for n in dict.fromkeys(node.inputs) if n and n not in told)
         return found
 
     def twins(self, name: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aligndbg.core.layouts import exchanged_orders, order_of
-from aligndbg.core.ops import FINISHING, PASSIVE_OPS, SAME_RESULT, WEIGHT_OPS, ops_agree, output_index
+from aligndbg.core.moves import PASSIVE_OPS
+from aligndbg.core.ops import FINISHING, SAME_RESULT, WEIGHT_OPS, ops_agree, output_index
 from aligndbg.core.types import Layout, Node, Trace
 from aligndbg.match.layouts import Fit, best_layouts
 from aligndbg.match.names import similarity

@@ -227,9 +227,10 @@ class Precision:
             self.computed = votes.most_common(1)[0][0] if votes else "float32"
 
     def of(self, name: str) -> str:
-        """Its own dtype; for float32, that of weights stored in fewer bits, or what a dump was computed in."""
+        """Its own dtype; for a wider one, that of weights stored in fewer bits, or what a dump was computed in."""
         stored = str(self.trace.values[name].dtype)
-        return self.computed if stored == "float32" else stored
+        wider = stored == "float32" or (stored == "float64" and self.computed != "float32")
+        return self.computed if wider else stored
 
 
 def _recorded_precision(value: Array) -> str:

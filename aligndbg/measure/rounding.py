@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 
-from aligndbg.core.ops import MOVING
+from aligndbg.core.moves import MOVING
 from aligndbg.core.qdq import read_through
 from aligndbg.core.types import Graph, Pair
 from aligndbg.measure.thresholds import INNER_LSB, OWN_LSB

@@ -81,6 +81,8 @@ EPSILON = {
     "float8_e5m2": 2.0**-2,
     "float8_e5m2fnuz": 2.0**-2,
 }
+# Between its smallest numbers, where rounding is no longer relative to the value.
+SPACING = {"float16": 2.0**-24}
 QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2"})
 # Values in 0..1 or -1..1 whatever the input: an error is to be seen against 1, not against a tensor of tiny scores.
 _BOUNDED_OPS = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf"})
@@ -113,7 +115,8 @@ def default_tolerance(
         limit = max(OWN_REL_L2, OWN_ROUNDINGS * rounding, growth)
     else:
         limit = max(ACCUMULATED_REL_L2, ACCUMULATED_ROUNDINGS * rounding, ACCUMULATED_SUMS * growth)
-    return Tolerance(rel_l2=limit, escape_rel=escape, escape_abs=escape if op in _BOUNDED_OPS else 0.0)
+    spacing = max(SPACING.get(name, 0.0) for name in names)
+    return Tolerance(rel_l2=limit, escape_rel=escape, escape_abs=escape if op in _BOUNDED_OPS else spacing)
 
 
 def within(metrics: Metrics, tolerance: Tolerance) -> tuple[bool, str]:

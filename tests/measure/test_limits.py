@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from aligndbg.core.types import RunAgain, Status
+from aligndbg.core.types import Graph, Node, RunAgain, Status, TensorInfo
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.limits import Conditions, Facts, limit_of
 from aligndbg.measure.rounding import Rounding
@@ -93,3 +95,12 @@ def test_a_wider_limit_is_said_to_be_weak_where_the_error_is_one_in_steps() -> N
     told = judge.under(Conditions(weights_unknown=True)).measure(pair(), isolated)
     assert told.reason.endswith("; weak: the candidate's weights are unknown, so its own error is judged at 5 steps")
     assert "weak" not in judge_of(VALUES).under(Conditions({"y": ONE})).measure(pair(), own(1e-9)).reason
+
+
+def test_float64_computed_from_half_weights_bears_their_rounding() -> None:
+    weights = {"w": TensorInfo("w", (4,), "float16")}
+    graph = Graph(tensors=weights, constants=frozenset(weights), nodes=(Node("Cast", "n", ("w",), ("y",)),))
+    wide = trace({"y": VALUES.astype(np.float64)})
+    half = replace(wide, graph=graph)
+    assert Judge(wide, half, ToleranceRules()).precision(pair()) == "float16"
+    assert Judge(wide, wide, ToleranceRules()).precision(pair()) == "float64"

@@ -37,6 +37,17 @@ def test_tiny_values_of_a_bounded_op_are_judged_against_one() -> None:
     assert not within(measured, default_tolerance("float32", "float32", "Conv", isolated=True))[0]
 
 
+def test_half_a_subnormal_step_is_rounding() -> None:
+    """Next to zero float16 cannot round better, however large that is beside the value."""
+    values = np.random.default_rng(0).uniform(1e-7, 4e-6, 1000).astype(np.float32)
+    rounded = values.astype(np.float16)
+    limits = default_tolerance("float32", "float16", op="Mul", isolated=True)
+    metrics = compare(values, rounded)
+    assert metrics.rel_l2 > (limits.rel_l2 or 0)
+    assert within(metrics, limits)[0]
+    assert not within(compare(values, rounded + np.float16(1.3e-7)), limits)[0]
+
+
 def test_default_of_quantized_and_exact_dtypes() -> None:
     assert default_tolerance("float32", "int8") == Tolerance(min_cosine=0.95)
     assert default_tolerance("float32", "int8", isolated=True) == Tolerance(max_lsb=1.5)
