@@ -269,8 +269,10 @@ class LocateByExperiment:
                 continue
             pair = cut.pair(self._task.candidate_again)
             if not cut.border and self._over_usual(pair) and (pair.reference, pair.candidate) not in places:
-                error = found.standing.error[cut]
-                out[pair.reference] = f"own error {error:.2g}, which nothing that is computed from it feels"
+                error, limit = found.standing.error[cut], found.standing.limit[cut]
+                why = "once both sides are given the same rounded values"
+                why = why if error <= limit else "which nothing that is computed from it feels"
+                out[pair.reference] = f"own error {error:.2g}, {why}"
         return out
 
     def _over_usual(self, pair: Pair) -> bool:

@@ -142,7 +142,10 @@ class Locator:
         doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
         if not doubtful:
             return standing, replay
-        return replace(standing, jitter=self._suspects().jitter(doubtful, cuts)), replay
+        suspects = self._suspects()
+        for cut, alike in suspects.given_alike(doubtful, cuts).items():
+            error[cut] = min(error[cut], alike)
+        return replace(standing, jitter=suspects.jitter(doubtful, cuts)), replay
 
     def _paired_again(self, replay: Replay) -> State:
         """Everything by value; a pair whose two tensors find no other partner stays: it is at the edge of the noise."""

@@ -17,6 +17,7 @@ from aligndbg.locate.thresholds import FELT, JITTER_TIMES, JITTER_ULPS, PROBES
 from aligndbg.locate.walks import above, reach, sinks
 from aligndbg.match.side import Side
 from aligndbg.measure.distance import distance
+from aligndbg.measure.tolerance import EPSILON
 
 __all__ = ["Finding", "Standing", "Suspects"]
 
@@ -92,6 +93,35 @@ class Suspects:
             return {}
         still = {n: leader.values[n] for n in names}
         return {c: self._between(leader, c.leader, still, moved) for c in suspects}
+
+    def given_alike(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
+        """Their own errors where the leader is given its values as the follower stores them, in fewer bits: what that
+        rounding alone does is nobody's fault. {} where nothing is stored so, or the leader cannot be run."""
+        leader, experiments = self._experiments.leader, self._experiments
+        rounded = {c.leader: self._as_stored(c) for c in cuts if not c.watched and c.leader in self.leader.consumers}
+        overrides = {name: value for name, value in rounded.items() if value is not None}
+        if not overrides or self._leading is None or leader.feeds is None or experiments.gauge.coarse:
+            return {}
+        try:
+            told = dict(self._leading.run(leader.feeds, list(dict.fromkeys(c.leader for c in suspects)), overrides))
+        except AligndbgError:
+            return {}
+        got = experiments.tried([c.follower for c in suspects], cuts)
+        follower = experiments.follower
+        return {
+            c: experiments.between(c.layout, told[c.leader], experiments.real(follower, c.follower, got[c.follower]))
+            for c in suspects
+            if c.follower in got and c.leader in told and not c.watched
+        }
+
+    def _as_stored(self, cut: Cut) -> Array | None:
+        """The leader's value after the rounding to the follower's dtype; None where that rounds nothing."""
+        value = self._experiments.leader.values.get(cut.leader)
+        stored = self._experiments.follower.values.get(cut.follower)
+        if value is None or stored is None or EPSILON.get(str(stored.dtype), 0.0) <= EPSILON.get(str(value.dtype), 1.0):
+            return None
+        with np.errstate(over="ignore"):
+            return np.asarray(value.astype(stored.dtype).astype(value.dtype))
 
     def _jittered(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return {k: jittered(np.asarray(v), JITTER_ULPS, self._rng) for k, v in feeds.items()}

@@ -214,3 +214,32 @@ def test_outputs_that_no_value_can_pair_are_no_fault_where_they_agree(x: Array, 
         found = aligndbg.diff(model(""), model(other), {"x": x})
         assert (found.verdict, found.faults) == ("inconclusive", ())
         assert "proves nothing" in found.verdict_reason
+
+
+def waves(tag: str, dtype: str, wave: Function = np.sin) -> MemoryBackend:
+    """The sine of large values, computed in `dtype`."""
+    node = partial(tagged, tag)
+    return MemoryBackend(
+        inputs={"x": (4, 50)},
+        nodes=[
+            node("Mul", lambda a: (a * np.float32(20)).astype(dtype), "x", "phase"),
+            node("Sin", lambda a: wave(a.astype("float32")).astype(dtype), "phase", "wave"),
+            node("Add", lambda a: a + np.asarray(0.5, dtype), "wave", "y"),
+        ],
+        outputs=[tag + "y"],
+    )
+
+
+def test_what_rounding_of_its_input_does_is_not_an_operators_fault(x: Array) -> None:
+    """Both sides are judged on the value that the half one can hold."""
+    found = aligndbg.diff(waves("", "float32"), waves("c_", "float16"), {"x": x})
+    own = {m.pair.reference: m.isolated.rel_l2 for m in found.pairs if m.isolated}
+    assert own["wave"] > 2e-3
+    assert (found.verdict, found.faults) == ("aligned", ())
+
+
+def test_beyond_that_rounding_it_is_one(x: Array) -> None:
+    found = aligndbg.diff(
+        waves("", "float32"), waves("c_", "float16", lambda a: np.sin(a * np.float32(1.001))), {"x": x}
+    )
+    assert [f.reference for f in found.faults] == ["wave"]
