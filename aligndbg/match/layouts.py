@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,6 +18,9 @@ __all__ = ["Fit", "best_layouts", "with_alternatives"]
 
 
 KEPT_SAMPLES = 4096  # of up to 8 KB each
+HEAD = 32  # samples looked at first
+FEW_LAYOUTS = 8  # up to which that is not worth it
+SLACK = 1.001  # of the bound, for rounding
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,15 @@ class Fit:
     rank: int = 0  # place among the layouts that fit the shapes; 0 is the most conventional
 
 
-def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = ()) -> list[Fit]:
-    """Every layout of `c` on `r` with its sampled error, best first (ties keep the conventional order)."""
-    options = layouts(reference.shape(r), candidate.shape(c), tuple(hints))
+def best_layouts(
+    reference: Side, r: str, candidate: Side, c: str, hints: Iterable[Shape] = (), limit: float = math.inf
+) -> list[Fit]:
+    """Every layout of `c` on `r` with its sampled error, best first (ties keep the conventional order).
+
+    Those of which a few samples show that they are past `limit` may be left out.
+    """
+    shapes = reference.shape(r), candidate.shape(c), tuple(hints)
+    options = layouts(*shapes)
     if not options:
         return []
     wanted, spread, huge = reference.sample(r), _kept_spread(reference, r), _kept_mask(reference, r)
@@ -40,14 +51,37 @@ def best_layouts(reference: Side, r: str, candidate: Side, c: str, hints: Iterab
     if theirs is not None and ours is None:  # what a grid takes off is no other value
         wanted = theirs.rounded(wanted)
         spread = spread_of(wanted)
+    if limit < math.inf and huge is None and len(options) > FEW_LAYOUTS:
+        at = _heads(*shapes)
+        held = candidate.read(c, at.reshape(-1)).reshape(at.shape)
+        held = ours.rounded(held) if ours is not None and theirs is None else held
+        with np.errstate(all="ignore"):
+            # A part of the squares cannot be more than all of them.
+            apart = np.square(held - wanted[_head(wanted.size)]).sum(axis=1)
+            kept = ~(apart > SLACK * wanted.size * (limit * spread) ** 2)
+    else:
+        kept = np.ones(len(options), bool)
     fits = []
-    for rank, layout in enumerate(options):
+    for rank in np.flatnonzero(kept).tolist():
+        layout = options[rank]
         held = _moved_sample(candidate, c, layout)
         held = ours.rounded(held) if ours is not None and theirs is None else held
         error = sampled_error(wanted, held, spread) if huge is None else _error_apart(wanted, held, huge)
         fits.append(Fit(layout, error, rank))
     fits.sort(key=lambda f: f.error)
     return fits
+
+
+def _head(samples: int) -> slice:
+    step = max(1, samples // HEAD)
+    return slice(None, HEAD * step, step)
+
+
+@lru_cache(maxsize=1024)
+def _heads(reference: Shape, candidate: Shape, hints: tuple[Shape, ...]) -> Array:
+    """(layouts, HEAD): where the candidate holds the first samples looked at, by layout."""
+    positions = [source_positions(layout) for layout in layouts(reference, candidate, hints)]
+    return np.stack([at[_head(at.size)] for at in positions])
 
 
 def _kept_spread(reference: Side, r: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class State:
     tick: Callable[[], None] = lambda: None
     coarse: bool = False  # a side rounds to grids: values agree up to that
     orders: Orders = field(default_factory=lambda: Orders(Counter(), Counter()))
-    _fits: dict[tuple[str, str], list[Fit]] = field(default_factory=dict)
+    _fits: dict[tuple[str, str], tuple[float, list[Fit]]] = field(default_factory=dict)  # with what they are known to
     _largest: dict[tuple[bool, int], WeightPrint | None] = field(default_factory=dict)
     _agreements: dict[tuple[int, int], float] = field(default_factory=dict)
     _ways: dict[bool, Ways] = field(default_factory=dict)
@@ -76,28 +77,33 @@ class State:
     # By method and rank, how the tensors that are paired are laid out.
     _permutations: dict[tuple[str, int], Counter[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(Counter))
 
-    def fits(self, r: str, c: str) -> list[Fit]:
+    def fits(self, r: str, c: str, limit: float = math.inf) -> list[Fit]:
         """Every layout of `c` on `r` with its sampled error, best first; [] where none fits or the pair is refuted.
 
-        Odd ones are left out: a tensor that only they make agree was moved as it should not have been.
+        Odd ones are left out: a tensor that only they make agree was moved as it should not have been. So may be those
+        past `limit`, where one is given.
         """
         if (r, c) in self.reject:
             return []
         if self._usual_of is not self.orders:
             self._usual.clear()
             self._usual_of = self.orders
-        if (r, c) not in self._usual:
-            self._usual[(r, c)] = self._usual_fits(r, c)
+        if (r, c) not in self._usual or not self._known_to(r, c, limit):
+            self._usual[(r, c)] = self._usual_fits(r, c, limit)
         return self._usual[(r, c)]
 
-    def _all_fits(self, r: str, c: str) -> list[Fit]:
-        if (r, c) not in self._fits:
-            ref, cand = self.reference, self.candidate
-            self._fits[(r, c)] = best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)))
-        return self._fits[(r, c)]
+    def _known_to(self, r: str, c: str, limit: float) -> bool:
+        known, fits = self._fits.get((r, c), (-1.0, []))
+        return known >= limit or bool(fits and fits[0].error <= known)
 
-    def _usual_fits(self, r: str, c: str) -> list[Fit]:
-        found = self._all_fits(r, c)
+    def _all_fits(self, r: str, c: str, limit: float) -> list[Fit]:
+        if not self._known_to(r, c, limit):
+            ref, cand = self.reference, self.candidate
+            self._fits[(r, c)] = limit, best_layouts(ref, r, cand, c, (*ref.hints(r), *cand.hints(c)), limit)
+        return self._fits[(r, c)][1]
+
+    def _usual_fits(self, r: str, c: str, limit: float) -> list[Fit]:
+        found = self._all_fits(r, c, limit)
         usual = [f for f in found if not self.orders.odd(f.layout)]
         same = usual and usual[0].error <= SAME  # the values do not tell one from the other
         return found if same else usual

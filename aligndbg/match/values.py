@@ -50,7 +50,7 @@ def match_values(state: State) -> dict[str, list[str]]:
         limit = strict_error(state, r, c)
         if r in state.links or c in state.by_candidate:
             continue
-        fits = state.fits(r, c)
+        fits = state.fits(r, c, limit)
         if fits and fits[0].error <= limit:
             near[r].append((fits[0].error, c, fits))
     state.orders = _orders(near, [link for link in state.links.values() if link.method == "value"])
@@ -74,8 +74,9 @@ def _as_usual(state: State, r: str, found: list[tuple[float, str, list[Fit]]]) -
     """The equals of `r` that are so without an odd layout."""
     kept = []
     for _, c, _ in found:
-        fits = state.fits(r, c)
-        if fits and fits[0].error <= strict_error(state, r, c):
+        limit = strict_error(state, r, c)
+        fits = state.fits(r, c, limit)
+        if fits and fits[0].error <= limit:
             kept.append((fits[0].error, c, fits))
     return kept
 
