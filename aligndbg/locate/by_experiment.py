@@ -83,7 +83,7 @@ class LocateByExperiment:
         self._read = {n for node in self._follower.graph.nodes for n in node.inputs}
         self._readers = self._leader.graph.consumers(), self._follower.graph.consumers()
         self._own: dict[Place, Metrics] = {}
-        self._equals: dict[str, list[str]] = {}
+        self._equals: Mapping[str, list[str]] = {}
 
     def isolation(self) -> Isolation:
         """Isolated metrics of every pair, and the faults that experiments proved."""
@@ -166,6 +166,10 @@ class LocateByExperiment:
 
     def _pair(self, replay: Replay | None, reject: frozenset[tuple[str, str]], users: bool = True) -> State:
         sides, candidate_again = self._task.sides, self._task.candidate_again
+        recorded = (sides.left if candidate_again else sides.right).trace
+        if replay is None and users and not reject and self._leader is recorded:
+            state, self._equals = sides.by_value
+            return state.by_value()
         told, again = (sides.left, sides.right) if candidate_again else (sides.right, sides.left)
         leader, follower = (self._leader, told.prints), (again.trace, again.prints)
         if replay is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aligndbg.core.qdq import is_coarse, is_quantized
 from aligndbg.core.types import Array, Backend, Layout, RunAgain
 from aligndbg.feeds.translate import FeedPlan
+from aligndbg.match.pairing import ByValue
 from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured
 
@@ -16,7 +17,7 @@ __all__ = ["CapturedPair"]
 
 @dataclass(frozen=True)
 class CapturedPair:
-    """Both sides as they were run and captured, for the stages that run one of them again."""
+    """Both sides as they were run and captured, for the stages that run one of them again; and what values pair."""
 
     reference: Backend
     candidate: Backend
@@ -27,6 +28,7 @@ class CapturedPair:
     user: Mapping[str, str] | None
     translated: Mapping[str, Array] | None
     weights: Weights
+    by_value: ByValue
 
     @property
     def links(self) -> list[tuple[str, str, Layout]]:

@@ -135,11 +135,12 @@ class Locator:
         error = {c: self._own(c, replay) for c in cuts}
         limit = {c: self._experiments.limit(c) for c in cuts}
         least = {c: self._gauge.noise(c.pair(self._candidate_again)) for c in cuts}
-        self._state = self._paired_again(replay)
+        doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
+        if doubtful or self._gauge.coarse or self._accepted or self._part():  # else nothing has moved
+            self._state = self._paired_again(replay)
         self._measured.add(frozenset(c.place for c in cuts))
         self._fresh = frozenset(c.place for c in self._cuts()) not in self._measured
         standing = Standing(tuple(cuts), error, limit, least, {})
-        doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
         if not doubtful:
             return standing, replay
         suspects = self._suspects()

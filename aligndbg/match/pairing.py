@@ -16,7 +16,9 @@ from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
 
-__all__ = ["match", "pair_by_value"]
+__all__ = ["ByValue", "match", "pair_by_value"]
+
+ByValue = tuple[State, Mapping[str, list[str]]]  # what `pair_by_value` gives
 
 
 CONFIDENCE = {"value": 0.99, "experiment": 0.9, "name": 0.4, "output": 0.5, "user": 1.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aligndbg.core.layouts import exchanged_orders, order_of
 from aligndbg.core.moves import PASSIVE_OPS
@@ -107,6 +107,15 @@ class State:
         usual = [f for f in found if not self.orders.odd(f.layout)]
         same = usual and usual[0].error <= SAME  # the values do not tell one from the other
         return found if same else usual
+
+    def by_value(self) -> State:
+        """What values, the user and the feeds have paired, to go on from."""
+        other = replace(self, links={}, by_candidate={}, _ways={}, _sources={}, _chains={}, _held={}, _above={})
+        other._permutations = defaultdict(Counter)
+        for link in self.links.values():
+            if link.method in ("value", "user", "feed"):
+                other.add(link)
+        return other
 
     def of(self, reference: Trace, candidate: Trace) -> State:
         """The same links of traces with the same values, where one has another graph; itself where none has."""

@@ -164,7 +164,8 @@ def _run_candidate(run: _Run, feeding: Feeding, left: Captured) -> tuple[Capture
     weights = weight_reader(ref, cand)
     fed = run_and_match(cand, feeding, left, run.new_store, run.clock, user, weights)
     run.done(cand)
-    sides = CapturedPair(ref, cand, feeding.reference, fed.plan, left, fed.captured, user, feeding.translated, weights)
+    right, told = fed.captured, feeding.translated
+    sides = CapturedPair(ref, cand, feeding.reference, fed.plan, left, right, user, told, weights, fed.by_value)
     return sides, fed.matching, [fed.note] if fed.note else []
 
 

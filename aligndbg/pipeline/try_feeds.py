@@ -11,7 +11,7 @@ from aligndbg.core.types import Backend, Matching
 from aligndbg.feeds.plan import Feeding
 from aligndbg.feeds.translate import FeedPlan
 from aligndbg.locate.rerun import NewStore
-from aligndbg.match.pairing import match, pair_by_value
+from aligndbg.match.pairing import ByValue, match, pair_by_value
 from aligndbg.match.weights import Weights
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
@@ -28,11 +28,13 @@ BETTER_SHARE, BETTER_PAIRS = 1.1, 0.5
 
 @dataclass(frozen=True)
 class FedRun:
-    """The candidate as one plan feeds it, and its pairs. `note` is to be told, of a plan that is not the first."""
+    """The candidate as one plan feeds it, and its pairs: all, and those by value. `note` is to be told, of a plan that
+    is not the first."""
 
     captured: Captured
     plan: FeedPlan
     matching: Matching
+    by_value: ByValue
     store: Store
     note: str = ""
 
@@ -64,7 +66,7 @@ def run_and_match(
         except ModelError as error:  # a module says which layout it takes by failing on the others
             refused = refused or error
             continue
-        made = FedRun(right, plan, _matched(left, right, plan, clock, user, weights), store)
+        made = FedRun(right, plan, *_matched(left, right, plan, clock, user, weights), store)
         first = first or plan
         if best is None:
             best = made
@@ -81,13 +83,13 @@ def run_and_match(
 
 def _matched(
     left: Captured, right: Captured, plan: FeedPlan, clock: Clock, user: Mapping[str, str] | None, weights: Weights
-) -> Matching:
+) -> tuple[Matching, ByValue]:
     links = [(link.reference, link.candidate, link.layout) for link in plan.links]
     with clock.pairing() as tick:
         state, equals = pair_by_value(
             left.trace, right.trace, left.prints, right.prints, inputs=links, user=user, weights=weights, tick=tick
         )
-        return match(state, equals)
+        return match(state, equals), (state, equals)
 
 
 def _fed_so(plan: FeedPlan) -> str:
