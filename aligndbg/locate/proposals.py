@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, product
 
+import numpy as np
+
 from aligndbg.core.layouts import layouts, sample_positions, source_positions
 from aligndbg.core.ops import ops_agree
 from aligndbg.core.types import Array, LayoutKind
@@ -79,13 +81,16 @@ class Proposals:
         """Whether `value`, of the follower's tensor `b`, is the leader's `a` (`told`) in some layout."""
         hints = (*self.leader.hints(a), *self.follower.hints(b))
         ours, theirs = (told, value) if self._candidate_again else (value, told)
-        at = sample_positions(ours.size)
-        sample = ours.reshape(-1)[at]
-        return any(
-            distance(sample, theirs.reshape(-1)[source_positions(w)]) < SAMPLED * near
-            and distance(ours, w.to_reference(theirs)) < near
-            for w in layouts(ours.shape, theirs.shape, hints)
-        )
+        options = layouts(ours.shape, theirs.shape, hints)
+        if not options:
+            return False
+        sample = ours.reshape(-1)[sample_positions(ours.size)].astype(np.float64)
+        with np.errstate(all="ignore"):
+            # Of a mask's huge values and the rest, measured apart, the farther one is at least as far as both together.
+            held = theirs.reshape(-1)[np.stack([source_positions(w) for w in options])]
+            apart = np.linalg.norm(held - sample, axis=1)
+            possible = ~(apart > SAMPLED * near * np.linalg.norm(sample))
+        return any(distance(ours, options[k].to_reference(theirs)) < near for k in np.flatnonzero(possible))
 
     def _names(self, a: str, b: str) -> tuple[str, str]:
         return (a, b) if self._candidate_again else (b, a)
