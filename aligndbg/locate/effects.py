@@ -27,7 +27,7 @@ def corrected_outputs(experiments: Experiments, outputs: Mapping[str, Cut], faul
     told = {(c.leader, c.follower) for c in cuts if not c.edge}
     left = {name: cut for name, cut in outputs.items() if (cut.leader, cut.follower) not in told}
     got = experiments.run([cut.follower for cut in left.values()], cuts)
-    return {name: experiments.error(cut, got) if name in left else 0.0 for name, cut in outputs.items()}
+    return {name: experiments.relative(cut, got) if name in left else 0.0 for name, cut in outputs.items()}
 
 
 def effects(experiments: Experiments, outputs: Mapping[str, Cut], faults: Sequence[Cut]) -> list[Effect]:

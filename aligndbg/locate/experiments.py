@@ -119,8 +119,12 @@ class Experiments:
         """How far the follower's value is from the leader's, relative L2; under the best of an ambiguous layout's."""
         if cut.follower not in got:
             return float("inf")
-        orders = (cut.layout.permutation, *cut.layout.alternatives)
-        return min(self._apart(cut, got, replace(cut.layout, permutation=p)) for p in orders)
+        return min(self._apart(cut, got, layout) for layout in _orders(cut))
+
+    def relative(self, cut: Cut, got: Mapping[str, Array]) -> float:
+        """The same in relative L2 of the real values, whatever the pair is judged in."""
+        told, value = self.leading(cut.leader), self.real(self.follower, cut.follower, got[cut.follower])
+        return min(self.between(layout, told, value) for layout in _orders(cut))
 
     def felt(self, cut: Cut, got: Mapping[str, Array]) -> float:
         """By how much it is off below a fault, see the gauge."""
@@ -175,6 +179,10 @@ class Experiments:
                     seen.add(i)
                     stack.append(i)
         return used, weights
+
+
+def _orders(cut: Cut) -> list[Layout]:
+    return [replace(cut.layout, permutation=p) for p in (cut.layout.permutation, *cut.layout.alternatives)]
 
 
 def jittered(value: Array, ulps: int, rng: np.random.Generator) -> Array:
