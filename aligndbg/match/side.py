@@ -11,13 +11,16 @@ import numpy as np
 
 from aligndbg.core.layouts import sample_positions
 from aligndbg.core.moves import PASSIVE_OPS
+from aligndbg.core.regions import needed
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["FIXED", "Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
 
-FIXED = "depends on shapes and constants only"  # why a tensor is not compared
+# Why a tensor is not compared.
+FIXED = "depends on shapes and constants only"
+UNREAD = "no output is computed from it"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Side:
         self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
-        self.made = self.comparable & self.fixed  # weights that the graph computes: compared where both sides do
+        # Compared where both sides have them, and nothing is missing where one has not.
+        self.spare = dict.fromkeys(_unread(self.graph), UNREAD) | dict.fromkeys(self.fixed, FIXED)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
@@ -158,7 +162,7 @@ class Side:
         graph computes where `made`."""
         found = self._inputs.get((id(node), made))
         if found is None:
-            told = self.fixed - self.made if made else self.fixed
+            told = self.fixed - self.comparable if made else self.fixed
             found = self._inputs[id(node), made] = tuple(n for n in dict.fromkeys(node.inputs) if n and n not in told)
         return found
 
@@ -222,6 +226,15 @@ def _twins(graph: Graph) -> dict[str, tuple[str, ...]]:
             if o:
                 found[node.tail, tuple(sorted(node.inputs)), k].append(o)
     return {name: tuple(n for n in alike if n != name) for alike in found.values() if len(alike) > 1 for name in alike}
+
+
+def _unread(graph: Graph) -> set[str]:
+    """Node outputs from which no model output is computed."""
+    if not graph.outputs:
+        return set()
+    places, _ = needed(graph, graph.outputs, ())
+    read = {i for place in places for i in graph.nodes[place].inputs}.union(graph.outputs)
+    return {o for node in graph.nodes for o in node.outputs if o} - read
 
 
 def _value_independent(trace: Trace) -> frozenset[str]:

@@ -377,9 +377,24 @@ def test_empty_and_integer_and_shape_only_tensors() -> None:
         "shape": "int64 values",
         "best": "int64 values",
         "sizes": "depends on shapes and constants only",
+        "empty": "no output is computed from it",
     }
     assert "empty" not in names(found) or dict(zip(names(found), found.pairs, strict=True))["empty"].method != "value"
     check_counts(found, 6, 6)
+
+
+def test_what_no_output_is_computed_from_is_compared_where_both_have_it() -> None:
+    """A converter drops it: nothing is missing then."""
+
+    def model(axis: int, *more: MemoryNode) -> list[MemoryNode]:
+        return [op("Conv", conv(KERNEL["a"], axis), "x", "c"), *more, op("Tanh", np.tanh, "c", "y")]
+
+    dead = [op("Sin", np.sin, "c", "state"), op("Mul", lambda a: 2 * a, "state", "twice")]
+    both = pair_up(first(*model(1, *dead)), last(*model(3, *dead), outputs="y"))
+    assert names(both).keys() == {"c", "state", "twice", "y"}
+    lost = pair_up(first(*model(1, *dead)), last(*model(3), outputs="y"))
+    assert {s.name for s in lost.skipped_reference} == {"state", "twice"}
+    assert (lost.coverage_reference.unmatched, lost.coverage_reference.unobservable) == (0, 0)
 
 
 def test_nonfinite_tensors_pair_where_their_finite_values_do() -> None:
