@@ -21,6 +21,7 @@ from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.locate import Located, Locator
+from aligndbg.locate.nonfinite import beginnings
 from aligndbg.locate.probes import Probes, Shown
 from aligndbg.locate.proved import Probed, Proved, ProvedFault, fault_at, standing_faults
 from aligndbg.locate.reads import reads
@@ -200,7 +201,9 @@ class LocateByExperiment:
                 self._own[at] = judge.isolated(pair, found.replay.trace, run_again)
         own = {p.reference: self._own[at] for p in matching.pairs if (at := (p.reference, p.candidate)) in self._own}
         hidden, probed = self._probed(found) if self._task.probes else ({}, None)
-        faults = tuple(self._fault(cut, found) for cut in found.faults)
+        begun = self._begun(found, matching)
+        found = replace(found, faults=(*found.faults, *begun))
+        faults = tuple(self._as_run(cut, found) if cut in begun else self._fault(cut, found) for cut in found.faults)
         faults += tuple(self._fault(cut, found, shown) for cut, shown in hidden.items())
         places = {
             (f.pair.reference, f.pair.candidate): cut for f, cut in zip(faults, (*found.faults, *hidden), strict=True)
@@ -340,6 +343,24 @@ class LocateByExperiment:
         except AligndbgError as error:
             why = error.fact
         return hidden, Probed(runs=runs, regions=regions, why_not=why)
+
+    def _begun(self, found: Located, matching: Matching) -> list[Cut]:
+        """Where NaN or Inf begin that no isolated run shows."""
+        ours, theirs = self._task.sides.left.prints, self._task.sides.right.prints
+        unlike = [p for p in matching.pairs if ours[p.reference].finite != theirs[p.candidate].finite]
+        side = found.state.candidate if self._task.candidate_again else found.state.reference
+        known = {c.place for c in found.faults}
+        cuts = [c for c in map(self._cut, unlike) if not c.watched and c.place not in known]
+        suspects = sorted(cuts, key=lambda c: side.position.get(c.follower, 0))
+        return beginnings(self._experiments, suspects, found.faults, self._follower.graph.outputs)
+
+    def _as_run(self, cut: Cut, found: Located) -> ProvedFault:
+        """A fault that shows only where each side reads its own values."""
+        pair = cut.pair(self._task.candidate_again)
+        own = self._gauge.judge.metrics(pair)
+        usual = self._fault(cut, found)
+        fault = replace(usual.fault, isolated_error=own.rel_l2, isolated_unit="rel_l2")
+        return replace(usual, fault=fault, own=own, as_run=True)
 
     def _fault(self, cut: Cut, found: Located, shown: Shown | None = None) -> ProvedFault:
         judge, candidate_again = self._gauge.judge, self._task.candidate_again

@@ -17,12 +17,16 @@ __all__ = ["Probed", "Proved", "ProvedFault", "fault_at", "standing_faults"]
 
 @dataclass(frozen=True)
 class ProvedFault:
-    """A fault with the pair of tensors that it lies between, that pair's own metrics, and the usual limits of both."""
+    """A fault with the pair of tensors that it lies between, that pair's own metrics, and the usual limits of both.
+
+    `as_run`: the metrics are those of the plain runs, since it shows only where each side reads its own values.
+    """
 
     fault: Fault
     pair: Pair
     own: Metrics
     limits: Tolerance
+    as_run: bool = False
 
 
 class Probed(TypedDict):
@@ -58,6 +62,8 @@ class Proved:
     def hidden(self, reference: str) -> str:
         """Why a pair whose own error is within its limit on this input is a fault all the same; "" for any other."""
         for one in self.faults:
+            if one.as_run and one.fault.reference == reference:
+                return "NaN or Inf begin here, from what its own side computed: isolated, it is given the other side's"
             if one.fault.hidden and one.fault.reference == reference:
                 error = one.fault.isolated_error
                 return f"own error {error:.2g} on other values at its borders, hidden on this input"
