@@ -9,6 +9,7 @@ normalisation, is one kernel to XNNPACK in the plain run and in the tapped one, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -67,6 +68,7 @@ class TfliteBackend(BaseBackend):
         self._model = TfliteModel(target, raw)
         self._sessions: Kept[dict[int, Session]] = Kept(sessions_kept(len(raw)))
         self._seen_bytes: dict[int, int] = {}
+        self._seen_shapes: dict[int, tuple[int, ...]] = {}  # a file may hold others, which LiteRT does not use
         self.info = ModelInfo(
             path=target,
             backend="tflite",
@@ -165,7 +167,10 @@ class TfliteBackend(BaseBackend):
             name = tensor_of(key)
             index, array = self._index[name], np.asarray(value)
             self._analysis.check_feedable(index)
-            check_array(f"override of {name!r}", self._model.infos[index], array, self._model.path)
+            info = self._model.infos[index]
+            seen = self._seen_shapes.get(index, info.shape)
+            info = replace(info, shape=seen) if array.shape == seen else info
+            check_array(f"override of {name!r}", info, array, self._model.path)
             if array.size:  # there is only one value of no elements
                 cut = index if key == name else (index, self.graph().places()[key[1]])
                 values[cut] = self._as_taken(index, array)
@@ -254,7 +259,7 @@ class TfliteBackend(BaseBackend):
             value = session.read(index, shapes.get(session.place(index), info.static_shape), info.dtype)
         except ValueError as error:
             raise UnsupportedError(f"LiteRT does not hand it out: {one_line(str(error))}", context=info.name) from error
-        self._seen_bytes[index] = value.nbytes
+        self._seen_bytes[index], self._seen_shapes[index] = value.nbytes, value.shape
         return value
 
     def _session(self, step: Step, feeds: Mapping[int, Array], values: Mapping[Cut, Array]) -> Session:

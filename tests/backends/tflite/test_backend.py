@@ -347,6 +347,19 @@ def test_dynamic_dimensions_follow_the_feed(tmp_path: Path) -> None:
         backend.run({"x": np.zeros((2, 5), np.float32)}, ["t1"])
 
 
+def test_a_tensor_has_the_shape_that_litert_gives_it_not_what_the_file_says(tmp_path: Path) -> None:
+    """Edited files keep stale shapes, which nothing in the runtime reads."""
+    builder = chain("TANH", "NEG")
+    builder.model.subgraphs[0].tensors[1].shape = [2, 2]
+    backend = opened(builder, tmp_path)
+    own = dict(backend.run({"x": X}, ["t0", "t1"]))
+    assert own["t0"].shape == (1, 4)
+    got = dict(backend.run({"x": X}, ["t1"], {"t0": own["t0"] * 2}))
+    np.testing.assert_array_equal(got["t1"], own["t1"] * 2)
+    with pytest.raises(FeedError, match="override of 't0': expected float32"):
+        backend.run({"x": X}, ["t1"], {"t0": own["t0"].astype(np.float16)})
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
