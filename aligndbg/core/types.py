@@ -220,7 +220,7 @@ class Graph:
         converter may go wrong too."""
         found: set[str] = set()
         for node in self.nodes:
-            if node.canonical in NOT_COMPUTING and found.isdisjoint(node.inputs):
+            if not any(node.inputs) or (node.canonical in NOT_COMPUTING and found.isdisjoint(node.inputs)):
                 continue
             infos = (
                 (name, self.tensors[name]) for name in node.outputs if name in self.constants and name in self.tensors

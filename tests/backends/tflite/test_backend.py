@@ -215,7 +215,7 @@ def test_dequantized_weights_are_folded_and_right(tmp_path: Path, kernels: str) 
     graph.io([x], [y])
     backend = opened(builder, tmp_path, kernels=kernels)
     assert backend.graph().constants == {"half", "q", "half32", "q32", "both"}
-    assert backend.graph().tappable() == ("y",)
+    assert backend.graph().tappable() == ("both", "y")
     values = dict(backend.run({}, ["half", "half32", "q32", "both", "q"]))
     wanted = (X * 1.1).astype(np.float16)
     wanted_q = (np.array([[-7, 0, 5, 90]]) - 2) * np.float32(0.3)
