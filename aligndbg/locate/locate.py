@@ -426,8 +426,10 @@ class Locator:
         return sorted(found, key=lambda c: order.get(c.leader if self._candidate_again else c.follower, 0))
 
     def _one_node(self, one: Cut, other: Cut) -> bool:
-        ours = self._leader.node(one.leader)
-        theirs = self._follower.node(one.follower)
+        """Of an operator too many its border is no result: what computes that may be at fault by itself."""
+        borders = {one.border, other.border}
+        ours = self._leader.node(one.leader) if "leader" not in borders else None
+        theirs = self._follower.node(one.follower) if "follower" not in borders and not one.edge else None
         return (ours is not None and ours is self._leader.node(other.leader)) or (
-            theirs is not None and not one.edge and theirs is self._follower.node(other.follower)
+            theirs is not None and theirs is self._follower.node(other.follower)
         )
