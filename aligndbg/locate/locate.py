@@ -72,6 +72,7 @@ class Locator:
         self._hopeless: set[frozenset[str]] = set()  # parts in which nothing heals
         self._measured: set[frozenset[tuple[str, Key]]] = set()  # by two ways of pairing it would go to and fro
         self._fresh = False  # whether the last round paired something anew
+        self._late = False  # and some of that is to be looked into
         self._loose = False
         self._runs = 0
         if corrected is not None:
@@ -139,7 +140,11 @@ class Locator:
         if doubtful or self._gauge.coarse or self._accepted or self._part():  # else nothing has moved
             self._state = self._paired_again(replay)
         self._measured.add(frozenset(c.place for c in cuts))
-        self._fresh = frozenset(c.place for c in self._cuts()) not in self._measured
+        known, now = {c.place for c in cuts}, self._cuts()
+        self._fresh = frozenset(c.place for c in now) not in self._measured
+        self._late = not self._gauge.coarse and any(
+            not self._own(c, replay) <= self._lookout(c) for c in now if c.place not in known
+        )
         standing = Standing(tuple(cuts), error, limit, least, {})
         if not doubtful:
             return standing, replay
@@ -290,7 +295,7 @@ class Locator:
         while True:
             first = next((c for c in self._over(standing) if c.place not in self._settled), None)
             if first is None:
-                return (self._fresh and self._gauge.coarse) or self._look_closer()
+                return (self._fresh and (self._gauge.coarse or self._late)) or self._look_closer()
             if self._fresh:
                 return True  # what has been paired since is cut first: it is what follows
             if self._judge(first, standing):

@@ -243,3 +243,26 @@ def test_beyond_that_rounding_it_is_one(x: Array) -> None:
         waves("", "float32"), waves("c_", "float16", lambda a: np.sin(a * np.float32(1.001))), {"x": x}
     )
     assert [f.reference for f in found.faults] == ["wave"]
+
+
+def grown(tag: str, first: float = 1.0, last: float = 1.0) -> MemoryBackend:
+    """What is near to its limit, and grows: a power, and behind it two operators whose ends agree once that is cut."""
+    node = partial(tagged, tag)
+    uneven = np.where(np.arange(50) % 2, np.float32(first), np.float32(1))
+    return MemoryBackend(
+        inputs={"x": (4, 50)},
+        nodes=[
+            node("Abs", lambda a: np.abs(a) + np.float32(1), "x", "stem"),
+            node("Mul", lambda a: a * uneven, "stem", "scaled"),
+            node("Pow", lambda a: a ** np.float32(8), "scaled", "grown"),
+            node("Mul", lambda a: a * np.where(np.arange(50) % 3, np.float32(last), np.float32(1)), "grown", "more"),
+            node("Log", np.log, "more", "y"),
+        ],
+        outputs=[tag + "y"],
+    )
+
+
+def test_what_a_correction_pairs_anew_is_judged_too(x: Array) -> None:
+    found = aligndbg.diff(grown(""), grown("c_", first=1.0008, last=1.0006), {"x": x})
+    assert [f.reference for f in found.faults] == ["scaled", "more"]
+    assert {m.pair.reference for m in found.pairs if m.status == "fault"} == {"scaled", "more"}
