@@ -22,8 +22,19 @@ __all__ = ["CONVERTERS", "clean", "diffed", "is_false"]
 
 LIMIT = 400  # seconds that one diff may take
 
-# (net, pair) -> why what is said of it is the converter's own fault, shown by hand.
-CONVERTERS: dict[tuple[str, str], str] = {}
+# What is said of a clean pair and is the converter's or the runtime's own fault, shown by hand: by (net, pair) the
+# candidate's operators that may be named there.
+_MASKED = "albert bert bloom clip deberta distilbert electra gemma2 gpt2 llama qwen2 small_encoder".split()
+CONVERTERS: dict[tuple[str, str], set[str]] = {
+    # Calibrated with the mask in it, the scores' grid has steps of 1e6 to 1e36: nothing of a score is left.
+    **{(net, "dyn~qdq"): {"Add", "Where"} for net in _MASKED},
+    # The mask is -inf: the calibrated scale is inf, and what is dequantized NaN.
+    ("translator", "dyn~qdq"): {"Add"},
+    # LiteRT's int16 SOFTMAX: up to 18 steps off with 10 classes, 195 with 100, 1,870 with 1,000, in both kernel sets.
+    ("keras_efficientnetv2", "lite~lite_int16"): {"DEQUANTIZE"},
+    # One bias shared by gates whose inputs have other scales: it is in the steps of one of them.
+    ("keras_unrolled", "lite~lite_int16"): {"FULLY_CONNECTED"},
+}
 
 
 def clean(todo: Sequence[Case], path: Path) -> Iterator[dict[str, Any]]:
@@ -38,7 +49,8 @@ def clean(todo: Sequence[Case], path: Path) -> Iterator[dict[str, Any]]:
 
 def is_false(row: dict[str, Any]) -> bool:
     """A fault where there is none, a diff that failed, or a float pair that is not aligned."""
-    if (row["net"], row["pair"]) in CONVERTERS:
+    known = CONVERTERS.get((row["net"], row["pair"]), set())
+    if row.get("faults") and all(fault["operators"][1] in known for fault in row["faults"]):
         return False
     return bool(row.get("faults") or row.get("error") or (row["pair"] not in INT8 and row["verdict"] != "aligned"))
 

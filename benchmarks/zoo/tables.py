@@ -39,7 +39,7 @@ def _pair(pair: str, rows: Sequence[Row]) -> list[Any]:
         len(rows),
         sum(r["verdict"] == "aligned" for r in rows),
         sum(map(is_false, rows)),
-        sum((r["net"], r["pair"]) in CONVERTERS for r in rows),
+        sum(bool(r.get("faults")) and (r["net"], r["pair"]) in CONVERTERS and not is_false(r) for r in rows),
         sum(r["tensors"] for r in told),
         f"{statistics.fmean(shares):.2%}",
         f"{min(shares):.1%}",
