@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from aligndbg.core.types import Graph, Key, Node, Pair, Region
 
-__all__ = ["needed", "next_pairs", "next_tensors", "region"]
+__all__ = ["needed", "next_pairs", "next_tensors", "region", "upward"]
+
+
+def upward(graph: Graph, start: Iterable[str], through: Callable[[Node, str], bool]) -> Iterator[tuple[Node, str]]:
+    """Each node that computes `start`, with each of its inputs; and on up `through` those that say yes, each once."""
+    producers, stack = graph.producers(), list(start)
+    seen = set(stack)
+    while stack:
+        node = producers.get(stack.pop())
+        for i in dict.fromkeys(node.inputs) if node else ():
+            if not i or node is None:
+                continue
+            yield node, i
+            if i not in seen and through(node, i):
+                seen.add(i)
+                stack.append(i)
 
 
 def next_pairs(consumers: Mapping[str, Sequence[Node]], by_name: Mapping[str, Pair], name: str) -> list[Pair]:
@@ -53,21 +68,12 @@ def needed(graph: Graph, fetch: Iterable[str], overrides: Container[Key]) -> tup
 
 def region(graph: Graph, output: str, paired: Container[str]) -> Region:
     """The nodes between `output` and the nearest paired tensors (or inputs and constants) before it."""
-    producers = graph.producers()
-    nodes: dict[str, None] = {}
-    inputs: dict[str, None] = {}
-    stack, seen = [output], {output}
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None:
-            continue
-        nodes.setdefault(node.name)
-        for i in node.inputs:
-            if not i or i in seen:
-                continue
-            seen.add(i)
-            if i in paired or i in graph.inputs:
-                inputs.setdefault(i)
-            elif i not in graph.constants or i in graph.made:
-                stack.append(i)
+
+    def border(name: str) -> bool:
+        return name in paired or name in graph.inputs
+
+    made = graph.producers().get(output)
+    met = list(upward(graph, [output], lambda _, i: not border(i) and i not in graph.stored))
+    nodes = {made.name, *(node.name for node, _ in met)} if made else set()
+    inputs = dict.fromkeys(i for _, i in met if border(i) and i != output)
     return Region(tuple(sorted(nodes, key=graph.places().__getitem__)), tuple(inputs), (output,))

@@ -228,6 +228,11 @@ class Graph:
             found.update(name for name, info in infos if info.dtype in FLOAT_DTYPES or info.quant is not None)
         return frozenset(found)
 
+    @cached_property
+    def stored(self) -> frozenset[str]:
+        """The other constants: what the file holds, at most moved or in another form."""
+        return self.constants - self.made
+
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
         return self._producers

@@ -6,9 +6,10 @@ each is taken to be computed from the one that was recorded before it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 
+from aligndbg.core.regions import upward
 from aligndbg.core.types import Graph, Node, Trace
 
 __all__ = ["borrowed"]
@@ -28,27 +29,14 @@ def borrowed(recording: Trace, other: Graph) -> Trace:
     return replace(recording, graph=graph)
 
 
-def _by_name(other: Graph, known: Container[str]) -> Iterable[Node]:
+def _by_name(other: Graph, known: Set[str]) -> Iterable[Node]:
     """The other side's nodes that end in a recorded tensor, each reading the nearest recorded ones above it."""
-    producers = other.producers()
+    recorded = {*known, *other.inputs}
     for node in other.nodes:
-        for name in node.outputs:
-            if name in known:
-                read = tuple(_recorded_above(producers[name], known, other))
-                yield Node(node.op_type, f"recorded {name}", read, (name,), canonical=node.canonical)
-
-
-def _recorded_above(node: Node, known: Container[str], other: Graph) -> Iterable[str]:
-    producers, seen, stack = other.producers(), set[str](), list(node.inputs)
-    while stack:
-        name = stack.pop()
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        if name in known or name in other.inputs:
-            yield name
-        elif name in producers:
-            stack += producers[name].inputs
+        for name in known & set(node.outputs):
+            met = upward(other, [name], lambda _, i: i not in recorded)
+            read = dict.fromkeys(i for _, i in met if i in recorded)
+            yield Node(node.op_type, f"recorded {name}", tuple(read), (name,), canonical=node.canonical)
 
 
 def _in_order(names: list[str]) -> Iterable[Node]:

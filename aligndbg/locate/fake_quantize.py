@@ -13,7 +13,8 @@ import numpy as np
 
 from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.qdq import as_read, read_through
-from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Layout, Node, Quant, Trace
+from aligndbg.core.regions import upward
+from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Layout, Quant, Trace
 
 __all__ = ["FakeQuantizer", "fake_quantized_feeds"]
 
@@ -67,11 +68,11 @@ class FakeQuantizer:
         """By the pairs of tensors (float side's name -> quantized side's), between which weights are paired by size and
         value."""
         ours, theirs = self._graphs
-        producers, quantized = (ours.producers(), theirs.producers()), set(counterparts.values())
+        quantized = set(counterparts.values())
         wanted: list[tuple[list[str], list[str]]] = []
         for r, c in counterparts.items():
-            left = [n for n in _weights(producers[0], r, counterparts, ours) if _is_float(ours, n)]
-            right = [n for n in _weights(producers[1], c, quantized, theirs) if _quant(theirs, n) is not None]
+            left = [n for n in _weights(ours, r, counterparts) if _is_float(ours, n)]
+            right = [n for n in _weights(theirs, c, quantized) if _quant(theirs, n) is not None]
             if left and right:
                 wanted.append((left, right))
         for k, names in enumerate(zip(*wanted, strict=True)):
@@ -165,23 +166,13 @@ def _on_own_grid(channels: Array, most: float) -> Array:
     return rounded
 
 
-def _weights(producers: Mapping[str, Node], output: str, paired: Iterable[str], graph: Graph) -> list[str]:
+def _weights(graph: Graph, output: str, paired: Iterable[str]) -> list[str]:
     """The constants read between `output` and the paired tensors before it."""
-    stop, found, stack, seen = set(paired), [], [output], {output}
-    while stack:
-        node = producers.get(stack.pop())
-        for i in node.inputs if node else ():
-            if not i or i in seen:
-                continue
-            seen.add(i)
-            if i in stop:
-                continue
-            if i in graph.constants and i not in graph.made:
-                made = producers.get(i)
-                found.append(made.inputs[0] if made is not None and made.canonical == "DequantizeLinear" else i)
-            else:
-                stack.append(i)
-    return found
+    stop, producers = set(paired), graph.producers()
+    met = upward(graph, [output], lambda _, i: i not in stop and i not in graph.stored)
+    found = dict.fromkeys(i for _, i in met if i in graph.stored and i not in stop)
+    made = ((i, producers.get(i)) for i in found)
+    return [i if node is None or node.canonical != "DequantizeLinear" else node.inputs[0] for i, node in made]
 
 
 def _is_float(graph: Graph, name: str) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from aligndbg.core.qdq import put_on_grids
-from aligndbg.core.regions import next_tensors
+from aligndbg.core.regions import next_tensors, upward
 from aligndbg.core.types import Graph, Node
 from aligndbg.locate.experiments import Cut
 
@@ -33,15 +33,4 @@ def reads(leader: Graph, follower: Graph, cuts: Iterable[Cut]) -> dict[tuple[str
 
 def _readers_above(graph: Graph, name: str, source: str, stop: set[str]) -> Sequence[Node]:
     """The readers of `source` through which `name` is computed from it, past no tensor of `stop`."""
-    producers: Mapping[str, Node] = graph.producers()
-    found, stack, seen = [], [name], {name}
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None:
-            continue
-        if source in node.inputs:
-            found.append(node)
-        fresh = [i for i in node.inputs if i and i not in seen and i not in stop]
-        seen.update(fresh)
-        stack += fresh
-    return found
+    return [node for node, i in upward(graph, [name], lambda _, i: i not in stop) if i == source]

@@ -86,7 +86,7 @@ class Side:
         return tuple(names), tuple(skipped)
 
     def _reason_to_skip(self, name: str) -> str:
-        if name in self.graph.constants and name not in self.graph.made:
+        if name in self.graph.stored:
             return "constant"
         if name in self.trace.missing:
             return self.trace.missing[name]

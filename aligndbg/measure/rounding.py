@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aligndbg.core.moves import MOVING
 from aligndbg.core.qdq import read_through
+from aligndbg.core.regions import upward
 from aligndbg.core.types import Graph, Pair
 from aligndbg.measure.thresholds import INNER_LSB, OWN_LSB
 
@@ -72,14 +73,8 @@ def _borders(graph: Graph, paired: Collection[str]) -> set[str]:
 def _computed_inside(graph: Graph, name: str, borders: Container[str]) -> list[str]:
     """The tensors between `name` and the borders before it that an operator computes, not merely moves."""
     producers = graph.producers()
-    stack, seen = [name], {name: None}
-    while stack:
-        node = producers.get(stack.pop())
-        for i in node.inputs if node else ():
-            if i and i not in seen and i not in borders:
-                seen[i] = None
-                stack.append(i)
-    return [n for n in seen if n != name and n in producers and producers[n].canonical not in MOVING]
+    inside = dict.fromkeys(i for _, i in upward(graph, [name], lambda _, i: i not in borders) if i not in borders)
+    return [n for n in inside if n != name and n in producers and producers[n].canonical not in MOVING]
 
 
 def _cost(graph: Graph, inner: str, output: str) -> float:
