@@ -26,7 +26,7 @@ LIKE = 32  # tensors of a rms on either side that are looked at for the nearest
 def classify(
     state: State, side: Side, equals: Mapping[str, list[str]], held: Set[str] = frozenset()
 ) -> tuple[Unmatched, ...]:
-    """Every comparable tensor of `side` without a pair that the other side may not do without, its class and reason.
+    """Every comparable tensor of `side` without a pair, its class and reason; weights that it computes left out.
 
     `equals` are those of the other side; `held` are outputs that are compared all the same.
     """
@@ -34,7 +34,7 @@ def classify(
     of_size = _of_size(state, state.candidate if side is state.reference else state.reference)
     out = []
     for name in side.names:
-        if name in side.spare or state.link_of(side, name):
+        if name in side.fixed or state.link_of(side, name):
             continue
         reason = _one_sided(state, side, name, equals.get(name, []), verified)
         if reason:
@@ -43,6 +43,9 @@ def classify(
             continue
         if reason:
             out.append(Unmatched(name, side.op(name), UnmatchedClass.ONE_SIDED, reason))
+        elif name in side.unread:
+            reason = "no output is computed from it: the other side may do without"
+            out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))
         elif _enclosed(state, side, name, verified):
             reason = "inside a region whose borders are paired; the other side computes it in another way"
             out.append(Unmatched(name, side.op(name), UnmatchedClass.UNOBSERVABLE, reason))

@@ -10,7 +10,7 @@ from aligndbg.core.types import Layout, Matching, Pair, Skipped, Trace
 from aligndbg.match.classify import classify, coverage, unseen
 from aligndbg.match.leftovers import match_names, match_outputs
 from aligndbg.match.outputs import outputs_again
-from aligndbg.match.side import Side
+from aligndbg.match.side import FIXED, Side
 from aligndbg.match.state import Link, State
 from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
@@ -104,8 +104,8 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
         pairs=pairs,
         unmatched_reference=left_r,
         unmatched_candidate=left_c,
-        skipped_reference=(*reference.skipped, *_spared(state, reference), *inside_r[1]),
-        skipped_candidate=(*candidate.skipped, *_spared(state, candidate), *inside_c[1]),
+        skipped_reference=(*reference.skipped, *_made(state, reference), *inside_r[1]),
+        skipped_candidate=(*candidate.skipped, *_made(state, candidate), *inside_c[1]),
         coverage_reference=coverage(reference, len(pairs) + len(held_r), left_r),
         coverage_candidate=coverage(candidate, len(pairs) + len(held_c), left_c),
         again=again,
@@ -114,7 +114,6 @@ def _finish(state: State, equals: Mapping[str, list[str]]) -> Matching:
     )
 
 
-def _spared(state: State, side: Side) -> list[Skipped]:
-    """What one side computes, and the other may do without."""
-    spare = ((n, side.spare[n]) for n in side.names if n in side.spare)
-    return [Skipped(n, side.op(n), why) for n, why in spare if not state.link_of(side, n)]
+def _made(state: State, side: Side) -> list[Skipped]:
+    """The weights that one side computes and the other holds."""
+    return [Skipped(n, side.op(n), FIXED) for n in side.names if n in side.fixed and not state.link_of(side, n)]

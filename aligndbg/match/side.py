@@ -16,11 +16,9 @@ from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["FIXED", "Grid", "Side", "is_cell", "is_hidden", "moved_from"]
 
-# Why a tensor is not compared.
-FIXED = "depends on shapes and constants only"
-UNREAD = "no output is computed from it"
+FIXED = "depends on shapes and constants only"  # why a tensor is not compared
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class Side:
         self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
-        # Compared where both sides have them, and nothing is missing where one has not.
-        self.spare = dict.fromkeys(_unread(self.graph), UNREAD) | dict.fromkeys(self.fixed, FIXED)
+        self.unread = _unread(self.graph)
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts

@@ -110,9 +110,18 @@ def test_inconclusive_is_3_and_writes_json(run: Any, fixtures: Path, tmp_path: P
     assert by_name["a"]["metrics"]["sqnr_db"] == "inf"  # bit-equal
 
 
-def test_min_coverage_makes_a_poor_comparison_inconclusive(run: Any, fixtures: Path) -> None:
-    """The LSTM's loop has state outputs that no tensor of the ONNX side holds: 5 of 8 are compared."""
-    pair = fixtures / "lstm.tflite", fixtures / "lstm.onnx"
+def test_min_coverage_makes_a_poor_comparison_inconclusive(run: Any, fixtures: Path, tmp_path: Path) -> None:
+    """The recording has three tensors that the model holds nowhere: 5 of 8 are compared."""
+    run("capture", fixtures / "cnn.onnx", "-o", tmp_path / "all.npz")
+    with np.load(tmp_path / "all.npz") as recorded:
+        outputs = [n for n in recorded.files if n.startswith("/")][-5:]
+        kept = {n: recorded[n] for n in outputs}
+        feeds = {"input": recorded["input"]}
+    rng = np.random.default_rng(0)
+    kept |= {f"own.{k}": rng.standard_normal((1, 7 + k)).astype(np.float32) for k in range(3)}
+    np.savez(tmp_path / "some.npz", **kept)
+    np.savez(tmp_path / "in.npz", **feeds)
+    pair = tmp_path / "some.npz", fixtures / "cnn.onnx", "--input", tmp_path / "in.npz"
     assert run("diff", *pair, "--min-coverage", "0.6").code == 0
     done = run("diff", *pair, "--min-coverage", "0.7")
     assert done.code == 3
