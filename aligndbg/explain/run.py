@@ -95,6 +95,7 @@ def _rounded(sides: CapturedPair) -> bool:
 def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:
     """For each fault what is known where it was measured; for an operator that one side lacks, where it shows."""
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    trusted += isolation.exact
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
     return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]

@@ -15,7 +15,7 @@ from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
+__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from", "value_independent"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Side:
         self.precision = Precision(trace)
         self.producer = self.graph.producers()
         self.consumers = self.graph.consumers()
-        self.fixed = _value_independent(trace)
+        self.fixed = value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
         self._data_inputs: dict[int, tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
@@ -220,7 +220,7 @@ def _twins(graph: Graph) -> dict[str, tuple[str, ...]]:
     return {name: tuple(n for n in alike if n != name) for alike in found.values() if len(alike) > 1 for name in alike}
 
 
-def _value_independent(trace: Trace) -> frozenset[str]:
+def value_independent(trace: Trace) -> frozenset[str]:
     """Tensors that the feeds' values cannot change: made from constants and from shapes alone."""
     fixed = set(trace.graph.constants)
     for node in trace.graph.nodes:

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair
+from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Status
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import output_pairs
+from aligndbg.locate.exact import ExactTensors
+from aligndbg.locate.exact_faults import ExactFaults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
+from aligndbg.measure.exact import Exact
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
 from aligndbg.measure.tolerance import ToleranceRules
@@ -26,7 +29,7 @@ from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import AS_OUTPUT, basis_of
 from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
-from aligndbg.verdict.outputs import output_notes
+from aligndbg.verdict.outputs import exact_notes, output_notes
 
 __all__ = ["Settings", "diff_once"]
 
@@ -75,10 +78,11 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
         measured = _measure(run, judge, matching, isolation, why_not)
+        exact, isolation, measured = _exactly(sides, judge, matching, isolation, measured)
         explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
         verdict, why = decide(
-            judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
+            judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped, exact=exact
         )
         limits = settings.min_coverage, settings.max_faults
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
@@ -87,6 +91,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
             *explained.notes,
+            *exact_notes(exact),
             *drift_notes(verdict, measured),
             *check_warnings(checks),
         ]
@@ -102,6 +107,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             corrected=explained.corrected,
             causes=explained.causes,
             outputs=explained.outputs,
+            exact=exact,
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in sides.plan.links),
             checks=checks,
             timing=dict(clock.seconds),
@@ -224,6 +230,23 @@ def _measure(
             out.append(found)
             step()
     return out
+
+
+def _exactly(
+    sides: CapturedPair, judge: Judge, matching: Matching, isolation: Isolation | None, measured: list[Measurement]
+) -> tuple[tuple[Exact, ...], Isolation | None, list[Measurement]]:
+    """Integers, booleans and strings; the isolation and the pairs with the faults among those."""
+    passed = {m.pair.reference for m in measured if m.status is Status.PASS}
+    tensors = ExactTensors(sides, isolation, matching.pairs, passed)
+    isolation, healed = ExactFaults(sides, judge, isolation, tensors).proved()
+    healed_status = {Status.FAULT: Status.DRIFT}
+    told = [
+        replace(m, reason=healed[m.pair.reference], status=healed_status.get(m.status, m.status))
+        if m.pair.reference in healed
+        else m
+        for m in measured
+    ]
+    return tensors.told, isolation, told
 
 
 def _faults_and_causes(

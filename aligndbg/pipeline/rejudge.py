@@ -92,6 +92,7 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         faults,
         min_coverage,
         inputs_transposed=basis.inputs_transposed,
+        exact=found.exact,
     )
     doubtful = isolation.doubtful if isolation else {}
     stale = drift_notes(found.verdict, found.pairs)
