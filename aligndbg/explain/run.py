@@ -15,6 +15,7 @@ from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
+from aligndbg.explain.grids import lost_at, unlike_grids
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
@@ -66,7 +67,15 @@ def causes_of_the_pair(
     causes = input_causes(feeding.findings)
     with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
-        causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
+        traces = sides.left.trace, sides.right.trace
+        pairs = [m.pair for m in measured]
+        for cause in shared_scales(measured, outputs, *traces):
+            if cause.details.get("dead"):
+                faults = lost_at(
+                    faults, next(p for p in pairs if p.candidate == cause.details["candidate"]), cause, traces
+                )
+            causes.append(cause)
+        faults = unlike_grids(faults, pairs, sides)
         notes: list[str] = []
         if suspect and (faults or not causes):
             common = _common(sides)

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import Array, Cause, Fault, LayoutKind, Node, Quant, Trace
 from aligndbg.explain.advice import ADVICE
 from aligndbg.explain.common_weights import CommonWeights
 from aligndbg.explain.thresholds import (
     CLIPPED_SHARE,
     COARSE_STEPS,
+    CUT_OFF,
     EQUAL_ONCE_MOVED,
     FEWEST_OF_PART,
     FEWEST_WEIGHTS,
@@ -37,7 +39,11 @@ CLIPPED_INPUT = "feed values in the range that the input was calibrated for, or 
 
 
 def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
-    """What the check of both sides' feeds found; each correction was proved there to leave rounding only."""
+    """What the check of both sides' feeds found; each correction was proved there to leave rounding only.
+
+    `verdict` in its details is what agreement of the outputs is worth then: of two that were not asked the same thing
+    it is none.
+    """
     return [
         Cause(
             f.kind,
@@ -50,11 +56,18 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
                 "reference": f.reference,
                 "candidate": f.candidate,
                 "unit": "max_abs",
-            },
+            }
+            | _worth(f),
         )
         for f in findings
         if f.details.get("share", 1.0) >= CLIPPED_SHARE
     ]
+
+
+def _worth(finding: FeedFinding) -> dict[str, str]:
+    if finding.kind == "saturation":
+        return {"verdict": "inconclusive"} if finding.details.get("cut", 0.0) > CUT_OFF else {}
+    return {"verdict": "inconclusive" if finding.kind == "unexplained" else "diverged"}
 
 
 def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
@@ -158,8 +171,27 @@ def shared_scales(measured: Sequence[Measurement], outputs: frozenset[str], left
         for axis in range(1, reference.ndim):
             found = _lost_parts(reference, axis, quant, dtype)
             if found is not None:
-                return [_shared(m, reference, axis, found, quant, dtype)]
+                cause = _shared(m, reference, axis, found, quant, dtype)
+                dead = m.pair.reference in outputs and cause.kind == "saturation" and _joined(m, left, axis, found)
+                return [replace(cause, details={**cause.details, "dead": True, "stored": True}) if dead else cause]
     return []
+
+
+def _joined(m: Measurement, left: Trace, axis: int, lost: Sequence[int]) -> bool:
+    """Whether the lost channels are all that one operand of a concatenation holds: what one operator gave is gone, and
+    not a class that is just unlikely."""
+    node = left.graph.producers().get(m.pair.reference)
+    while node is not None and node.canonical in PASSIVE_OPS:
+        node = left.graph.producers().get(node.inputs[0])
+    if node is None or node.canonical != "Concat" or any(i not in left.values for i in node.inputs):
+        return False
+    shapes = [left.values[i].shape for i in node.inputs]
+    along = next((k for k in range(len(shapes[0])) if len({s[k] for s in shapes}) > 1), axis)
+    sizes = [s[along] for s in shapes] if along < len(shapes[0]) else []
+    if sum(sizes) != m.pair.layout.reference_shape[axis]:
+        return False
+    ends = np.cumsum(sizes)
+    return any(set(range(end - size, end)) <= set(lost) for end, size in zip(ends, sizes, strict=True))
 
 
 def _stored(name: str, trace: Trace, producers: Mapping[str, Node]) -> str:

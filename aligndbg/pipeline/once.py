@@ -81,9 +81,8 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         exact, isolation, measured = _exactly(sides, judge, matching, isolation, measured)
         explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
-        verdict, why = decide(
-            judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped, exact=exact
-        )
+        told = explained.faults, settings.min_coverage, swapped, exact, explained.causes
+        verdict, why = decide(judge, matching, measured, *told)
         limits = settings.min_coverage, settings.max_faults
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
         notes = [

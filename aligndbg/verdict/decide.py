@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aligndbg.core.layouts import exchanges_axes
-from aligndbg.core.types import Fault, Matching, Status, Trace, UnmatchedClass, Verdict
+from aligndbg.core.types import Cause, Fault, Matching, Status, Trace, UnmatchedClass, Verdict
 from aligndbg.measure.exact import Exact
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
+from aligndbg.measure.thresholds import OWN_LSB
 from aligndbg.measure.tolerance import degenerate, within
 
 __all__ = ["MIN_COVERAGE", "decide", "drift_notes"]
@@ -25,12 +26,14 @@ def decide(
     min_coverage: float,
     inputs_transposed: bool = False,
     exact: Sequence[Exact] = (),
+    causes: Sequence[Cause] = (),
 ) -> tuple[Verdict, str]:
     """The verdict and the sentence that gives its reason.
 
     An output of one shape on both sides whose axes are in another order (H and W swapped) is not the same output,
     unless the inputs are fed so too (`inputs_transposed`). `exact` are integers, booleans and strings, which must be
-    equal unless what they are computed from is within tolerance, and they follow from that.
+    equal unless what they are computed from is within tolerance, and they follow from that. `causes` are those of the
+    pair as a whole: some say what agreeing outputs are worth.
     """
     reference, candidate = judge.reference, judge.candidate
     outputs = _output_pairs(reference, candidate, measurements)
@@ -39,6 +42,8 @@ def decide(
         or _over_tolerance(judge, outputs)
         or ("" if inputs_transposed else _transposed(outputs))
         or _unequal(exact)
+        or _one_valued(outputs)
+        or _caused(causes, Verdict.DIVERGED)
     )
     if wrong:
         return Verdict.DIVERGED, wrong
@@ -47,6 +52,7 @@ def decide(
         or _unpaired_exact(exact)
         or _proves_nothing(outputs, exact)
         or _too_few(matching, min_coverage, exact)
+        or _caused(causes, Verdict.INCONCLUSIVE)
     )
     if open_:
         return Verdict.INCONCLUSIVE, open_
@@ -66,6 +72,23 @@ def _over_tolerance(judge: Judge, outputs: Iterable[Measurement]) -> str:
         if not fine and (m.metrics.nonfinite_mismatch or not degenerate(m.metrics)):
             return f"output {m.pair.reference}: {why}"
     return ""
+
+
+def _one_valued(outputs: Iterable[Measurement]) -> str:
+    """A direction, all that grids are held to, says nothing of a side that is one value throughout."""
+    for m in outputs:
+        found, steps = m.metrics, m.metrics.lsb_max
+        for side, own, other in (
+            ("candidate", found.distinct_candidate, found.distinct_reference),
+            ("reference", found.distinct_reference, found.distinct_candidate),
+        ):
+            if steps is not None and steps > OWN_LSB and own == 1 < other and found.count > 1:
+                return f"output {m.pair.reference}: one value throughout in the {side}, which the other's are not"
+    return ""
+
+
+def _caused(causes: Iterable[Cause], verdict: Verdict) -> str:
+    return next((c.summary for c in causes if c.details.get("verdict") == verdict), "")
 
 
 def _transposed(outputs: Iterable[Measurement]) -> str:
