@@ -14,6 +14,7 @@ import numpy as np
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
+from aligndbg.explain.coarse_weights import coarse_weights
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
 from aligndbg.explain.grids import lost_at, unlike_grids
 from aligndbg.explain.repro import write_repro
@@ -59,6 +60,7 @@ def causes_of_the_pair(
     feeding: Feeding,
     measured: Sequence[Measurement],
     outputs: frozenset[str],
+    isolation: Isolation | None,
     clock: Clock,
 ) -> tuple[tuple[Fault, ...], tuple[Cause, ...], list[str]]:
     """Causes that are of no single operator, the faults that they leave, and what is to be told of the weights."""
@@ -76,6 +78,7 @@ def causes_of_the_pair(
                 )
             causes.append(cause)
         faults = unlike_grids(faults, pairs, sides)
+        causes += coarse_weights(sides, isolation, [m for m in measured if m.pair.reference in outputs])
         notes: list[str] = []
         if suspect and (faults or not causes):
             common = _common(sides)

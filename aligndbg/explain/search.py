@@ -24,6 +24,7 @@ from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
 from aligndbg.explain.hypotheses.pooling import Pooling
 from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.hypotheses.resize import Resize
+from aligndbg.explain.hypotheses.stored_bias import StoredBias
 from aligndbg.explain.hypothesis import Hypothesis, Tested
 
 __all__ = ["explain_faults"]
@@ -32,6 +33,7 @@ __all__ = ["explain_faults"]
 MOST_OPERATORS = 20
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
+    StoredBias(),
     Padding(),
     StrideOffset(),
     Attribute(),

@@ -263,7 +263,7 @@ def _faults_and_causes(
         faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
         faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
-    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, isolation, run.clock)
     proved = isolation.proved if isolation else None
     all_of_them = proved is not None and len(faults) == len(proved.standing)
     return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None, notes)
