@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
+from aligndbg.explain.budget import worked
 from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.coarse_weights import coarse_weights
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
@@ -31,22 +31,34 @@ from aligndbg.trace.capture import Captured
 __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
 
-SHARE, SECONDS = 0.18, 1.8  # of the whole diff, or seconds where that is more; the last trial ends a little later
+SHARE, SECONDS = (
+    0.18,
+    1.8,
+)  # of the whole diff, or seconds of work where that is more; the last trial ends a little later
 
 
 def causes_of_faults(
-    faults: tuple[Fault, ...], sides: CapturedPair, isolation: Isolation, clock: Clock, repro: Path | None
+    faults: tuple[Fault, ...],
+    sides: CapturedPair,
+    isolation: Isolation,
+    clock: Clock,
+    repro: Path | None,
+    seconds: float | None = None,
 ) -> tuple[Fault, ...]:
-    """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder."""
+    """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder.
+
+    `seconds` of work may be spent on all of them; without, what is usual.
+    """
     if not faults:
         return faults
-    seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
+    if seconds is None:
+        seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
     with clock.stage("explain"), np.errstate(all="ignore"):  # NaN and Inf are experimented on like other values
         contexts = _contexts(faults, sides, isolation)
         pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
         masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
         rest = [k for k in range(len(faults)) if k not in masked]
-        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
+        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], worked() + seconds)
         told = dict(zip(rest, tried, strict=True))
         found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:

@@ -45,7 +45,7 @@ class Settings:
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
     other tolerances can be judged by. `probes`: random inputs of its own that each region is tested on. `repeated`:
-    more samples follow, so the runtimes keep their sessions.
+    more samples follow, so the runtimes keep their sessions. `explain_time`: seconds of work on causes.
     """
 
     rules: ToleranceRules
@@ -59,6 +59,7 @@ class Settings:
     details: bool = False
     probes: int = 0
     repeated: bool = False
+    explain_time: float | None = None
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
@@ -261,7 +262,8 @@ def _faults_and_causes(
     if isolation is not None:
         most = run.settings.max_faults
         faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
-        faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
+        asked = run.settings.repro, run.settings.explain_time
+        faults = causes_of_faults(faults, sides, isolation, run.clock, *asked)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
     faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, isolation, run.clock)
     proved = isolation.proved if isolation else None
