@@ -13,6 +13,7 @@ __all__ = [
     "LAYOUT_OPS",
     "MOVING",
     "PASSIVE_OPS",
+    "SIGNED",
     "WEIGHT_OPS",
     "ops_agree",
     "output_index",
@@ -23,6 +24,8 @@ LAYOUT_OPS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten
 # Ops whose output holds their input's values, at most rounded to another type.
 PASSIVE_OPS = LAYOUT_OPS | {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "Dropout"}
 
+# Of integers: ops whose rounding or meaning is another one for negative numbers (canonical, and torch's own names).
+SIGNED = frozenset({"Div", "Mod", "BitShift", "floor_divide", "remainder", "fmod", "trunc_divide"})
 
 SAME_RESULT = 0.9  # `ops_agree` of ops that give one result under two names, or none but another type or layout
 KINDRED = 0.4  # of ops that are something to each other

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aligndbg.core.fixed import value_independent
 from aligndbg.core.layouts import layouts
 from aligndbg.core.ops import LAYOUT_OPS
 from aligndbg.core.qdq import read_through
@@ -18,7 +19,6 @@ from aligndbg.core.types import Array, Layout, Node, Pair, RunAgain, Trace
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
-from aligndbg.match.side import value_independent
 from aligndbg.measure.exact import Exact, as_numbers, best_layout, first_places, margin_of
 
 __all__ = ["ExactTensors"]

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aligndbg.core.fixed import value_independent
 from aligndbg.core.layouts import sample_positions
 from aligndbg.core.ops import PASSIVE_OPS
 from aligndbg.core.types import FLOAT_DTYPES, Array, Graph, Node, Quant, Skipped, Trace
 from aligndbg.measure.fingerprint import Fingerprint
 from aligndbg.measure.limits import Precision
 
-__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from", "value_independent"]
+__all__ = ["Grid", "Side", "is_cell", "is_hidden", "moved_from"]
 
 
 @dataclass(frozen=True)
@@ -218,17 +219,3 @@ def _twins(graph: Graph) -> dict[str, tuple[str, ...]]:
             if o:
                 found[node.tail, tuple(sorted(node.inputs)), k].append(o)
     return {name: tuple(n for n in alike if n != name) for alike in found.values() if len(alike) > 1 for name in alike}
-
-
-def value_independent(trace: Trace) -> frozenset[str]:
-    """Tensors that the feeds' values cannot change: made from constants and from shapes alone."""
-    fixed = set(trace.graph.constants)
-    for node in trace.graph.nodes:
-        read = node.inputs[:1] if node.canonical == "CastLike" else node.inputs  # the second one gives its type only
-        inputs = [n for n in read if n]
-        shape_only = node.canonical in ("Shape", "Size")
-        if node.canonical.startswith("Random"):
-            continue
-        if shape_only or (inputs and all(n in fixed for n in inputs)):
-            fixed.update(n for n in node.outputs if n)
-    return frozenset(fixed)

@@ -27,7 +27,8 @@ from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import AS_OUTPUT, basis_of
-from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
+from aligndbg.verdict.blind_spots import blind_spots
+from aligndbg.verdict.checks import Checks, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
 from aligndbg.verdict.outputs import exact_notes, output_notes
 
