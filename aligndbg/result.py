@@ -63,8 +63,15 @@ class Result:
         return next((m for m in self.pairs if m.status in (Status.FAULT, Status.DRIFT) or _over(m)), None)
 
     def worst(self, count: int = 5) -> list[Measurement]:
-        """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all."""
-        return sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
+        """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all.
+
+        Of several, the last is the pair with the largest own error, where that is not among them.
+        """
+        found = sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
+        erring = [m for m in self.pairs if m.isolated is not None and m.isolated.rel_l2 > 0]
+        most = max(erring, key=lambda m: m.isolated.rel_l2 if m.isolated else 0.0, default=None)
+        shown = most is None or any(m is most for m in found)
+        return found if shown or most is None or count < 2 else [*found[:-1], most]
 
 
 def _over(m: Measurement) -> bool:

@@ -30,6 +30,7 @@ from aligndbg.verdict.basis import AS_OUTPUT, basis_of
 from aligndbg.verdict.blind_spots import blind_spots
 from aligndbg.verdict.checks import Checks, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
+from aligndbg.verdict.near_limit import near_limit_notes
 from aligndbg.verdict.outputs import exact_notes, output_notes
 
 __all__ = ["Settings", "diff_once"]
@@ -94,6 +95,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             *explained.notes,
             *exact_notes(exact),
             *drift_notes(verdict, measured),
+            *near_limit_notes(measured, left.trace.graph, sides.right.trace.graph),
             *check_warnings(checks),
         ]
         return Diff(
@@ -240,14 +242,11 @@ def _exactly(
     passed = {m.pair.reference for m in measured if m.status is Status.PASS}
     tensors = ExactTensors(sides, isolation, matching.pairs, passed)
     isolation, healed = ExactFaults(sides, judge, isolation, tensors).proved()
-    healed_status = {Status.FAULT: Status.DRIFT}
-    told = [
-        replace(m, reason=healed[m.pair.reference], status=healed_status.get(m.status, m.status))
-        if m.pair.reference in healed
-        else m
-        for m in measured
-    ]
-    return tensors.told, isolation, told
+    drift = {Status.FAULT: Status.DRIFT}
+    for k, m in enumerate(measured):
+        if m.pair.reference in healed:
+            measured[k] = replace(m, reason=healed[m.pair.reference], status=drift.get(m.status, m.status))
+    return tensors.told, isolation, measured
 
 
 def _faults_and_causes(
