@@ -240,6 +240,8 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     value = own.value(output) if name != context.run_again else context.isolated.get(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
+    if value.dtype.kind in "OUS":
+        return "its values are words"
     nodes = tuple(own.graph.node(n) for n in found.nodes)
     half = Half(name, own, nodes, output, feeds, own.real(output, value), None, stored=dict(feeds))
     constants = _constants(own, nodes)

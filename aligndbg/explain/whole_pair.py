@@ -67,7 +67,7 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
 def _worth(finding: FeedFinding) -> dict[str, str]:
     if finding.kind == "saturation":
         return {"verdict": "inconclusive"} if finding.details.get("cut", 0.0) > CUT_OFF else {}
-    return {"verdict": "inconclusive" if finding.kind == "unexplained" else "diverged"}
+    return {"verdict": "inconclusive" if finding.kind in ("unexplained", "shape") else "diverged"}
 
 
 def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:

@@ -217,19 +217,19 @@ class ExactTensors:
     def _outputs(self) -> None:
         """Those that no operator pairs: by name, or as the only one that is left on each side."""
         told = {e.reference for e, _ in self.found}, {e.candidate for e, _ in self.found}
-        left, right = (
-            [o for o in dict.fromkeys(t.graph.outputs) if o not in told[k] and is_exact(t, o)]
-            for k, t in enumerate((self._left, self._right))
-        )
+        traces = self._left, self._right
+        known = all(t.graph.outputs for t in traces)  # a dump does not say which are outputs
+        among = [list(dict.fromkeys(t.graph.outputs)) or list(t.values) for t in traces]
+        left, right = ([o for o in among[k] if o not in told[k] and is_exact(t, o)] for k, t in enumerate(traces))
         for name in [n for n in left if n in right]:
             self._add(name, name, self._left.graph.producers().get(name), None, "an output of this name on both sides")
             left.remove(name)
             right.remove(name)
-        if len(left) == len(right) == 1:
+        if known and len(left) == len(right) == 1:
             node = self._left.graph.producers().get(left[0])
             self._add(left.pop(), right.pop(), node, None, "the only outputs of whole numbers or words that are left")
         for k, names in enumerate((left, right)):
-            for name in names:
+            for name in names if known else ():
                 note = f"{name!r} has no counterpart in the {('candidate', 'reference')[k]}"
                 ends = (name, "") if k == 0 else ("", name)
                 self.found.append((Exact(*ends, "", 0, 1.0, True, note=note), None))

@@ -88,7 +88,7 @@ class Side:
             return "no value was captured"
         dtype = self.dtype(name)
         if self.quant(name) is None and dtype not in FLOAT_DTYPES:
-            return f"{dtype} values"
+            return f"{dtype.replace('object', 'string')} values"
         if name in self.fixed:
             return "depends on shapes and constants only"
         return ""

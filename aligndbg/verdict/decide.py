@@ -58,7 +58,7 @@ def decide(
         return Verdict.INCONCLUSIVE, open_
     compared = matching.coverage_reference.compared
     equal = sum(e.output and not e.share for e in exact)
-    also = f", and {equal} output{'s' * (equal > 1)} of whole numbers equal" if equal else ""
+    also = f", and {equal} of whole numbers, booleans or words equal" if equal else ""
     return Verdict.ALIGNED, f"every output is within tolerance, {compared} tensors compared{also}"
 
 

@@ -105,6 +105,25 @@ def test_booleans_are_compared_exactly(tmp_path: Path, threshold: float, verdict
     assert [f.reference for f in found.faults] == (["hit"] if verdict is Verdict.DIVERGED else [])
 
 
+@pytest.mark.parametrize("last", ["bird", "tree"])
+def test_words_are_compared_exactly(tmp_path: Path, last: str) -> None:
+    names = ["cat", "dog", "ant", "cow", "bee", "fox", "elk", "yak"]
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for path, ninth in zip(paths, ("bird", last), strict=True):
+        keys, words = list(range(CLASSES)), [*names, ninth]
+        save(path, [("ArgMax", ["score"], "label", {"axis": 1, "keepdims": 0})], "label", TensorProto.INT64)
+        model = onnx.load(str(path))
+        encode = {"keys_int64s": keys, "values_strings": words, "domain": "ai.onnx.ml"}
+        model.graph.node.append(helper.make_node("LabelEncoder", ["label"], ["word"], name="n_word", **encode))
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("word", TensorProto.STRING, [ROWS]))
+        model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+        onnx.save(model, str(path))
+    found = aligndbg.diff(*paths, seed=1)
+    assert found.verdict is (Verdict.ALIGNED if last == "bird" else Verdict.DIVERGED)
+    (exact,) = [e for e in found.exact if e.output]
+    assert all((p.reference, p.candidate) == ("bird", "tree") for p in exact.first)
+
+
 def test_outputs_of_unlike_shapes_diverge(tmp_path: Path) -> None:
     pick: list[Step] = [("NonZero", ["hit"], "places", {})]
     a, b = (
