@@ -50,12 +50,18 @@ def unlike_grids(faults: tuple[Fault, ...], pairs: Sequence[Pair], sides: Captur
             if pair is None or (pair.candidate if k == 0 else pair.reference) in found[1 - k]:
                 continue
             at = {(p.candidate if k == 0 else p.reference) for n in (name, one.source) if (p := by_name[k].get(n))}
-            if len(at) > 1:
+            if not _one_value([traces[1 - k].values[n] for n in at]):
                 continue  # an operator of the other side lies between the two
             cause = _cause(side, one, traces[k])
             if cause is not None:
                 faults = lost_at(faults, pair, cause, traces, (one.writer.name, one.reader.name))
     return faults
+
+
+def _one_value(values: Sequence[Array]) -> bool:
+    """Whether these are copies of each other, at most moved."""
+    rows = [np.sort(v, axis=None) for v in values] if len(values) > 1 else []
+    return all(np.array_equal(row, rows[0]) for row in rows)
 
 
 def _read_otherwise(backend: Backend, trace: Trace) -> Iterator[_Read]:

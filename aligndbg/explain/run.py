@@ -20,7 +20,14 @@ from aligndbg.explain.grids import lost_at, unlike_grids
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
-from aligndbg.explain.whole_pair import another_network, input_causes, partly_trained, shared_scales, swapped_axes
+from aligndbg.explain.whole_pair import (
+    another_network,
+    cut_off_outputs,
+    input_causes,
+    partly_trained,
+    shared_scales,
+    swapped_axes,
+)
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolation import Isolation
@@ -89,6 +96,7 @@ def causes_of_the_pair(
                     faults, next(p for p in pairs if p.candidate == cause.details["candidate"]), cause, traces
                 )
             causes.append(cause)
+        causes += cut_off_outputs(measured, outputs, *traces)
         faults = unlike_grids(faults, pairs, sides)
         causes += coarse_weights(sides, isolation, [m for m in measured if m.pair.reference in outputs])
         notes: list[str] = []

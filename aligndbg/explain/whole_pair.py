@@ -29,7 +29,7 @@ from aligndbg.feeds.difference import FeedFinding
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Measurement
 
-__all__ = ["another_network", "input_causes", "partly_trained", "shared_scales", "swapped_axes"]
+__all__ = ["another_network", "cut_off_outputs", "input_causes", "partly_trained", "shared_scales", "swapped_axes"]
 
 
 WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
@@ -175,6 +175,27 @@ def shared_scales(measured: Sequence[Measurement], outputs: frozenset[str], left
                 dead = m.pair.reference in outputs and cause.kind == "saturation" and _joined(m, left, axis, found)
                 return [replace(cause, details={**cause.details, "dead": True, "stored": True}) if dead else cause]
     return []
+
+
+def cut_off_outputs(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
+    """An output whose grid ends before the reference's values do."""
+    joined, found = right.graph.producers(), []
+    for m in (m for m in measured if m.pair.reference in outputs and m.pair.reference in left.values):
+        stored, value = _stored(m.pair.candidate, right, joined), left.values[m.pair.reference]
+        quant, norm = right.quant(stored), float(np.linalg.norm(value)) if value.dtype.kind == "f" else 0.0
+        if quant is None or quant.scale.size > 1 or not norm or not np.isfinite(norm):
+            continue
+        limits = np.iinfo(right.values[stored].dtype)
+        low, high = quant.dequantize(np.array([limits.min, limits.max], right.values[stored].dtype))
+        share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
+        if share > CUT_OFF:
+            words = (
+                f"the candidate's output {m.pair.candidate!r} holds {low:.3g} to {high:.3g}, and the reference's "
+                f"{value.min():.3g} to {value.max():.3g}: {share:.0%} (relative L2) is cut off"
+            )
+            details = {"change": ADVICE["quantization_scale"], "unit": "rel_l2", "verdict": "inconclusive"}
+            found.append(Cause("saturation", words, share, 0.0, details))
+    return found
 
 
 def _joined(m: Measurement, left: Trace, axis: int, lost: Sequence[int]) -> bool:

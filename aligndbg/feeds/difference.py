@@ -133,7 +133,7 @@ class _FedLink:
         apart = (steps - usual + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
         if usual in (0, 1, 2**bits - 1) or np.max(np.abs(apart)) > 1 or np.unique(there).size < FEWEST_WRAPPED:
             return []
-        half = " (unsigned ones read as signed, or the other way round)" if usual == 2 ** (bits - 1) else ""
+        half = " (unsigned ones read as signed, or the other way round)" if abs(usual - 2 ** (bits - 1)) <= 1 else ""
         what = f"the candidate is fed {stored.dtype} values that are {usual} steps off and wrap around{half}"
         return [self._finding("input_normalization", what, offset_steps=usual)]
 
