@@ -43,17 +43,17 @@ class ExactFaults:
         borders = [*isolation.matching.pairs, *(p for _, p in exact_pairs)]
         faults: list[ProvedFault] = []
         for exact, pair in exact_pairs:
-            if not exact.own or self._of_a_fault(exact):
+            if not exact.own:
                 continue
             below = self._comes_right(exact, pair)
-            if not below and not self._at_an_output(exact.reference):
-                continue
             healed |= dict.fromkeys(below, f"own error from the {exact.operator} before it, {exact.reference!r}")
+            if self._of_a_fault(exact) or not (below or self._at_an_output(exact.reference)):
+                continue
             values = as_numbers(*self._tensors.values(pair.reference, pair.candidate, pair.layout, isolation.replay))
             own = compare(*values, tolerance=Tolerance(rel_l2=0.0))
             fault = fault_at(self._judge, pair, borders, own)
             faults.append(ProvedFault(fault, pair, own, Tolerance(rel_l2=0.0)))
-        if not faults:
+        if not faults and not healed:
             return isolation, {}
         return _with(isolation, faults, healed), healed
 
