@@ -19,7 +19,7 @@ from aligndbg.core.types import Array, Layout, Node, Pair, RunAgain, Trace
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.replay import Replay
-from aligndbg.measure.exact import Exact, as_numbers, best_layout, first_places, margin_of
+from aligndbg.measure.exact import CHOICES, Exact, as_numbers, best_layout, first_places, margin_of
 
 __all__ = ["ExactTensors"]
 
@@ -119,7 +119,8 @@ class ExactTensors:
         ours, theirs = as_numbers(self._left.values[r], self._right.values[c])
         ends = r in self._left.graph.outputs or c in self._right.graph.outputs
         op = node.op_type if node else ""
-        best = best_layout(ours, theirs, layouts(ours.shape, theirs.shape))
+        fitting = layouts(ours.shape, theirs.shape)
+        best = best_layout(ours, theirs, fitting[:1] if ours.shape == theirs.shape else fitting)
         if best is None:
             note = f"{r!r} is {list(ours.shape)} in the reference, {c!r} {list(theirs.shape)} in the candidate"
             self.found.append((Exact(r, c, op, ours.size, 1.0, ends, note=note), None))
@@ -141,8 +142,8 @@ class ExactTensors:
             bool(read) and all(same.passed for same in read) and own is False,
             constant=bool(ours.size) and bool((ours == ours.reshape(-1)[0]).all()),
         )
-        if share and node is not None and read:
-            exact = self._with_margin(exact, node, layout, unlike)
+        if share and node is not None and partner is not None:
+            exact = self._as_a_choice(self._with_margin(exact, node, layout, unlike), node, partner, read)
         exact = replace(exact, note=_note(exact, why))
         self.found.append((exact, Pair(r, c, layout, "experiment", 1.0, "one operator, computed from paired tensors")))
         self._know(r, _Same(c, layout, own is False, not share or exact.explained))
@@ -173,12 +174,10 @@ class ExactTensors:
 
     def _alike(self, r: str, same: _Same) -> bool:
         """Whether both sides hold the very same values there."""
-        ours, theirs = (
-            t.values[n] if t.quant(n) is None else t.quant(n).dequantize(t.values[n])  # type: ignore[union-attr]
-            for t, n in ((self._left, r), (self._right, same.candidate))
-            if n in t.values
-        )
-        numbers = as_numbers(ours, theirs)
+        named = ((self._left, r), (self._right, same.candidate))
+        if any(n not in t.values for t, n in named):
+            return False
+        numbers = as_numbers(*(_real(t, n) for t, n in named))
         return bool(np.array_equal(numbers[0], same.layout.to_reference(numbers[1])))
 
     def _kept(self, same: _Same) -> bool:
@@ -194,6 +193,15 @@ class ExactTensors:
         types = [t.values[n].dtype for t, n in zip(told, again, strict=True) if n in t.values]
         return leader.quant(again[0]) is not None or (len(types) == 2 and np.can_cast(types[0], types[1], "safe"))
 
+    def _as_a_choice(self, exact: Exact, node: Node, partner: Node, read: list[_Same]) -> Exact:
+        """Which of equals is chosen is nobody's fault, unless the two files ask for another one."""
+        asked = [n.attributes.get("select_last_index", 0) for n in (node, partner)]
+        if node.canonical not in CHOICES or not exact.own or exact.margin is None:
+            return replace(exact, own=None) if node.canonical in CHOICES and exact.margin is None else exact
+        if exact.margin > 0 or asked[0] != asked[1]:
+            return exact
+        return replace(exact, own=None, explained=all(same.passed for same in read))
+
     def _with_margin(self, exact: Exact, node: Node, layout: Layout, unlike: Array) -> Exact:
         """How near the scores of a choice are where the choices differ."""
         source = self._data(node, 0)[0]
@@ -201,11 +209,7 @@ class ExactTensors:
         if same is None or (len(node.inputs) > 1 and node.canonical != "TopK"):
             return exact  # an axis that is an input is not known here
         ours, theirs = self._left, self._right
-        scores = tuple(
-            v if (q := t.quant(n)) is None else q.dequantize(v)
-            for t, n in ((ours, source), (theirs, same.candidate))
-            for v in (t.values[n],)
-        )
+        scores = _real(ours, source), _real(theirs, same.candidate)
         chosen = self._left.values[exact.reference], layout.to_reference(self._right.values[exact.candidate])
         told = margin_of(
             node.canonical, node.attributes, (scores[0], same.layout.to_reference(scores[1])), chosen, unlike
@@ -235,6 +239,11 @@ class ExactTensors:
                 self.found.append((Exact(*ends, "", 0, 1.0, True, note=note), None))
 
 
+def _real(trace: Trace, name: str) -> Array:
+    value, quant = trace.values[name], trace.quant(name)
+    return value if quant is None else quant.dequantize(value)
+
+
 def is_exact(trace: Trace, name: str) -> bool:
     return name in trace.values and trace.quant(name) is None and trace.values[name].dtype.kind in "biuOUS"
 
@@ -260,5 +269,6 @@ def _note(e: Exact, why: str) -> str:
         near = f"at most {e.margin:.2g} apart" if e.margin else "ties"
         text += f"; there the two scores are {near}, and the sides' own differ by up to {e.apart:.2g}"
     if e.explained:
-        text += "; computed from the same values both are equal, and what it reads is within tolerance"
+        same = "which of equals is chosen" if e.own is None else "computed from the same values both are equal"
+        text += f"; {same}, and what it reads is within tolerance"
     return f"{text} (held together as {why})" if why else text

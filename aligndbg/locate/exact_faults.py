@@ -43,11 +43,12 @@ class ExactFaults:
         borders = [*isolation.matching.pairs, *(p for _, p in exact_pairs)]
         faults: list[ProvedFault] = []
         for exact, pair in exact_pairs:
-            if not exact.own:
+            tied = bool(exact.share) and exact.explained and exact.margin == 0
+            if not exact.own and not tied:
                 continue
             below = self._comes_right(exact, pair)
             healed |= dict.fromkeys(below, f"own error from the {exact.operator} before it, {exact.reference!r}")
-            if self._of_a_fault(exact) or not (below or self._at_an_output(exact.reference)):
+            if tied or self._of_a_fault(exact) or not (below or self._at_an_output(exact.reference)):
                 continue
             values = as_numbers(*self._tensors.values(pair.reference, pair.candidate, pair.layout, isolation.replay))
             own = compare(*values, tolerance=Tolerance(rel_l2=0.0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from aligndbg.core.types import Array, Layout
 
-__all__ = ["Exact", "Place", "as_numbers", "best_layout", "first_places", "margin_of"]
+__all__ = ["CHOICES", "Exact", "Place", "as_numbers", "best_layout", "first_places", "margin_of"]
 
 FIRST = 3  # places that are shown
 CHOICES = ("ArgMax", "ArgMin", "TopK")
@@ -83,13 +83,29 @@ def margin_of(
     ours, theirs = (np.asarray(s, np.float64) for s in scores)
     if op not in CHOICES or not ours.ndim or ours.shape != theirs.shape:
         return None
-    axis = int(attributes.get("axis", -1 if op == "TopK" else 0)) % ours.ndim
+    axis = _axis(op, attributes, ours.shape, chosen[0].shape)
+    if axis is None:
+        return None
     index = [c if c.ndim == ours.ndim else np.expand_dims(c, axis) for c in (*chosen, unlike)]
     wanted = tuple(s for k, s in enumerate(ours.shape) if k != axis)
     if any(tuple(s for k, s in enumerate(i.shape) if k != axis) != wanted for i in index):
         return None
     one, other = (np.clip(i.astype(np.int64), 0, ours.shape[axis] - 1) for i in index[:2])
+    if any(np.any((i < 0) | (i >= ours.shape[axis])) for i in index[:2]):
+        return None
     first, second = np.take_along_axis(ours, one, axis), np.take_along_axis(ours, other, axis)
     moved = [np.abs(np.take_along_axis(theirs, i, axis) - np.take_along_axis(ours, i, axis)) for i in (one, other)]
     where = index[2].astype(bool)
     return float(np.max(np.abs(first - second)[where])), float(np.max(np.maximum(*moved)[where]))
+
+
+def _axis(op: str, attributes: Mapping[str, Any], scores: tuple[int, ...], chosen: tuple[int, ...]) -> int | None:
+    """The axis along which choices are made: as the file has it, else the only one that fits the shapes."""
+    said = attributes.get("axis", attributes.get("dim"))
+    if isinstance(said, int) and -len(scores) <= said < len(scores):
+        return said % len(scores)
+    rest = [tuple(s for k, s in enumerate(scores) if k != a) for a in range(len(scores))]
+    same = len(chosen) == len(scores)
+    kept = [tuple(s for k, s in enumerate(chosen) if k != a) if same else chosen for a in range(len(scores))]
+    fitting = [a for a in range(len(scores)) if rest[a] == kept[a]]
+    return fitting[0] if len(fitting) == 1 else None

@@ -17,7 +17,9 @@ OPERATORS_SAID = 3
 
 def exact_notes(exact: Iterable[Exact]) -> list[str]:
     """Outputs of integers, booleans or strings that differ, and inner ones that do by themselves."""
-    return [f"output {e.note}" if e.output else e.note for e in exact if e.share and (e.output or e.own)]
+    return [
+        f"output {e.note}" if e.output else e.note for e in exact if e.share and (e.output or e.own or e.margin == 0)
+    ]
 
 
 def output_notes(measured: Sequence[Measurement], matching: Matching, reference: Graph, candidate: Graph) -> list[str]:

@@ -139,3 +139,24 @@ def test_outputs_of_unlike_shapes_diverge(tmp_path: Path) -> None:
     found = aligndbg.diff(a, b)
     assert found.verdict is Verdict.DIVERGED
     assert any("places" in w for w in found.warnings)
+
+
+def test_which_of_equals_a_framework_chooses_is_no_fault(tmp_path: Path) -> None:
+    """Nothing in either file says which; scores are whole numbers, so that many are equal."""
+    torch = pytest.importorskip("torch")
+
+    class Best(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = torch.nn.Linear(8, 12)
+
+        def forward(self, x: Any) -> Any:
+            return torch.topk(torch.round(2 * self.score(torch.tanh(x))), 4, dim=-1)[1]
+
+    torch.manual_seed(0)
+    module, x = Best().eval(), torch.rand(ROWS, 8)
+    path = tmp_path / "best.onnx"
+    torch.onnx.export(module, (x,), str(path), input_names=["x"], output_names=["best"], dynamo=False)
+    found = aligndbg.diff(module, path, (x.numpy(),))
+    assert found.verdict is Verdict.ALIGNED
+    assert found.faults == ()
