@@ -42,7 +42,7 @@ def decide(
         or _over_tolerance(judge, outputs)
         or ("" if inputs_transposed else _transposed(outputs))
         or _unequal(exact)
-        or _one_valued(outputs)
+        or _one_valued(judge, outputs, steps_apart=True)
         or _caused(causes, Verdict.DIVERGED)
     )
     if wrong:
@@ -52,6 +52,7 @@ def decide(
         or _unpaired_exact(exact)
         or _proves_nothing(outputs, exact)
         or _too_few(matching, min_coverage, exact)
+        or _one_valued(judge, outputs, steps_apart=False)
         or _caused(causes, Verdict.INCONCLUSIVE)
     )
     if open_:
@@ -74,15 +75,18 @@ def _over_tolerance(judge: Judge, outputs: Iterable[Measurement]) -> str:
     return ""
 
 
-def _one_valued(outputs: Iterable[Measurement]) -> str:
-    """A direction, all that grids are held to, says nothing of a side that is one value throughout."""
+def _one_valued(judge: Judge, outputs: Iterable[Measurement], steps_apart: bool) -> str:
+    """A direction, all that grids are held to, says nothing of a side that is one value throughout. Some steps apart
+    it is wrong; else its grid has no step between the other's values."""
     for m in outputs:
-        found, steps = m.metrics, m.metrics.lsb_max
+        found, limits = m.metrics, judge.tolerance(m.pair)
+        if limits.min_cosine is None or (found.lsb_max is not None and found.lsb_max > OWN_LSB) is not steps_apart:
+            continue
         for side, own, other in (
             ("candidate", found.distinct_candidate, found.distinct_reference),
             ("reference", found.distinct_reference, found.distinct_candidate),
         ):
-            if steps is not None and steps > OWN_LSB and own == 1 < other and found.count > 1:
+            if own == 1 < other and found.count > 1:
                 return f"output {m.pair.reference}: one value throughout in the {side}, which the other's are not"
     return ""
 

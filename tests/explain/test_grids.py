@@ -215,3 +215,21 @@ def test_an_output_that_its_grid_cuts_off_proves_nothing(tmp_path: Path) -> None
     found = aligndbg.diff(*paths, min_cosine=0.5, checks=False)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert [c.kind for c in found.causes] == ["saturation"]
+
+
+@pytest.mark.parametrize(("step", "zero"), [(8.0, 0), (0.02, -128)], ids=["too_wide", "cut_off"])
+def test_an_output_of_one_value_is_no_agreement(tmp_path: Path, step: float, zero: int) -> None:
+    """All values near six: whatever one number stands in their place has their direction."""
+
+    def ended(path: Path, quantized: bool) -> Path:
+        net = Net()
+        y = net.op("Tanh", [net.conv("x", "c1", 6, 3)], "t")
+        y = net.op("Add", [net.op("Mul", [y, net.constant("tenth", 0.1)], "small"), net.constant("six", 6.0)], "a")
+        if not quantized:
+            return net.save(path, net.op("Identity", [y], "y"))
+        grid = [net.constant("s", step), net.constant("z", zero, np.int8)]
+        return net.save(path, net.op("DequantizeLinear", [net.op("QuantizeLinear", [y, *grid], "q"), *grid], "y"))
+
+    found = compared(ended(tmp_path / "a.onnx", False), ended(tmp_path / "b.onnx", True))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "one value" in found.verdict_reason
