@@ -4,8 +4,9 @@ equals, a division that rounds otherwise."""
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class ExactFaults:
             faults.append(ProvedFault(fault, pair, own, Tolerance(rel_l2=0.0)))
         if not faults and not healed:
             return isolation, {}
-        return _with(isolation, faults, healed), healed
+        return _with(isolation, faults, healed, self._left.order), healed
 
     def _of_a_fault(self, exact: Exact) -> bool:
         """An output of a node whose other output is a fault already."""
@@ -94,7 +95,7 @@ class ExactFaults:
             got = dict(backend.run(i.replay.feeds, names, overrides)) if names else {}
         except AligndbgError:
             return []
-        trace = replace(i.replay.trace, values=ChainMap(got, dict(i.replay.trace.values)))
+        trace = replace(i.replay.trace, values=ChainMap(got, cast(dict[str, Array], i.replay.trace.values)))
         return [p.reference for p in wrong if self._judge.own_within(p, self._judge.isolated(p, trace, i.run_again))]
 
     def _given(self, pair: Pair) -> Array:
@@ -109,7 +110,9 @@ class ExactFaults:
         return np.asarray(moved.astype(like) if own is None else own.quantize(moved, like), order="C")
 
 
-def _with(isolation: Isolation, faults: list[ProvedFault], healed: Mapping[str, str]) -> Isolation:
+def _with(
+    isolation: Isolation, faults: list[ProvedFault], healed: Mapping[str, str], names: Sequence[str]
+) -> Isolation:
     """With these faults, and without those of the pairs that they explain."""
 
     def stays(one: ProvedFault) -> bool:
@@ -118,7 +121,7 @@ def _with(isolation: Isolation, faults: list[ProvedFault], healed: Mapping[str, 
     proved = isolation.proved
     gone = {(f.fault.reference, f.fault.candidate) for f in proved.faults if not stays(f)}
     standing = [f for f in proved.standing if (f.reference, f.candidate) not in gone]
-    order = {p.reference: k for k, p in enumerate(isolation.matching.pairs)}
+    order = {name: k for k, name in enumerate(names)}
     proved = replace(
         proved,
         faults=(*filter(stays, proved.faults), *faults),
