@@ -92,10 +92,10 @@ def causes_of_the_pair(
         pairs = [m.pair for m in measured]
         for cause in shared_scales(measured, outputs, *traces):
             if cause.details.get("dead"):
-                faults = lost_at(
-                    faults, next(p for p in pairs if p.candidate == cause.details["candidate"]), cause, traces
-                )
-            causes.append(cause)
+                at = next(p for p in pairs if p.candidate == cause.details["candidate"])
+                faults = lost_at(faults, at, cause, traces)
+            else:
+                causes.append(cause)
         causes += cut_off_outputs(measured, outputs, *traces)
         faults = unlike_grids(faults, pairs, sides)
         causes += coarse_weights(sides, isolation, [m for m in measured if m.pair.reference in outputs])
