@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def diff(
     repro: str | Path | None = None,
     details: bool = True,
     timeout: float | None = None,
+    explain_time: float | None = None,
     trust: bool = False,
     progress: Progress | bool = False,
 ) -> Diff:
@@ -97,6 +99,8 @@ def diff(
     that each model's runtime may take in all, that pairing may, and that comparing may, for one sample (a live object
     runs without a limit).
 
+    `explain_time` is how many seconds of work may go into causes (1.8, or 18 % of the diff where that is more).
+
     `probe` tests every region between paired tensors on so many random inputs of its own, too, and so finds faults that
     this input hides (dead channels, saturated gates).
 
@@ -106,7 +110,7 @@ def diff(
 
     Raises AligndbgError (see `aligndbg.core.errors`) for anything the user can mend.
     """
-    limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout}
+    limits = {"atol": atol, "rtol": rtol, "max_lsb": max_lsb, "timeout": timeout, "explain_time": explain_time}
     limits |= {"min_cosine": min_cosine, "min_euclid": min_euclid, "min_sqnr": min_sqnr}
     check_limits(limits, min_coverage)
     if probe < 0:
@@ -119,6 +123,7 @@ def diff(
     )
     folder = None if repro is None else Path(repro)
     settings = Settings(rules, map, min_coverage, max_faults, checks, isolate, max_memory, folder, details, probe)
+    settings = replace(settings, explain_time=explain_time)
     with ExitStack() as stack, one_blas_thread():
         shown = _shown(progress, stack)
         if dataset is None and (samples or 1) == 1 and workers == 1 and scheduler is None:

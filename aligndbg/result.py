@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aligndbg.core.types import Cause, Coverage, Fault, Graph, Matching, ModelInfo, Status, Verdict
+from aligndbg.measure.exact import Exact
 from aligndbg.measure.results import Measurement
 from aligndbg.verdict.basis import Basis
 from aligndbg.verdict.checks import Checks
@@ -22,6 +23,7 @@ class Result:
     `causes` are of the pair as a whole (fed apart, another network, ...); each fault has its own.
     `corrected` is each output's error, relative L2 by reference name, with all of `faults` corrected: what they do not
     explain. None without faults, or where no run told it.
+    `exact` are integers, booleans and strings: every one at the outputs, and inside those that differ.
     `graphs` are the reference's and the candidate's, without nodes where a trace knows none.
     `basis` is what the pairs were judged on, to judge them again (`aligndbg.judge`); None of a run without details.
     """
@@ -42,6 +44,7 @@ class Result:
     timing: Mapping[str, float] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    exact: tuple[Exact, ...] = ()
     graphs: tuple[Graph, Graph] = (Graph(), Graph())
     basis: Basis | None = None
     samples: tuple[Mapping[str, str | int | float | None], ...] = ()
@@ -60,8 +63,15 @@ class Result:
         return next((m for m in self.pairs if m.status in (Status.FAULT, Status.DRIFT) or _over(m)), None)
 
     def worst(self, count: int = 5) -> list[Measurement]:
-        """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all."""
-        return sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
+        """The pairs with the largest accumulated relative L2 error, worst first; undefined errors first of all.
+
+        Of several, the last is the pair with the largest own error, where that is not among them.
+        """
+        found = sorted(self.pairs, key=lambda m: _badness(m.metrics.rel_l2), reverse=True)[:count]
+        erring = [m for m in self.pairs if m.isolated is not None and m.isolated.rel_l2 > 0]
+        most = max(erring, key=lambda m: m.isolated.rel_l2 if m.isolated else 0.0, default=None)
+        shown = most is None or any(m is most for m in found)
+        return found if shown or most is None or count < 2 else [*found[:-1], most]
 
 
 def _over(m: Measurement) -> bool:

@@ -33,6 +33,7 @@ _VALUES = (
     "workers",
     "scheduler",
     "max_faults",
+    "explain_time",
     "probe",
 )
 _REPEATED = {"tolerances": "--tol", "val_range": "--val-range", "shapes": "--shape"}

@@ -142,6 +142,12 @@ def _diff_parser(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--max-faults", type=_count, default=20, help="stop after this many (20)")
     p.add_argument(
+        "--explain-time",
+        type=_positive,
+        metavar="SECONDS",
+        help="of work on causes (1.8, or a share of the diff)",
+    )
+    p.add_argument(
         "--max-memory", type=_size, metavar="SIZE", help="tensors held in memory, such as 512M; the rest spills"
     )
 

@@ -42,6 +42,7 @@ def diff(args: argparse.Namespace) -> int:
         workers=args.workers,
         scheduler=args.scheduler,
         max_faults=args.max_faults,
+        explain_time=args.explain_time,
         repro=args.repro,
         details=bool(args.html or args.save),
         progress=not args.quiet,

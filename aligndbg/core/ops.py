@@ -11,10 +11,14 @@ __all__ = [
     "FAMILIES",
     "FINISHING",
     "KINDRED",
+    "SIGNED",
     "WEIGHT_OPS",
     "ops_agree",
     "output_index",
 ]
+
+# Of integers: ops whose rounding or meaning is another one for negative numbers (canonical, and torch's own names).
+SIGNED = frozenset({"Div", "Mod", "BitShift", "floor_divide", "remainder", "fmod", "trunc_divide"})
 
 SAME_RESULT = 0.9  # `ops_agree` of ops that give one result under two names, or none but another type or layout
 KINDRED = 0.4  # of ops that are something to each other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from aligndbg.canonical.program import Program
 from aligndbg.core.arrays import in_order
 from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
+from aligndbg.explain.budget import OutOfTimeError, worked
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.thresholds import (
     AS_RUNTIME_LSB,
@@ -30,14 +30,10 @@ from aligndbg.explain.thresholds import (
 from aligndbg.explain.to_program import canonical_program
 from aligndbg.measure.distance import distance
 
-__all__ = ["Case", "Context", "Half", "OutOfTimeError", "SideRun", "Trial", "make_case"]
+__all__ = ["Case", "Context", "Half", "SideRun", "Trial", "make_case"]
 
 
 SIDES = ("reference", "candidate")
-
-
-class OutOfTimeError(Exception):
-    """The time for explaining is spent."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +81,10 @@ class Context:
     run_again: RunAgain
     isolated: Mapping[str, Array]
     not_overridden: frozenset[str] = frozenset()
-    deadline: float = float("inf")  # of time.perf_counter
+    deadline: float = float("inf")  # of `budget.worked`
 
     def check_time(self) -> None:
-        if time.perf_counter() > self.deadline:
+        if worked() > self.deadline:
             raise OutOfTimeError
 
 
@@ -244,6 +240,8 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     value = own.value(output) if name != context.run_again else context.isolated.get(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
+    if value.dtype.kind in "OUS":
+        return "its values are words"
     nodes = tuple(own.graph.node(n) for n in found.nodes)
     half = Half(name, own, nodes, output, feeds, own.real(output, value), None, stored=dict(feeds))
     constants = _constants(own, nodes)

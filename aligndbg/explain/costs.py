@@ -15,6 +15,7 @@ OTHERS_PADS = 0.0  # before a stride offset or a weight that would fit a shifted
 OTHERS_RESIZE = 0.2
 OTHERS_ACTIVATION = 0.4  # before one of the usual ones, and before taking it away
 OTHERS_QUANTIZER = 0.5
+STORED_BIAS = 0.1  # plain in one file alone: before the bias that differs by it
 OTHERS_ATTRIBUTE = 0.6  # after the hypotheses that know this attribute by name
 OTHERS_ATTRIBUTES = 0.9  # all at once: only where no one of them does
 

@@ -26,6 +26,7 @@ class Tested:
     cause: Cause | None = None
     weight: float = math.inf
     out_of_time: bool = False
+    not_tried: tuple[str, ...] = ()  # for want of time
     tried: dict[str, tuple[float, str]] = field(default_factory=dict)  # the best error that it reached, and how
 
     def add(self, name: str, case: Case, trial: Trial, after: float) -> None:

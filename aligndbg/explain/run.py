@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +12,22 @@ import numpy as np
 
 from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
+from aligndbg.explain.budget import worked
 from aligndbg.explain.case import Context, SideRun
+from aligndbg.explain.coarse_weights import coarse_weights
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
+from aligndbg.explain.grids import lost_at, unlike_grids
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
-from aligndbg.explain.whole_pair import another_network, input_causes, partly_trained, shared_scales, swapped_axes
+from aligndbg.explain.whole_pair import (
+    another_network,
+    cut_off_outputs,
+    input_causes,
+    partly_trained,
+    shared_scales,
+    swapped_axes,
+)
 from aligndbg.feeds.plan import Feeding
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.isolation import Isolation
@@ -29,22 +38,34 @@ from aligndbg.trace.capture import Captured
 __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
 
-SHARE, SECONDS = 0.18, 1.8  # of the whole diff, or seconds where that is more; the last trial ends a little later
+SHARE, SECONDS = (
+    0.18,
+    1.8,
+)  # of the whole diff, or seconds of work where that is more; the last trial ends a little later
 
 
 def causes_of_faults(
-    faults: tuple[Fault, ...], sides: CapturedPair, isolation: Isolation, clock: Clock, repro: Path | None
+    faults: tuple[Fault, ...],
+    sides: CapturedPair,
+    isolation: Isolation,
+    clock: Clock,
+    repro: Path | None,
+    seconds: float | None = None,
 ) -> tuple[Fault, ...]:
-    """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder."""
+    """Each fault with its cause; with `repro`, the first ones written there too. Raises UsageError for a bad folder.
+
+    `seconds` of work may be spent on all of them; without, what is usual.
+    """
     if not faults:
         return faults
-    seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
+    if seconds is None:
+        seconds = max(SECONDS, SHARE / (1 - SHARE) * sum(clock.seconds.values()))
     with clock.stage("explain"), np.errstate(all="ignore"):  # NaN and Inf are experimented on like other values
         contexts = _contexts(faults, sides, isolation)
         pairs, traces = isolation.matching.pairs, (sides.left.trace, sides.right.trace)
         masked = {k: cause for k, f in enumerate(faults) if (cause := stretched_by_mask(f, pairs, *traces))}
         rest = [k for k in range(len(faults)) if k not in masked]
-        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
+        tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], worked() + seconds)
         told = dict(zip(rest, tried, strict=True))
         found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
     if repro is not None:
@@ -58,6 +79,7 @@ def causes_of_the_pair(
     feeding: Feeding,
     measured: Sequence[Measurement],
     outputs: frozenset[str],
+    isolation: Isolation | None,
     clock: Clock,
 ) -> tuple[tuple[Fault, ...], tuple[Cause, ...], list[str]]:
     """Causes that are of no single operator, the faults that they leave, and what is to be told of the weights."""
@@ -66,7 +88,17 @@ def causes_of_the_pair(
     causes = input_causes(feeding.findings)
     with clock.stage("explain"), np.errstate(all="ignore"):
         causes += swapped_axes(measured, outputs, sides.left.trace, sides.right.trace)
-        causes += shared_scales(measured, outputs, sides.left.trace, sides.right.trace)
+        traces = sides.left.trace, sides.right.trace
+        pairs = [m.pair for m in measured]
+        for cause in shared_scales(measured, outputs, *traces):
+            if cause.details.get("dead"):
+                at = next(p for p in pairs if p.candidate == cause.details["candidate"])
+                faults = lost_at(faults, at, cause, traces)
+            else:
+                causes.append(cause)
+        causes += cut_off_outputs(measured, outputs, *traces)
+        faults = unlike_grids(faults, pairs, sides)
+        causes += coarse_weights(sides, isolation, [m for m in measured if m.pair.reference in outputs])
         notes: list[str] = []
         if suspect and (faults or not causes):
             common = _common(sides)
@@ -95,6 +127,7 @@ def _rounded(sides: CapturedPair) -> bool:
 def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation) -> list[Context]:
     """For each fault what is known where it was measured; for an operator that one side lacks, where it shows."""
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
+    trusted += isolation.exact
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
     return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]

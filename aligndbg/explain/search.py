@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Cause, Fault
 from aligndbg.explain.advice import ADVICE
-from aligndbg.explain.case import Case, Context, Half, OutOfTimeError, make_case
+from aligndbg.explain.budget import RAISED_BY, OutOfTimeError, worked
+from aligndbg.explain.case import Case, Context, Half, make_case
 from aligndbg.explain.hypotheses.activation import Activation
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
 from aligndbg.explain.hypotheses.axis import Axis
@@ -24,6 +24,7 @@ from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
 from aligndbg.explain.hypotheses.pooling import Pooling
 from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.hypotheses.resize import Resize
+from aligndbg.explain.hypotheses.stored_bias import StoredBias
 from aligndbg.explain.hypothesis import Hypothesis, Tested
 
 __all__ = ["explain_faults"]
@@ -32,6 +33,7 @@ __all__ = ["explain_faults"]
 MOST_OPERATORS = 20
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
+    StoredBias(),
     Padding(),
     StrideOffset(),
     Attribute(),
@@ -52,7 +54,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 
 def explain_faults(faults: Sequence[Fault], contexts: Sequence[Context], deadline: float) -> tuple[Fault, ...]:
-    """Every fault with its cause, by `deadline` (of time.perf_counter); each gets its share of the time left.
+    """Every fault with its cause, by `deadline` (of `budget.worked`); each gets its share of the time left.
 
     Those that their share was too short for are tried again on what the others left.
     """
@@ -60,11 +62,11 @@ def explain_faults(faults: Sequence[Fault], contexts: Sequence[Context], deadlin
     waiting = list(range(len(faults)))
     for _ in range(2):
         for place, k in enumerate(waiting):
-            now = time.perf_counter()
+            now = worked()
             share = now + (deadline - now) / (len(waiting) - place)
             out[k] = replace(faults[k], cause=explain_fault(faults[k], replace(contexts[k], deadline=share)))
         waiting = [k for k in waiting if _cut_short(out[k].cause)]
-        if time.perf_counter() > deadline:
+        if worked() > deadline:
             break
     return tuple(out)
 
@@ -75,8 +77,9 @@ def _cut_short(cause: Cause | None) -> bool:
 
 def explain_fault(fault: Fault, context: Context) -> Cause:
     """The cause of one fault: the simplest tested one, or `unexplained` with what was tried."""
-    if time.perf_counter() > context.deadline:
-        return Cause("unexplained", "there was no time left to explain it", details={"out_of_time": True})
+    if worked() > context.deadline:
+        words = f"not tried: out of time ({RAISED_BY} raises it)"
+        return Cause("unexplained", words, details={"out_of_time": True})
     try:
         case = make_case(fault, context)
     except CannotEvaluateError as error:
@@ -93,12 +96,13 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
 def _tested(case: Case) -> Tested:
     """What all hypotheses show that there was time for."""
     found = Tested()
-    for hypothesis in HYPOTHESES:
+    for k, hypothesis in enumerate(HYPOTHESES):
         if hypothesis.applies(case):
             try:
                 hypothesis.test(case, found)
             except OutOfTimeError:
-                return replace(found, out_of_time=True)
+                left = tuple(h.name for h in HYPOTHESES[k:] if h is hypothesis or h.applies(case))
+                return replace(found, out_of_time=True, not_tried=left)
     return found
 
 
@@ -112,6 +116,7 @@ def _details(case: Case, tested: Tested) -> dict[str, Any]:
         "tried": tried,
         "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
         "out_of_time": tested.out_of_time,
+        "not_tried": list(tested.not_tried),
     }
 
 
@@ -123,5 +128,6 @@ def _where(half: Half) -> dict[str, Any]:
 
 def _unexplained(tested: Tested) -> str:
     tried = ", ".join(tested.tried) or "nothing"
-    when = ", and there was no time left for others" if tested.out_of_time else ""
+    left = ", ".join(dict.fromkeys(tested.not_tried))
+    when = f"; not tried: out of time: {left} ({RAISED_BY} raises it)" if tested.out_of_time else ""
     return f"no hypothesis makes the error vanish (tried: {tried}){when}"

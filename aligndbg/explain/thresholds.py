@@ -41,6 +41,7 @@ REARRANGED_REL = 1e-4  # of a kernel flipped or with its channels in another ord
 # A channel differs by more than rounding: relative to its own largest value, or to a thousandth of the largest of all,
 # and by a twentieth of what the worst channel does, since on a quantized side every channel differs a little. Chosen.
 CHANNEL_REL, SMALL_CHANNEL, OF_WORST_CHANNEL = 1e-5, 1e-3, 0.05
+OTHER_STEP = 0.02  # relative difference of a bias's step from input scale times weight scale that TFLite itself allows
 LARGEST_EPSILON = 0.05  # a larger constant that is added is no epsilon: those in use are 1e-12 to 1e-2
 # Relative difference of two epsilons that are one number: written in float32 and read back; and found by the search,
 # which is no more exact. Chosen.
@@ -70,7 +71,11 @@ WEIGHTS_TO_BLAME = 0.8
 SAME_SIZES = 0.9  # share of weights with a counterpart of their size, over which only their values are others. Chosen.
 EQUAL_ONCE_MOVED = 0.05  # relative L2 of an output in another order of axes: of a wrong order it is about 1.4. Chosen.
 CLIPPED_SHARE = 1e-3  # of an input's values; a range calibrated on typical data cuts off a few. Chosen.
+ACCOUNTS = 0.5  # share of an output's error that one weight's rounding makes up to be told as its cause. Chosen.
+CUT_OFF = 0.1  # relative L2 of what a range cuts off of an input; clean conversions were measured up to 0.07
 LOST = 0.5  # relative error of a part that its scale cannot hold. Chosen.
 COARSE_STEPS = 4.0  # a part whose values span fewer has collapsed. Chosen.
 FINE_STEPS = 64.0  # a part whose values span more is held well. Chosen.
+SEEN_STEPS = 0.75  # what rounding does is half a step; a zero point that is off by one is a whole one
+HALVED = 0.67  # share that reading by the right grid may leave: of one step off, rounding is 0.28. Chosen.
 FEWEST_OF_PART = 8  # values, in fewer of which a span says nothing. Chosen.

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.types import Array, Cause, Fault, LayoutKind, Node, Quant, Trace
 from aligndbg.explain.advice import ADVICE
 from aligndbg.explain.common_weights import CommonWeights
 from aligndbg.explain.thresholds import (
     CLIPPED_SHARE,
     COARSE_STEPS,
+    CUT_OFF,
     EQUAL_ONCE_MOVED,
     FEWEST_OF_PART,
     FEWEST_WEIGHTS,
@@ -27,7 +29,7 @@ from aligndbg.feeds.difference import FeedFinding
 from aligndbg.measure.metrics import compare
 from aligndbg.measure.results import Measurement
 
-__all__ = ["another_network", "input_causes", "partly_trained", "shared_scales", "swapped_axes"]
+__all__ = ["another_network", "cut_off_outputs", "input_causes", "partly_trained", "shared_scales", "swapped_axes"]
 
 
 WHOLE = frozenset({"weight", "bias", "missing_bias", "unexplained"})  # causes that other weights look like
@@ -37,7 +39,11 @@ CLIPPED_INPUT = "feed values in the range that the input was calibrated for, or 
 
 
 def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
-    """What the check of both sides' feeds found; each correction was proved there to leave rounding only."""
+    """What the check of both sides' feeds found; each correction was proved there to leave rounding only.
+
+    `verdict` in its details is what agreement of the outputs is worth then: of two that were not asked the same thing
+    it is none.
+    """
     return [
         Cause(
             f.kind,
@@ -50,11 +56,18 @@ def input_causes(findings: Iterable[FeedFinding]) -> list[Cause]:
                 "reference": f.reference,
                 "candidate": f.candidate,
                 "unit": "max_abs",
-            },
+            }
+            | _worth(f),
         )
         for f in findings
         if f.details.get("share", 1.0) >= CLIPPED_SHARE
     ]
+
+
+def _worth(finding: FeedFinding) -> dict[str, str]:
+    if finding.kind == "saturation":
+        return {"verdict": "inconclusive"} if finding.details.get("cut", 0.0) > CUT_OFF else {}
+    return {"verdict": "inconclusive" if finding.kind in ("unexplained", "shape") else "diverged"}
 
 
 def swapped_axes(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
@@ -158,8 +171,48 @@ def shared_scales(measured: Sequence[Measurement], outputs: frozenset[str], left
         for axis in range(1, reference.ndim):
             found = _lost_parts(reference, axis, quant, dtype)
             if found is not None:
-                return [_shared(m, reference, axis, found, quant, dtype)]
+                cause = _shared(m, reference, axis, found, quant, dtype)
+                dead = m.pair.reference in outputs and cause.kind == "saturation" and _joined(m, left, axis, found)
+                return [replace(cause, details={**cause.details, "dead": True, "stored": True}) if dead else cause]
     return []
+
+
+def cut_off_outputs(measured: Sequence[Measurement], outputs: frozenset[str], left: Trace, right: Trace) -> list[Cause]:
+    """An output whose grid ends before the reference's values do."""
+    joined, found = right.graph.producers(), []
+    for m in (m for m in measured if m.pair.reference in outputs and m.pair.reference in left.values):
+        stored, value = _stored(m.pair.candidate, right, joined), left.values[m.pair.reference]
+        quant, norm = right.quant(stored), float(np.linalg.norm(value)) if value.dtype.kind == "f" else 0.0
+        if quant is None or quant.scale.size > 1 or not norm or not np.isfinite(norm):
+            continue
+        limits = np.iinfo(right.values[stored].dtype)
+        low, high = quant.dequantize(np.array([limits.min, limits.max], right.values[stored].dtype))
+        share = float(np.linalg.norm(value - np.clip(value, low, high))) / norm
+        if share > CUT_OFF:
+            words = (
+                f"the candidate's output {m.pair.candidate!r} holds {low:.3g} to {high:.3g}, and the reference's "
+                f"{value.min():.3g} to {value.max():.3g}: {share:.0%} (relative L2) is cut off"
+            )
+            details = {"change": ADVICE["quantization_scale"], "unit": "rel_l2", "verdict": "inconclusive"}
+            found.append(Cause("saturation", words, share, 0.0, details))
+    return found
+
+
+def _joined(m: Measurement, left: Trace, axis: int, lost: Sequence[int]) -> bool:
+    """Whether the lost channels are all that one operand of a concatenation holds: what one operator gave is gone, and
+    not a class that is just unlikely."""
+    node = left.graph.producers().get(m.pair.reference)
+    while node is not None and node.canonical in PASSIVE_OPS:
+        node = left.graph.producers().get(node.inputs[0])
+    if node is None or node.canonical != "Concat" or any(i not in left.values for i in node.inputs):
+        return False
+    shapes = [left.values[i].shape for i in node.inputs]
+    along = next((k for k in range(len(shapes[0])) if len({s[k] for s in shapes}) > 1), axis)
+    sizes = [s[along] for s in shapes] if along < len(shapes[0]) else []
+    if sum(sizes) != m.pair.layout.reference_shape[axis]:
+        return False
+    ends = np.cumsum(sizes)
+    return any(set(range(end - size, end)) <= set(lost) for end, size in zip(ends, sizes, strict=True))
 
 
 def _stored(name: str, trace: Trace, producers: Mapping[str, Node]) -> str:

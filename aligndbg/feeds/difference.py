@@ -19,6 +19,7 @@ from aligndbg.feeds.translate import FeedLink, real_values
 __all__ = ["FeedFinding", "logical_difference"]
 
 MAX_CHANNELS = 4  # RGBA; longer axes are not tried in other orders
+FEWEST_WRAPPED = 8  # distinct values; of fewer an offset says nothing. Chosen.
 EDGE = 2  # tolerances, of half a step each: a range of whole steps may end one before the float one
 SAME_SCALE = 1e-5  # relative: the fits of channels with one scale differ by no more
 FLOAT32_ULP = 2.0**-23
@@ -74,7 +75,7 @@ class _FedLink:
     """What both sides of one link are fed: `r` and `c`, real values in float64 in the reference's layout."""
 
     def __init__(self, link: FeedLink, left: tuple[Array, Quant | None], right: tuple[Array, Quant | None]) -> None:
-        self.link = link
+        self.link, self.stored = link, right
         self.r = real_values(*left).astype(np.float64)
         self.raw = real_values(*right).astype(np.float64)
         self.fits = self.raw.size == math.prod(link.layout.from_shape)
@@ -89,7 +90,8 @@ class _FedLink:
         self.apart = _apart(self.r, self.c)
         if self.apart <= self.tolerance or self._at_the_edge():
             return []
-        for explain in (self._clipped, self._layout, self._flip, self._channels, self._scale, self._scaled_channels):
+        others = (self._layout, self._flip, self._channels, self._scale, self._scaled_channels)
+        for explain in (self._clipped, self._wrapped, *others):
             found = explain()
             if found:
                 return found
@@ -115,7 +117,25 @@ class _FedLink:
         what = (
             f"{share:.1%} of the values are outside the candidate's {self.range[0]:g} to {self.range[1]:g} and clipped"
         )
-        return [self._finding("saturation", what, share=share, range=self.range)]
+        cut = float(np.linalg.norm(self.r - np.clip(self.r, *self.range)) / np.linalg.norm(self.r))
+        return [self._finding("saturation", what, share=share, range=self.range, cut=cut)]
+
+    def _wrapped(self) -> list[FeedFinding]:
+        """The integers are the expected ones some steps off, and wrapped around: of another type with as many bits."""
+        stored, quant = self.stored
+        if quant is None or stored.dtype.kind not in "iu" or quant.scale.size > 1:
+            return []
+        bits = 8 * stored.dtype.itemsize
+        there = self.link.layout.to_reference(stored).astype(np.int64)
+        steps = np.round(self.r / float(quant.scale[0])).astype(np.int64) + int(quant.zero_point[0]) - there
+        off, counts = np.unique(steps % 2**bits, return_counts=True)
+        usual = int(off[np.argmax(counts)])
+        apart = (steps - usual + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+        if usual in (0, 1, 2**bits - 1) or np.max(np.abs(apart)) > 1 or np.unique(there).size < FEWEST_WRAPPED:
+            return []
+        half = " (unsigned ones read as signed, or the other way round)" if abs(usual - 2 ** (bits - 1)) <= 1 else ""
+        what = f"the candidate is fed {stored.dtype} values that are {usual} steps off and wrap around{half}"
+        return [self._finding("input_normalization", what, offset_steps=usual)]
 
     def _layout(self) -> list[FeedFinding]:
         shape = self.r.shape

@@ -14,6 +14,7 @@ from aligndbg.feeds.check import check_feed
 from aligndbg.feeds.difference import FeedFinding, logical_difference
 from aligndbg.feeds.files import load_inputs
 from aligndbg.feeds.images import ImageOptions
+from aligndbg.feeds.integers import informative_integers
 from aligndbg.feeds.random_inputs import parse_ranges, parse_shapes, random_inputs
 from aligndbg.feeds.translate import FeedPlan, translate
 
@@ -123,6 +124,16 @@ def plan_feeds(reference: Backend, candidate: Backend, options: InputOptions) ->
         return _from_candidate_trace(ref_graph, cand_trace, options, candidate.info.path)
     hints = [cand_graph.tensors[name] for name in cand_graph.inputs if name in cand_graph.tensors]
     feeds, notes = feeds_for(ref_graph, options, hints)
+    if options.inputs is None and options.candidate_inputs is None:
+
+        def runs(tried: Mapping[str, Array]) -> None:
+            plan = translate(tried, ref_graph, cand_graph, options.input_map)[0]
+            for side, graph, fed in ((reference, ref_graph, tried), (candidate, cand_graph, plan.feeds)):
+                dict(side.run(fed, list(graph.outputs)))
+
+        ranges = parse_ranges(options.val_range, _inputs_of(ref_graph))
+        fixed = frozenset(feeds) if "" in ranges else frozenset(ranges)
+        feeds = informative_integers(feeds, (ref_graph, cand_graph), options.seed, fixed, runs)
     return _to_be_run(feeds, ref_graph, cand_graph, options, notes)
 
 

@@ -106,6 +106,9 @@ def _fake_quantized(value: Array, integers: Array, quant: Quant) -> Array | None
             if found is not None:
                 return np.asarray(layout.to_reference(found).astype(value.dtype), order="C")
     stored = quant.dequantize(integers)
+    if value.size and not np.ptp(value) and not np.ptp(stored):  # one number: no layout to be found, nor needed
+        whole = np.broadcast_to(stored.reshape(-1)[0], value.shape)
+        return whole.astype(value.dtype) if _rounded_only(value, whole, quant) else None
     alike = _layout(value, stored)
     if alike is None:
         return None

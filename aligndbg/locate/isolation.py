@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aligndbg.core.types import Matching, RunAgain
+from aligndbg.core.types import Matching, Pair, RunAgain
 from aligndbg.locate.proved import Proved
 from aligndbg.locate.replay import Replay
 from aligndbg.measure.limits import Conditions
@@ -23,7 +23,8 @@ class Isolation:
     """Pairs are named by their reference's tensor.
 
     `own` holds each pair's isolated metrics, judged under `conditions`. `doubtful` says why a pair is not confirmed, or
-    not isolated; `over_tolerance` names the faulty ones, `not_overridden` those that are no border of a region.
+    not isolated; `over_tolerance` names the faulty ones, `not_overridden` those that are no border of a region. `exact`
+    are the faulty ones among integers, booleans and strings, which are no pairs of the matching.
     """
 
     matching: Matching
@@ -36,3 +37,4 @@ class Isolation:
     conditions: Conditions = field(default_factory=Conditions)
     replay: Replay | None = None  # the run that `own` was measured in; None of a saved result
     run_again: RunAgain = RunAgain.CANDIDATE
+    exact: tuple[Pair, ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aligndbg.core.fixed import value_independent
 from aligndbg.core.layouts import sample_positions
 from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.regions import needed
@@ -46,7 +47,7 @@ class Side:
         self.precision = Precision(trace)
         self.producer = self.graph.producers()
         self.consumers = self.graph.consumers()
-        self.fixed = _value_independent(trace)
+        self.fixed = value_independent(trace)
         self.inputs = tuple(self.graph.inputs)
         self._inputs: dict[tuple[int, bool], tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
@@ -91,7 +92,7 @@ class Side:
             return "no value was captured"
         dtype = self.dtype(name)
         if self.quant(name) is None and dtype not in FLOAT_DTYPES:
-            return f"{dtype} values"
+            return f"{dtype.replace('object', 'string')} values"
         if name in self.fixed and (self.prints[name].constant or not self.prints[name].finite):
             return FIXED
         return ""
@@ -232,17 +233,3 @@ def _unread(graph: Graph) -> set[str]:
     places, _ = needed(graph, graph.outputs, ())
     read = {i for place in places for i in graph.nodes[place].inputs}.union(graph.outputs)
     return {o for node in graph.nodes for o in node.outputs if o} - read
-
-
-def _value_independent(trace: Trace) -> frozenset[str]:
-    """Tensors that the feeds' values cannot change: made from constants and from shapes alone."""
-    fixed = set(trace.graph.constants)
-    for node in trace.graph.nodes:
-        read = node.inputs[:1] if node.canonical == "CastLike" else node.inputs  # the second one gives its type only
-        inputs = [n for n in read if n]
-        shape_only = node.canonical in ("Shape", "Size")
-        if node.canonical.startswith("Random"):
-            continue
-        if shape_only or (inputs and all(n in fixed for n in inputs)):
-            fixed.update(n for n in node.outputs if n)
-    return frozenset(fixed)

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aligndbg.core.clock import Clock
-from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair
+from aligndbg.core.types import Backend, Cause, Fault, Matching, Pair, Status
 from aligndbg.diff_result import Diff
 from aligndbg.explain.run import causes_of_faults, causes_of_the_pair
 from aligndbg.feeds.plan import Feeding, InputOptions, plan_feeds
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.effects import output_pairs
+from aligndbg.locate.exact import ExactTensors
+from aligndbg.locate.exact_faults import ExactFaults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.rerun import NewStore, isolate_sides
 from aligndbg.match.weights import weight_reader
+from aligndbg.measure.exact import Exact
 from aligndbg.measure.judge import Judge
 from aligndbg.measure.results import Measurement
 from aligndbg.measure.tolerance import ToleranceRules
@@ -24,9 +27,11 @@ from aligndbg.pipeline.try_feeds import run_and_match
 from aligndbg.trace.capture import Captured, capture_with_prints
 from aligndbg.trace.store import Store
 from aligndbg.verdict.basis import AS_OUTPUT, basis_of
-from aligndbg.verdict.checks import Checks, blind_spots, check_warnings, clipped_ranges, repeat_and_observe
+from aligndbg.verdict.blind_spots import blind_spots
+from aligndbg.verdict.checks import Checks, check_warnings, clipped_ranges, repeat_and_observe
 from aligndbg.verdict.decide import MIN_COVERAGE, decide, drift_notes
-from aligndbg.verdict.outputs import output_notes
+from aligndbg.verdict.near_limit import near_limit_notes
+from aligndbg.verdict.outputs import exact_notes, output_notes
 
 __all__ = ["Settings", "diff_once"]
 
@@ -42,7 +47,7 @@ class Settings:
 
     `repro` is the folder for the first faults' operators and tensors. `details` keeps a picture of each pair, and what
     other tolerances can be judged by. `probes`: random inputs of its own that each region is tested on. `repeated`:
-    more samples follow, so the runtimes keep their sessions.
+    more samples follow, so the runtimes keep their sessions. `explain_time`: seconds of work on causes.
     """
 
     rules: ToleranceRules
@@ -56,6 +61,7 @@ class Settings:
     details: bool = False
     probes: int = 0
     repeated: bool = False
+    explain_time: float | None = None
 
 
 def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Settings, clock: Clock) -> Diff:
@@ -75,11 +81,11 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             matching, judge = isolation.matching, judge.under(isolation.conditions)
         checks |= _check_values(run, sides, matching, isolation)
         measured = _measure(run, judge, matching, isolation, why_not)
+        exact, isolation, measured = _exactly(sides, judge, matching, isolation, measured)
         explained = _faults_and_causes(run, sides, feeding, isolation, measured)
         swapped = _inputs_transposed(sides)
-        verdict, why = decide(
-            judge, matching, measured, explained.faults, settings.min_coverage, inputs_transposed=swapped
-        )
+        told = explained.faults, settings.min_coverage, swapped, exact, explained.causes
+        verdict, why = decide(judge, matching, measured, *told)
         limits = settings.min_coverage, settings.max_faults
         kept = basis_of(judge, measured, isolation, why_not, *limits, swapped) if settings.details else None
         notes = [
@@ -87,7 +93,9 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
             *explained.notes,
+            *exact_notes(exact),
             *drift_notes(verdict, measured),
+            *near_limit_notes(measured, left.trace.graph, sides.right.trace.graph),
             *check_warnings(checks),
         ]
         return Diff(
@@ -102,6 +110,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             corrected=explained.corrected,
             causes=explained.causes,
             outputs=explained.outputs,
+            exact=exact,
             inputs=tuple(f"{link.reference} -> {link.candidate}: {link.how}" for link in sides.plan.links),
             checks=checks,
             timing=dict(clock.seconds),
@@ -227,6 +236,20 @@ def _measure(
     return out
 
 
+def _exactly(
+    sides: CapturedPair, judge: Judge, matching: Matching, isolation: Isolation | None, measured: list[Measurement]
+) -> tuple[tuple[Exact, ...], Isolation | None, list[Measurement]]:
+    """Integers, booleans and strings; the isolation and the pairs with the faults among those."""
+    passed = {m.pair.reference for m in measured if m.status is Status.PASS}
+    tensors = ExactTensors(sides, isolation, matching.pairs, passed)
+    isolation, healed = ExactFaults(sides, judge, isolation, tensors).proved()
+    drift = {Status.FAULT: Status.DRIFT}
+    for k, m in enumerate(measured):
+        if m.pair.reference in healed:
+            measured[k] = replace(m, reason=healed[m.pair.reference], status=drift.get(m.status, m.status))
+    return tensors.told, isolation, measured
+
+
 def _faults_and_causes(
     run: _Run,
     sides: CapturedPair,
@@ -240,9 +263,10 @@ def _faults_and_causes(
     if isolation is not None:
         most = run.settings.max_faults
         faults, truncated = isolation.proved.standing[:most], len(isolation.proved.standing) > most
-        faults = causes_of_faults(faults, sides, isolation, run.clock, run.settings.repro)
+        asked = run.settings.repro, run.settings.explain_time
+        faults = causes_of_faults(faults, sides, isolation, run.clock, *asked)
     outputs = frozenset(p.reference for p in output_pairs((m.pair for m in measured), left.graph, right.graph))
-    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, run.clock)
+    faults, causes, notes = causes_of_the_pair(faults, sides, feeding, measured, outputs, isolation, run.clock)
     proved = isolation.proved if isolation else None
     all_of_them = proved is not None and len(faults) == len(proved.standing)
     return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None, notes)

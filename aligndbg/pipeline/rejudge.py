@@ -80,6 +80,8 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         pairs, own = found.matching.pairs, isolation.own
         own = {p.reference: now.recounted(p, own[p.reference], isolated=True) for p in pairs if p.reference in own}
         made_now = standing_faults(now, isolation.proved, pairs, own, isolation.not_overridden)
+        stored = [f for f in found.faults if f.cause is not None and f.cause.details.get("stored")]
+        made_now += [f for f in stored if (f.reference, f.candidate) not in _places(made_now)]
         faults = tuple(_with_cause(f, found.faults) for f in made_now[: basis.max_faults])
         truncated = len(made_now) > basis.max_faults
         if any(cause.kind == "different_network" for cause in found.causes):
@@ -92,6 +94,8 @@ def _judged(found: Diff, basis: Basis, now: _SavedJudge, min_coverage: float) ->
         faults,
         min_coverage,
         inputs_transposed=basis.inputs_transposed,
+        exact=found.exact,
+        causes=found.causes,
     )
     doubtful = isolation.doubtful if isolation else {}
     stale = drift_notes(found.verdict, found.pairs)

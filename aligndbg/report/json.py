@@ -34,6 +34,7 @@ def as_dict(diff: Result) -> dict[str, Any]:
             "reference": [_skipped(s) for s in diff.matching.skipped_reference],
             "candidate": [_skipped(s) for s in diff.matching.skipped_candidate],
         },
+        "exact": list(diff.exact),
         "faults": [_fault(f) for f in diff.faults],
         "corrected": diff.corrected,
         "causes": list(diff.causes),

@@ -10,11 +10,10 @@ import numpy as np
 from aligndbg.core.errors import RuntimeCrashError
 from aligndbg.core.qdq import read_through
 from aligndbg.core.threads import in_threads
-from aligndbg.core.types import Array, Backend, LayoutKind, Matching, Pair, Trace
+from aligndbg.core.types import Array, Backend, Matching, Pair, Trace
 from aligndbg.locate.proved import Probed
-from aligndbg.measure.fingerprint import Fingerprint
 
-__all__ = ["Checks", "Clipped", "blind_spots", "check_warnings", "clipped_ranges", "repeat_and_observe"]
+__all__ = ["Checks", "Clipped", "check_warnings", "clipped_ranges", "repeat_and_observe"]
 
 
 class Clipped(TypedDict):
@@ -38,6 +37,8 @@ class Checks(TypedDict, total=False):
     probed: Probed
     constant_feeds: list[str]
     constant_tensors: list[str]
+    no_negatives: list[str]
+    no_repeats: list[str]
     ambiguous_layouts: list[str]
     clipped: list[Clipped]
 
@@ -91,6 +92,8 @@ def _apart(a: Array, b: Array) -> float:
     """0.0 where bit-equal (NaN equals NaN), else the largest absolute difference."""
     if a.shape != b.shape:
         return float("inf")
+    if "O" in (a.dtype.kind, b.dtype.kind):  # words
+        return 0.0 if np.array_equal(a, b) else float("inf")
     x, y = a.astype(np.float64), b.astype(np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     if same.all():
@@ -155,18 +158,14 @@ def check_warnings(found: Checks) -> list[str]:
         )
     for name in found.get("constant_feeds", ()):
         out.append(f"the input {name} is constant: it cannot tell layers, channels or layouts apart")
+    for what, names in (("negative numbers", "no_negatives"), ("index twice", "no_repeats")):
+        blind = list(found.get(names, ()))  # type: ignore[call-overload]
+        if blind:
+            more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+            out.append(f"this input gives {blind[0]}{more} no {what}: it cannot show what becomes of that")
     dead = found.get("constant_tensors", ())
     if dead:
         out.append(
             f"{len(dead)} of the reference's tensors are constant on this input (dead ReLUs?), such as {dead[0]}"
         )
     return out
-
-
-def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Matching) -> Checks:
-    """What this input cannot tell apart: constant feeds, constant tensors (dead ReLUs), layouts left ambiguous."""
-    feeds = trace.feeds or {}
-    constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
-    dead = [n for n, fp in prints.items() if fp.count > 1 and fp.constant and n not in feeds]
-    ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
-    return {"constant_feeds": constant, "constant_tensors": dead, "ambiguous_layouts": ambiguous}

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aligndbg.core.types import Graph, Matching, Status
+from aligndbg.measure.exact import Exact
 from aligndbg.measure.results import Measurement
 
-__all__ = ["output_notes"]
+__all__ = ["exact_notes", "output_notes"]
 
 
 OPERATORS_SAID = 3
+
+
+def exact_notes(exact: Iterable[Exact]) -> list[str]:
+    """Outputs of integers, booleans or strings that differ, and inner ones that do by themselves."""
+    return [
+        f"output {e.note}" if e.output else e.note for e in exact if e.share and (e.output or e.own or e.margin == 0)
+    ]
 
 
 def output_notes(measured: Sequence[Measurement], matching: Matching, reference: Graph, candidate: Graph) -> list[str]:

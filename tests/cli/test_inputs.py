@@ -87,7 +87,7 @@ def test_images_go_through_the_preprocessing(run: Any, fixtures: Path, tmp_path:
 
     pixels = np.random.default_rng(3).integers(0, 256, (50, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    options = ("--resize", "32,40", "--mean", "123.7,116.3,103.5", "--std", "58.4,57.1,57.4", "--keep-aspect-ratio")
+    options = ("--resize", "32,40", "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--keep-aspect-ratio")
     done = run("diff", fixtures / "cnn.onnx", fixtures / "cnn_int8.tflite", "--input", tmp_path / "photo.png", *options)
     assert done.code == 0, done.out + done.err
 

@@ -21,6 +21,7 @@ __all__ = ["NOT_TENSORS", "build_graph"]
 
 
 Types = dict[str, TensorInfo]
+TEXT = "a tensor of strings"  # fetched where it is an output of the model
 NOT_TENSORS = {"string", "sequence", "optional", "map", "sparse", "opaque"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 BLOCKED = "in ONNX Runtime's blocked NCHWc layout, which graph_optimization=extended does without"
@@ -60,10 +61,8 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
     sparse = {item.values.name for item in graph.sparse_initializer}
     constants = _constants(nodes, graph.node, stored | sparse)
     types, inferred = _types(model)
-    blocked = _blocked(graph.node)
-    untapped = (
-        dict.fromkeys(sparse, "a sparse initializer") | dict.fromkeys(blocked, BLOCKED) | _string_constants(graph)
-    )
+    untapped = dict.fromkeys(sparse, "a sparse initializer") | dict.fromkeys(_blocked(graph.node), BLOCKED)
+    untapped |= _string_constants(graph)
     outputs = [name for node in nodes for name in node.outputs if name]
     unknown = [name for name in outputs if name not in types and name not in constants and name not in untapped]
     if unknown:
@@ -71,6 +70,8 @@ def build_graph(model: OnnxModel, ask_runtime: Callable[[list[str]], Types]) -> 
         asked = ask_runtime([name for name in outputs if name not in skipped and not _reason(types.get(name))])
         types |= {name: _ranked(info, types.get(name)) for name, info in asked.items()}
     untapped = {name: why for name in (*outputs, *stored) if (why := _reason(types.get(name)))} | untapped
+    words = {item.name for item in graph.output if item.name not in stored}
+    untapped = {name: why for name, why in untapped.items() if why != TEXT or name not in words}
     inner = {name: node for name, node in _inner(graph.node) if name not in types and name not in outputs}
     types |= {name: info for name, info in _types_inside(inferred.node).items() if name in inner}
     untapped = {name: f"inside the body of {node.op_type} {node.name!r}" for name, node in inner.items()} | untapped
@@ -225,7 +226,7 @@ def _info(item: onnx.ValueInfoProto) -> TensorInfo:
 def _reason(info: TensorInfo | None) -> str:
     if info is None or info.dtype not in NOT_TENSORS:
         return ""
-    return "a tensor of strings" if info.dtype == "string" else f"of {info.dtype} type, not a tensor"
+    return TEXT if info.dtype == "string" else f"of {info.dtype} type, not a tensor"
 
 
 def _string_constants(graph: onnx.GraphProto) -> dict[str, str]:
@@ -240,7 +241,7 @@ def _string_constants(graph: onnx.GraphProto) -> dict[str, str]:
         if item.name == "sparse_value":
             found[node.output[0]] = "a sparse constant"
         elif item.name in ("value_string", "value_strings") or item.t.data_type == onnx.TensorProto.STRING:
-            found[node.output[0]] = "a tensor of strings"
+            found[node.output[0]] = TEXT
     return found
 
 

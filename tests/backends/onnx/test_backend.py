@@ -687,12 +687,13 @@ def test_absent_optional_inputs_and_outputs(tmp_path: Path) -> None:
     assert got["h"].shape == (1, 1, 2)
 
 
-def test_sequences_and_strings_are_untapped(tmp_path: Path) -> None:
+def test_sequences_and_inner_strings_are_untapped(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("SplitToSequence", ["x"], ["seq"], keepdims=0),
         helper.make_node("SequenceLength", ["seq"], ["n"]),
         helper.make_node("Cast", ["x"], ["words"], to=TensorProto.STRING),
-        helper.make_node("Cast", ["words"], ["y"], to=FLOAT),
+        helper.make_node("Cast", ["x"], ["inner"], to=TensorProto.STRING),
+        helper.make_node("Cast", ["inner"], ["y"], to=FLOAT),
         helper.make_node("Optional", ["x"], ["maybe"]),
         helper.make_node("OptionalHasElement", ["maybe"], ["has"]),
         helper.make_node("Constant", [], ["text"], value_string="hello"),
@@ -705,14 +706,15 @@ def test_sequences_and_strings_are_untapped(tmp_path: Path) -> None:
     ]
     backend = opened(save(tmp_path, nodes, [value("x", shape=[3])], outputs))
     graph = backend.graph()
-    assert graph.tappable() == ("n", "y", "has")
-    assert set(graph.untapped) == {"seq", "words", "maybe", "text"}
+    assert graph.tappable() == ("n", "words", "y", "has")
+    assert set(graph.untapped) == {"seq", "inner", "maybe", "text"}
     assert "sequence" in graph.untapped["seq"]
-    assert "strings" in graph.untapped["words"]
+    assert "strings" in graph.untapped["inner"]
     assert "optional" in graph.untapped["maybe"]
     got = dict(backend.run({"x": np.float32([1, 2, 3])}, graph.tappable()))
     assert got["n"] == 3
     assert got["y"].tolist() == [1, 2, 3]
+    assert got["words"].tolist() == ["1", "2", "3"]
     with pytest.raises(UnsupportedError, match="sequence"):
         backend.run({"x": np.float32([1, 2, 3])}, ["seq"])
 
