@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aligndbg.canonical.evaluate import Step, evaluate
+from aligndbg.canonical.schemas import attribute_values, schema
 from aligndbg.core.types import Array
 
 __all__ = ["Program"]
@@ -26,7 +27,7 @@ class Program:
     def run(self, feeds: Mapping[str, Array], fetch: Sequence[str] = ()) -> list[Array]:
         """The output, or the tensors of `fetch`. Raises CannotEvaluateError."""
         wanted = list(fetch or (self.output,))
-        return evaluate(self.needed(wanted), {**self.constants, **feeds}, wanted, self.opset)
+        return evaluate(self.needed(wanted), feeds, self.constants, wanted, self.opset)
 
     def needed(self, wanted: Iterable[str]) -> list[Step]:
         """The steps that `wanted` depends on."""
@@ -43,6 +44,15 @@ class Program:
 
     def readers(self, name: str) -> list[int]:
         return [k for k, step in enumerate(self.steps) if name in step.inputs]
+
+    def attributes(self, at: int) -> dict[str, Any]:
+        """Every attribute of a step, those that are not written by the defaults of this program's opset."""
+        return attribute_values(self.steps[at].op, self.opset, self.steps[at].attributes)
+
+    def slots(self, at: int) -> tuple[str, ...]:
+        """The names that the specification has for what a step reads."""
+        known = schema(self.steps[at].op, self.opset)
+        return known.inputs if known else ()
 
     def constant(self, step: Step, slot: int) -> Array | None:
         """The constant that a step reads at `slot`."""

@@ -30,7 +30,7 @@ from aligndbg.explain.thresholds import (
 from aligndbg.explain.to_program import canonical_program
 from aligndbg.measure.distance import distance
 
-__all__ = ["Case", "Context", "Half", "OutOfTimeError", "SideRun", "Trial", "make_case"]
+__all__ = ["SIDES", "Case", "Context", "Half", "OutOfTimeError", "SideRun", "Trial", "make_case"]
 
 
 SIDES = ("reference", "candidate")
@@ -104,6 +104,7 @@ class Half:
     value: Array
     program: Program | None
     why_not: str = ""
+    written: Program | None = None  # the program, even where it does not give what the runtime gave
     stored: dict[str, Array] = field(default_factory=dict)  # the feeds as the runtime takes them
 
     @cached_property
@@ -283,6 +284,7 @@ def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | st
     try:
         known, shapes = {**constants, **own.fixed}, _shapes(own, constants)
         program = canonical_program(own.backend, own.graph, half.nodes, list(half.feeds), half.output, known, shapes)
+        half.written = program
         made = own.real(half.output, program.run(half.feeds)[0])
         apart = _apart(own, half.output, made, half.value)
     except CannotEvaluateError as error:

@@ -15,12 +15,16 @@ from aligndbg.explain.folding import LINEAR
 from aligndbg.explain.thresholds import LARGEST_EPSILON
 from aligndbg.measure.distance import distance
 
-__all__ = ["ConstantPair", "RoleConstant", "is_epsilon", "pair_constants", "role_constants"]
+__all__ = ["ConstantPair", "RoleConstant", "has_role", "is_epsilon", "pair_constants", "role_constants"]
 
 
 # ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
 GATES = {"LSTM": (0, 2, 3, 1), "RNN": (0,)}
-NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")
+# By the specification's names: fused normalizations read more, in another order.
+NORM_ROLES = {
+    "scale": "factor", "gamma": "factor", "b": "term", "beta": "term", "input_mean": "mean", "input_var": "variance",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +67,11 @@ def role_constants(program: Program) -> list[RoleConstant]:
         if step.op in LINEAR:
             found += _linear(program, k)
         elif step.op.endswith("Normalization"):
-            for at, role in NORM_ROLES.items():
-                value = program.constant(step, at)
-                if value is not None:
+            for at, name in enumerate(program.slots(k)):
+                value, role = program.constant(step, at), _norm_role(step.op, name)
+                if value is not None and role:
                     found.append(_as_stored(program, k, at, role, value))
-        elif step.op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu") and len(step.inputs) == 2:
+        elif step.op in ARITHMETIC and len(step.inputs) == 2:
             for at in (0, 1):
                 value = program.constant(step, at)
                 if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and is_epsilon(value)):
@@ -75,6 +79,20 @@ def role_constants(program: Program) -> list[RoleConstant]:
         elif step.op in GATES:
             found += _recurrent(program, k)
     return found
+
+
+def has_role(op: str, name: str, slot: int) -> bool:
+    """Whether what an operator reads at `slot`, by its `name`, is a weight, a term or a factor where it is constant."""
+    if op.endswith("Normalization"):
+        return bool(_norm_role(op, name))
+    return op in ARITHMETIC or (op in LINEAR and slot in (1, 2)) or (op in GATES and slot in (1, 2, 3))
+
+
+def _norm_role(op: str, name: str) -> str:
+    """What a normalization reads under a name; "" of what it adds before it normalizes."""
+    if name == "bias":
+        return "term" if op == "GroupNormalization" else ""
+    return NORM_ROLES.get({"mean": "input_mean", "var": "input_var"}.get(name, name.lower()), "")
 
 
 def is_epsilon(value: Array) -> bool:

@@ -97,13 +97,25 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     trusted = [p for p in isolation.matching.pairs if p.reference not in isolation.doubtful]
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
+    proved = {(p.fault.reference, p.fault.candidate): p.pair for p in isolation.proved.faults}
+    places = [(f.reference, f.candidate) for f in faults]
+    below = [isolation.proved.witnesses.get(place) for place in places]
+    return [
+        _at_border(usual, witness) if witness else _at_proved_pair(usual, proved.get(place))
+        for place, witness in zip(places, below, strict=True)
+    ]
 
 
-def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) -> Context:
-    """For an operator that one side lacks: what the pair below it shows where that is not corrected."""
-    if witness is None:
+def _at_proved_pair(usual: Context, pair: Pair | None) -> Context:
+    """Where experiments proved a fault between tensors that values pair with others: what follows it is corrected."""
+    if pair is None or pair in usual.pairs:
         return usual
+    rest = [p for p in usual.pairs if p.reference != pair.reference and p.candidate != pair.candidate]
+    return replace(usual, pairs=(*rest, pair), over_tolerance=usual.over_tolerance | {pair.reference})
+
+
+def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]]) -> Context:
+    """For an operator that one side lacks: what the pair below it shows where that is not corrected."""
     values = ChainMap(dict(witness[1]), cast(dict[str, Array], usual.isolated))
     return replace(usual, over_tolerance=frozenset({witness[0]}), isolated=values)
 

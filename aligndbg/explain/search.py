@@ -13,10 +13,12 @@ from aligndbg.explain.advice import ADVICE
 from aligndbg.explain.case import Case, Context, Half, OutOfTimeError, make_case
 from aligndbg.explain.hypotheses.activation import Activation
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
+from aligndbg.explain.hypotheses.attribute_words import AttributeWords
 from aligndbg.explain.hypotheses.axis import Axis
 from aligndbg.explain.hypotheses.constants import Constants
 from aligndbg.explain.hypotheses.epsilon import Epsilon
 from aligndbg.explain.hypotheses.fitted_constants import FittedConstants
+from aligndbg.explain.hypotheses.given import Given
 from aligndbg.explain.hypotheses.input_preparation import InputPreparation
 from aligndbg.explain.hypotheses.number_formats import Nonfinite, Precision
 from aligndbg.explain.hypotheses.order import Arrangement, Operands
@@ -35,6 +37,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Padding(),
     StrideOffset(),
     Attribute(),
+    Given(),
+    AttributeWords(),
     Pooling(),
     Axis(),
     Constants(),

@@ -55,9 +55,9 @@ class Epsilon(Hypothesis):
 def _places(program: Program) -> Iterator[tuple[str, float, Change]]:
     """(operator, epsilon, how to change it) for normalizations, and for small constants added to something."""
     for k, step in enumerate(program.steps):
-        if step.op.endswith("Normalization") and step.op not in ("LpNormalization", "MeanVarianceNormalization"):
-            value = float(step.attributes.get("epsilon", 1e-5))
-            yield step.op, value, lambda e, k=k: program.with_attributes(k, epsilon=float(e))  # type: ignore[misc]
+        value = program.attributes(k).get("epsilon")
+        if value is not None:
+            yield step.op, float(value), lambda e, k=k: program.with_attributes(k, epsilon=float(e))  # type: ignore[misc]
         elif step.op == "Add" and len(step.inputs) == 2:
             for position in (0, 1):
                 constant = program.constant(step, position)
