@@ -29,6 +29,14 @@ class Program:
         wanted = list(fetch or (self.output,))
         return evaluate(self.needed(wanted), feeds, self.constants, wanted, self.opset)
 
+    def shape(self, feeds: Mapping[str, Array], name: str) -> tuple[int, ...]:
+        """Of a value inside. Raises CannotEvaluateError."""
+        known = feeds.get(name, self.constants.get(name))
+        return tuple((self.run(feeds, [name])[0] if known is None else known).shape)
+
+    def rank(self, feeds: Mapping[str, Array], name: str) -> int:
+        return len(self.shape(feeds, name))
+
     def needed(self, wanted: Iterable[str]) -> list[Step]:
         """The steps that `wanted` depends on."""
         kept, want = [], set(wanted)

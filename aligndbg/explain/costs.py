@@ -12,6 +12,7 @@ from __future__ import annotations
 # --- what the other side's file says -----------------------------------------------------------------------------
 OTHERS_EPSILON = 0.0  # read from both files, and different: nothing is simpler
 OTHERS_PADS = 0.0  # before a stride offset or a weight that would fit a shifted window as well
+OTHERS_BORDER = 0.1  # pads with their mode and value
 OTHERS_RESIZE = 0.2
 OTHERS_ACTIVATION = 0.4  # before one of the usual ones, and before taking it away
 OTHERS_QUANTIZER = 0.5
@@ -32,6 +33,7 @@ OPERANDS = 0.3  # before what the values alone show of it
 CONV_BIAS_FORGOTTEN = 0.3  # says why a bias is another, before saying that it is
 STRIDE_OFFSET = 0.4
 ATTRIBUTE_WORD = 0.7  # after what both files say
+PAD_MODE = 0.7
 POOLING_FLAG = 0.4  # before another kind of pooling
 POOLING = 0.5
 AXIS = 0.5
@@ -41,6 +43,7 @@ ACTIVATION_REMOVED = 0.5  # after the other side's in its place
 ACTIVATION_ADDED = 0.8
 RESIZE, RESIZE_SETTING = 0.4, 0.2  # and for each setting that is changed
 INPUT_CHANNELS = 0.3  # the usual mistake in an input
+INPUTS_EXCHANGED = 0.3
 INPUT_MOVED = 0.4  # flipped, transposed
 INPUT_SCALED = 0.5
 INPUT_SCALED_TWICE = INPUT_READ_AS = 0.6

@@ -15,6 +15,7 @@ from aligndbg.core.clock import Clock
 from aligndbg.core.types import Array, Backend, Cause, Fault, Pair, RunAgain, Status
 from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
+from aligndbg.explain.one_each import one_each
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
@@ -46,7 +47,7 @@ def causes_of_faults(
         rest = [k for k in range(len(faults)) if k not in masked]
         tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], time.perf_counter() + seconds)
         told = dict(zip(rest, tried, strict=True))
-        found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
+        found = one_each(tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults)))
     if repro is not None:
         write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found

@@ -15,6 +15,8 @@ from aligndbg.explain.hypotheses.activation import Activation
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
 from aligndbg.explain.hypotheses.attribute_words import AttributeWords
 from aligndbg.explain.hypotheses.axis import Axis
+from aligndbg.explain.hypotheses.border import Border
+from aligndbg.explain.hypotheses.broadcast import Broadcast
 from aligndbg.explain.hypotheses.constants import Constants
 from aligndbg.explain.hypotheses.epsilon import Epsilon
 from aligndbg.explain.hypotheses.fitted_constants import FittedConstants
@@ -35,12 +37,14 @@ MOST_OPERATORS = 20
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
     Padding(),
+    Border(),
     StrideOffset(),
     Attribute(),
     Given(),
     AttributeWords(),
     Pooling(),
     Axis(),
+    Broadcast(),
     Constants(),
     FittedConstants(),
     Operands(),

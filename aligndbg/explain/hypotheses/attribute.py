@@ -12,7 +12,7 @@ from aligndbg.explain import costs
 from aligndbg.explain.case import SIDES, Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
-__all__ = ["Attribute", "compared_attributes", "same_operators"]
+__all__ = ["Attribute", "compared_attributes", "same_axes", "same_operators", "twins"]
 
 
 Unlike = Sequence[tuple[str, Any, Any]]
@@ -26,6 +26,7 @@ KINDS = {
 }
 # Say again what shapes say, or nothing of what is computed: unwritten they are no difference.
 REPEATED = {"kernel_shape", "output_shape", "hidden_size", "num_outputs", "split", "momentum", "storage_order", "perm"}
+RESIZE_READS = {"nearest_mode": ("nearest",), "cubic_coeff_a": ("cubic",), "exclude_outside": ("cubic",)}
 ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
@@ -47,7 +48,9 @@ class Attribute(Hypothesis):
             if len(unlike) > 1:
                 yield from _set(both, at, unlike, "attribute", costs.OTHERS_ATTRIBUTES)  # a dilation with its pads
             for one in unlike:
-                yield from _set(both, at, [one], KINDS.get(one[0], "attribute"), costs.OTHERS_ATTRIBUTE)
+                pad = both["reference"].steps[at_r].op == "Pad"
+                kind = "padding" if pad else KINDS.get(one[0], "attribute")
+                yield from _set(both, at, [one], kind, costs.OTHERS_ATTRIBUTE)
 
 
 def _set(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike, kind: str, cost: float) -> Iterator[Trial]:
@@ -101,17 +104,24 @@ def differing(case: Case, programs: Mapping[str, Program], at: Mapping[str, int]
         if key in REPEATED and (ours is None or theirs is None or key in ("momentum", "storage_order")):
             continue
         ours, theirs = _unwritten(ours, theirs, key), _unwritten(theirs, ours, key)
-        if ours != theirs and not (key in ("axis", "axes") and _same_axes(case, ours, theirs)):
+        if ours != theirs and not (key in ("axis", "axes") and same_axes(case, "reference", ours, theirs)):
             found.append((key, ours, theirs))
     return found
 
 
 def _values(program: Program, at: int) -> dict[str, Any]:
-    values = program.attributes(at)
+    values = {key: value for key, value in program.attributes(at).items() if _matters(program, at, key)}
     if values.get("activations", "") is None:
         count = 2 if values.get("direction") == "bidirectional" else 1
         values["activations"] = ACTIVATIONS.get(program.steps[at].op, []) * count
     return values
+
+
+def _matters(program: Program, at: int, key: str) -> bool:
+    """False for what a resize of this mode does not read."""
+    mode = program.attributes(at).get("mode")
+    read = RESIZE_READS.get(key)
+    return read is None or program.steps[at].op != "Resize" or mode in read
 
 
 def _unwritten(value: Any, other: Any, key: str) -> Any:
@@ -123,9 +133,9 @@ def _unwritten(value: Any, other: Any, key: str) -> Any:
     return value
 
 
-def _same_axes(case: Case, ours: Any, theirs: Any) -> bool:
-    """Whether the candidate's axes are the reference's, counted from the end or renumbered for its layout."""
-    r, c = ([v] if isinstance(v, int) else v for v in (ours, theirs))
+def same_axes(case: Case, side: str, ours: Any, theirs: Any) -> bool:
+    """Whether these axes of `side` are those of the other one, counted from the end or renumbered for its layout."""
+    r, c = ([v] if isinstance(v, int) else v for v in ((ours, theirs) if side == "reference" else (theirs, ours)))
     if not isinstance(r, list) or not isinstance(c, list) or len(r) != len(c):
         return False
     near = {case.pair, *(p for p in case.context.pairs if p.reference in case.half("reference").feeds)}
@@ -146,6 +156,14 @@ def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int
     for k, step in enumerate(reference.steps):
         if left.get(step.op) and step.op not in ("Transpose", "Reshape", "Identity", "Cast"):
             yield k, left[step.op].pop(0)
+
+
+def twins(programs: Mapping[str, Program]) -> dict[str, dict[int, int]]:
+    """By side, the step of the other side that is each step's counterpart: what that file says needs no guess."""
+    if len(programs) < 2:
+        return {side: {} for side in programs}
+    pairs = list(same_operators(programs["reference"], programs["candidate"]))
+    return {"reference": dict(pairs), "candidate": {c: r for r, c in pairs}}
 
 
 def _listed(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from aligndbg.canonical.program import Program
 from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
-from aligndbg.explain.hypotheses.attribute import same_operators
+from aligndbg.explain.hypotheses.attribute import twins
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
 __all__ = ["AttributeWords"]
@@ -53,11 +53,10 @@ class AttributeWords(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
-        same = list(same_operators(both["reference"], both["candidate"])) if len(both) == 2 else []
+        known = twins(both)
         for side, program in both.items():
-            known = {pair[side == "candidate"] for pair in same}
             for at, step in enumerate(program.steps):
-                if step.op in WORDS and at not in known:
+                if step.op in WORDS and at not in known[side]:
                     yield from _each(side, program, at)
 
 
