@@ -75,7 +75,11 @@ class Program:
         """Step `at` with attributes changed; None drops one."""
         step = self.steps[at]
         merged = {k: v for k, v in {**step.attributes, **attributes}.items() if v is not None}
-        return self.with_steps(at, replace(step, attributes=merged))
+        outputs = step.outputs
+        if "training_mode" in attributes and step.op == "BatchNormalization":  # which decides how many there are
+            first = outputs[0]
+            outputs = (first, f"{first}:mean", f"{first}:variance") if attributes["training_mode"] else (first,)
+        return self.with_steps(at, replace(step, attributes=merged, outputs=outputs))
 
     def with_inputs(self, at: int, inputs: Sequence[str]) -> Program:
         return self.with_steps(at, replace(self.steps[at], inputs=tuple(inputs)))

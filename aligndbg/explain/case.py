@@ -161,6 +161,11 @@ class Case:
         moved = self.pair.layout.to_reference(value) if side == "candidate" else value
         return moved.astype(np.float64)
 
+    def flat(self, side: str) -> bool:
+        """Whether a side's result holds one value only: anything that wipes out the signal would give it."""
+        value = self.half(side).value
+        return bool(value.size > 1 and np.ptp(value.astype(np.float64)) == 0)
+
     def error(self, reference: Array, candidate: Array) -> float:
         """Relative L2 of the difference, or its largest value in quantization steps. Own layouts, real values."""
         r, c = self.aligned("reference", reference), self.aligned("candidate", candidate)

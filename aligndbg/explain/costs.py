@@ -31,6 +31,7 @@ OVERFLOW = 0.3  # before NaN and Inf without a reason
 NONFINITE = 0.6
 OPERANDS = 0.3  # before what the values alone show of it
 CONV_BIAS_FORGOTTEN = 0.3  # says why a bias is another, before saying that it is
+ROUNDING = DROPOUT = 0.4
 STRIDE_OFFSET = 0.4
 ATTRIBUTE_WORD = 0.7  # after what both files say
 PAD_MODE = 0.7
@@ -63,6 +64,8 @@ FITTED_EPSILON = 2.0  # after the usual values: a search always finds something
 USUAL_ACTIVATION = 1.0
 FITTED_SLOPE = 1.5
 FITTED_ZERO_POINT = 1.0
+RESULT_SCALED = 1.6  # all of a result times one number, or plus one: after what names the reason
+RESULT_SCALED_AND_SHIFTED = 2.6
 FITTED_SCALE = 2.0  # and zero point: a line fits much
 
 # --- constants: other weights explain any error, so they are told last, the more of them the later ---------------

@@ -12,6 +12,7 @@ from aligndbg.core.types import Cause, Fault
 from aligndbg.explain.advice import ADVICE
 from aligndbg.explain.case import Case, Context, Half, OutOfTimeError, make_case
 from aligndbg.explain.hypotheses.activation import Activation
+from aligndbg.explain.hypotheses.affine import Affine
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
 from aligndbg.explain.hypotheses.attribute_words import AttributeWords
 from aligndbg.explain.hypotheses.axis import Axis
@@ -28,6 +29,8 @@ from aligndbg.explain.hypotheses.padding import Padding, StrideOffset
 from aligndbg.explain.hypotheses.pooling import Pooling
 from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.hypotheses.resize import Resize
+from aligndbg.explain.hypotheses.training import ActiveDropout
+from aligndbg.explain.hypotheses.whole_numbers import WholeNumbers
 from aligndbg.explain.hypothesis import Hypothesis, Tested
 
 __all__ = ["explain_faults"]
@@ -53,6 +56,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Activation(),
     Resize(),
     Epsilon(),
+    WholeNumbers(),
+    ActiveDropout(),
+    Affine(),
     Precision(),
     QuantizationScale(),
     QuantizerConstants(),

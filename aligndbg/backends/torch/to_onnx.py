@@ -189,6 +189,12 @@ def _attention(e: Emitter, node: Node) -> None:
     e.add("MatMul", [e.inner("Softmax", [scores], axis=-1), v])
 
 
+@form("dropout", "feature_dropout", "alpha_dropout")
+def _dropout(e: Emitter, node: Node) -> None:
+    """As it is in evaluation; an active one shows when the program is held against the runtime's value."""
+    e.add("Dropout", node.inputs[:1])
+
+
 # Normalizations.
 
 
@@ -201,6 +207,10 @@ def _batch_norm(e: Emitter, node: Node) -> None:
     if len(parameters) != 4:
         raise CannotEvaluateError("a batch normalization by the batch's own mean and variance")
     e.add("BatchNormalization", [x, *parameters], epsilon=_epsilon(node))
+    if node.attributes.get("training_mode"):
+        outputs = tuple(f"{node.outputs[0]}{end}" for end in ("", ":mean", ":variance"))
+        kept = {**e.steps[-1].attributes, "training_mode": 1}
+        e.steps[-1] = replace(e.steps[-1], attributes=kept, outputs=outputs)
 
 
 def _epsilon(node: Node) -> float:

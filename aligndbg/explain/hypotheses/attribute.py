@@ -34,6 +34,7 @@ class Attribute(Hypothesis):
     """Each attribute that differs between operators of one kind, set as on the other side."""
 
     name = "attribute"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return len(list(case.programs())) == 2

@@ -30,6 +30,7 @@ WORDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "padding_mode": ("zeros", "border", "reflection"),
         "mode": ("bilinear", "nearest", "bicubic", "linear", "cubic"),
     },
+    "BatchNormalization": {"training_mode": FLAG},
     "RoiAlign": {"mode": ("avg", "max"), "coordinate_transformation_mode": ("half_pixel", "output_half_pixel")},
     "ArgMax": {"select_last_index": FLAG},
     "ArgMin": {"select_last_index": FLAG},

@@ -46,6 +46,7 @@ class Border(Hypothesis):
     """The whole padding of a window as the other side has it; where that is not known, each other mode."""
 
     name = "border"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return any(s.op in WINDOWS or s.op == "Pad" for _, p in case.programs() for s in p.steps)

@@ -24,6 +24,7 @@ class Given(Hypothesis):
     """An operator of both sides whose constant at one slot differs, or that has an input there on one side only."""
 
     name = "given"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return len(list(case.programs())) == 2
