@@ -189,12 +189,6 @@ def _attention(e: Emitter, node: Node) -> None:
     e.add("MatMul", [e.inner("Softmax", [scores], axis=-1), v])
 
 
-@form("dropout", "feature_dropout", "alpha_dropout")
-def _dropout(e: Emitter, node: Node) -> None:
-    """As it is in evaluation; an active one shows when the program is held against the runtime's value."""
-    e.add("Dropout", node.inputs[:1])
-
-
 # Normalizations.
 
 

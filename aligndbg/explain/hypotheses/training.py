@@ -34,7 +34,8 @@ class ActiveDropout(Hypothesis):
 def _inactive(case: Case, side: str) -> Iterator[Trial]:
     """The side's operators with Dropout passing on what it reads: written, since active it gives no value twice."""
     half = case.half(side)
-    places = [k for k, step in enumerate(half.written.steps) if step.op == "Dropout"] if half.written else []
+    names = {node.name for node in half.nodes if node.canonical.endswith("Dropout")}
+    places = [k for k, step in enumerate(half.written.steps) if step.node in names] if half.written else []
     if half.written is None or half.program is not None or not places:
         return
     made = half.written
