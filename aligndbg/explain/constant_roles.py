@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,18 @@ from aligndbg.core.arrays import in_order
 from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.types import Array
 from aligndbg.explain.folding import LINEAR
-from aligndbg.explain.thresholds import LARGEST_EPSILON
+from aligndbg.explain.thresholds import EQUAL_WEIGHTS, LARGEST_EPSILON
 from aligndbg.measure.distance import distance
 
-__all__ = ["ConstantPair", "RoleConstant", "has_role", "is_epsilon", "pair_constants", "role_constants"]
+__all__ = [
+    "ConstantPair",
+    "RoleConstant",
+    "compared_constants",
+    "has_role",
+    "is_epsilon",
+    "pair_constants",
+    "role_constants",
+]
 
 
 # ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
@@ -223,3 +232,16 @@ def _pair(r: RoleConstant, c: RoleConstant) -> ConstantPair | None:
         if best is None or error < best[0]:
             best = error, ConstantPair(r, c, there, in_order(layout.to_candidate(r.value)))
     return best[1] if best is not None else None
+
+
+def compared_constants(reference: Program, candidate: Program) -> list[dict[str, Any]]:
+    """The weights, biases and factors of both that differ, the worst first; then what only one of them has."""
+    pairs, lone_r, lone_c = pair_constants(role_constants(reference), role_constants(candidate))
+    rows: list[dict[str, Any]] = [
+        {"op": p.candidate.op, "role": p.reference.role, "relative_difference": p.apart}
+        for p in sorted(pairs, key=lambda p: -p.apart)
+        if p.apart > EQUAL_WEIGHTS
+    ]
+    for side, lone in (("reference", lone_r), ("candidate", lone_c)):
+        rows += [{"op": s.op, "role": s.role, "only": side} for s in lone if not s.absent]
+    return rows

@@ -73,7 +73,8 @@ def _other_constant(both: Mapping[str, Program], at: Mapping[str, int], slot: in
         return
     op = both["candidate"].steps[at["candidate"]].op
     if r.size > 8 or c.size > 8:
-        words = f"the candidate's {op} reads other {name} than the reference's ({_apart(r, c)})"
+        what = "another table" if name == "data" else f"other {name}"
+        words = f"the candidate's {op} reads {what} than the reference's ({_apart(r, c)})"
         kept = {side: {"shape": list(value.shape)} for side, value in (("reference", r), ("candidate", c))}
     else:
         words = f"the candidate's {op} has {name} {c.tolist()}, the reference's {r.tolist()}"
