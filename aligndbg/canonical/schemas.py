@@ -52,7 +52,9 @@ def _default(attribute: Any) -> Any:
     if not value.type:
         return None
     found = onnx.helper.get_attribute_value(value)
-    return found.decode() if isinstance(found, bytes) else found
+    if isinstance(found, bytes):
+        return found.decode()
+    return [word.decode() for word in found] if value.type == onnx.AttributeProto.STRINGS else found
 
 
 def attribute_values(op: str, opset: int, written: Mapping[str, Any]) -> dict[str, Any]:

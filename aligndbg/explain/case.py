@@ -15,6 +15,7 @@ from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.thresholds import (
+    FITS_EXACTLY,
     FLOOR,
     FLOOR_LSB,
     GUESS_LSB,
@@ -80,6 +81,7 @@ class Context:
     run_again: RunAgain
     isolated: Mapping[str, Array]
     not_overridden: frozenset[str] = frozenset()
+    proved_pair: Pair | None = None  # that experiments proved the fault between
     deadline: float = float("inf")  # of time.perf_counter
 
     def check_time(self) -> None:
@@ -121,6 +123,7 @@ class Trial:
     details: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Array] | None = None  # in place of the side's own
     guess: bool = False  # one of many that are tried because they are common
+    fitted: bool = False  # to the whole result: it always leaves less
     floor: float = 0.0  # what the change may leave, where that is more than the fault's tolerance
 
 
@@ -130,6 +133,7 @@ class Case:
     def __init__(self, fault: Fault, pair: Pair, reference: Half, candidate: Half, context: Context) -> None:
         self.fault, self.pair, self.context = fault, pair, context
         self.halves = {"reference": reference, "candidate": candidate}
+        self.whole: dict[str, list[str]] = {}  # by side, the tensors of the written-out activation that it is, or is in
         outputs = (context.reference, pair.reference), (context.candidate, pair.candidate)
         tensors = [run.graph.tensors[name] for run, name in outputs if name in run.graph.tensors]
         quants = [(t.dtype, t.quant) for t in reversed(tensors) if t.quant is not None]
@@ -191,7 +195,7 @@ class Case:
             return False
         if not self.before > 0 or after != after:
             return False
-        share = LEFT_SHARE * self.before
+        share = (FITS_EXACTLY if trial.fitted else LEFT_SHARE) * self.before
         left = (LEFT_OF_SMALL_LSB if self.quant is not None else LEFT_OF_SMALL) * self.before
         return after <= max(self.floor, trial.floor, share if np.isfinite(share) else 0.0) and after <= left
 

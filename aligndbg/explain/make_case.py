@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from aligndbg.core.types import Array, Fault, Node, Pair
 from aligndbg.explain.case import SIDES, Case, Context, Half, SideRun
 from aligndbg.explain.thresholds import AS_RUNTIME_LSB, AS_RUNTIME_REL, FLOOR
 from aligndbg.explain.to_program import canonical_program
+from aligndbg.explain.written_out import around, written_out
 from aligndbg.measure.distance import distance
 
 __all__ = ["make_case"]
@@ -24,6 +27,56 @@ def make_case(fault: Fault, context: Context) -> Case | str:
     pair = _witness(fault, context)
     if pair is None:
         return "no pair of tensors shows it"
+    proved = context.proved_pair or pair
+    return _of_whole(fault, proved, context) or _of_pair(fault, pair, context)
+
+
+def _of_whole(fault: Fault, pair: Pair, context: Context) -> Case | None:
+    """Where a side's tensor, or a border before it, is a part of a written-out activation: the case of the whole."""
+    graphs = {"reference": context.reference.graph, "candidate": context.candidate.graph}
+    found = {side: around(graph, getattr(pair, side)) for side, graph in graphs.items()}
+    if all(ends and getattr(pair, side) not in dict(ends) for side, ends in found.items()):
+        return None  # written out alike, as far as is known
+    options = [found[side][::-1] or [(getattr(pair, side), frozenset[str]())] for side in SIDES]
+    for (end_r, inside_r), (end_c, inside_c) in itertools.product(*options):
+        whole = replace(pair, reference=end_r, candidate=end_c)
+        outside = [p for p in context.pairs if p.reference not in inside_r and p.candidate not in inside_c]
+        if (end_r, end_c) == (pair.reference, pair.candidate) and len(outside) == len(context.pairs):
+            continue
+        case = _computed(fault, whole, replace(context, pairs=tuple(outside)), found)
+        if case is not None:
+            return case
+    return None
+
+
+def _computed(
+    fault: Fault, whole: Pair, context: Context, found: Mapping[str, Sequence[tuple[str, frozenset[str]]]]
+) -> Case | None:
+    """The case of a pair that the runtimes were not asked for; None where its ends are not the activation's."""
+    made = [_half(side, whole, context, unknown=bool(found[side])) for side in SIDES]
+    halves = [half for half in made if isinstance(half, Half)]
+    if len(halves) < 2 or not all(_closed(half, found[half.side]) for half in halves):
+        return None
+    case = Case(fault, whole, halves[0], halves[1], context)
+    for half in halves:
+        inside = dict(found[half.side]).get(half.output)
+        if inside is not None:
+            case.whole[half.side] = [half.output, *sorted(inside)]
+    return case if case.before > case.floor else None
+
+
+def _closed(half: Half, ends: Sequence[tuple[str, frozenset[str]]]) -> bool:
+    """Whether the side ends where its written-out activation does: at the nearest end, or where it has a name."""
+    if not ends:
+        return True
+    program = half.program
+    if program is None or half.value.shape != program.shape(half.feeds, half.output):
+        return False
+    whole = next((w for w in written_out(program) if half.output in program.steps[w.at].outputs), None)
+    return whole is not None and (whole.known or half.output == ends[0][0])
+
+
+def _of_pair(fault: Fault, pair: Pair, context: Context) -> Case | str:
     halves = []
     for side in SIDES:
         made = _half(side, pair, context)
@@ -49,8 +102,11 @@ def _witness(fault: Fault, context: Context) -> Pair | None:
     return next((p for p in below if p.reference in context.over_tolerance), own)
 
 
-def _half(name: str, pair: Pair, context: Context) -> Half | str:
-    """One side of a pair's region, with the inputs that both sides share and the output it makes of them."""
+def _half(name: str, pair: Pair, context: Context, *, unknown: bool = False) -> Half | str:
+    """One side of a pair's region, with the inputs that both sides share and the output it makes of them.
+
+    `unknown`: the runtime was not asked for that output of these inputs; it is the program's.
+    """
     own = context.reference if name == "reference" else context.candidate
     borders = {getattr(p, name): p for p in context.pairs if p.reference not in context.not_overridden}
     output = getattr(pair, name)
@@ -59,6 +115,8 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
     if isinstance(feeds, str):
         return feeds
     value = own.value(output) if name != context.run_again else context.isolated.get(output)
+    if value is None and unknown:
+        value = own.value(output)
     if value is None:
         return f"the {name}'s {output!r} was not computed from the other side's values"
     nodes = tuple(own.graph.node(n) for n in found.nodes)
@@ -69,7 +127,7 @@ def _half(name: str, pair: Pair, context: Context) -> Half | str:
         return half
     if not own.graph.opset:
         half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
-    made = _checked_program(half, constants)
+    made = _checked_program(half, constants, unknown)
     if isinstance(made, str):
         half.why_not = made
     else:
@@ -94,8 +152,8 @@ def _inputs(name: str, wanted: Sequence[str], borders: Mapping[str, Pair], conte
     return feeds
 
 
-def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | str:
-    """The region as a program that gives what the runtime gave; or why there is none."""
+def _checked_program(half: Half, constants: Mapping[str, Array], unknown: bool) -> Program | str:
+    """The region as a program that gives what the runtime gave, where that is known; or why there is none."""
     own = half.own
     try:
         known, shapes = {**constants, **own.fixed}, _shapes(own, constants)
@@ -105,6 +163,9 @@ def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | st
         apart = _apart(own, half.output, made, half.value)
     except CannotEvaluateError as error:
         return str(error)
+    if unknown:
+        half.value = made
+        return program
     if apart:
         return f"its canonical form gives another value than the {half.side} itself ({apart})"
     return program

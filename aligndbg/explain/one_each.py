@@ -1,4 +1,4 @@
-"""Faults that are one: rows in one other order at every reader of one operator, inputs exchanged on both branches."""
+"""Faults that are one: rows in one other order for every reader, inputs exchanged, parts of one activation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ SHARED = ("order", "exchanged")  # details of a cause that is of what several fa
 
 
 def one_each(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
-    """The first of those that have the very same cause; it says where else that shows."""
-    kept: list[Fault] = []
-    also: dict[int, list[str]] = {}
-    for fault in faults:
-        first = next((k for k, known in enumerate(kept) if _one(known, fault)), None)
-        if first is None:
-            kept.append(fault)
-        else:
-            also.setdefault(first, []).append(fault.reference or fault.candidate or "")
-    return tuple(_also_at(fault, also.get(k, [])) for k, fault in enumerate(kept))
+    """One of those that are the same; it says where else that shows."""
+    also: dict[int, list[int]] = {}
+    for k, fault in enumerate(faults):
+        whole = next((j for j, other in enumerate(faults) if j != k and _part_of(fault, other, later=j > k)), None)
+        first = next((j for j, other in enumerate(faults[:k]) if _one(other, fault)), whole)
+        if first is not None:
+            also.setdefault(first, []).append(k)
+    dropped = {k for others in also.values() for k in others}
+    return tuple(
+        _also_at(fault, [faults[j].reference or faults[j].candidate or "" for j in also.get(k, ())])
+        for k, fault in enumerate(faults)
+        if k not in dropped
+    )
+
+
+def _part_of(fault: Fault, other: Fault, *, later: bool) -> bool:
+    """Whether a fault lies in the written-out activation that `other` is explained with; of two the later stays."""
+    if other.cause is None or fault.cause is None or other.cause.kind == "unexplained":
+        return False
+    whole, own = other.cause.details.get("whole", {}), fault.cause.details.get("whole", {})
+    inside = any(getattr(fault, side) in names for side, names in whole.items())
+    return inside and (later or not own)
 
 
 def _one(known: Fault, fault: Fault) -> bool:

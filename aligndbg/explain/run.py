@@ -101,10 +101,11 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     proved = {(p.fault.reference, p.fault.candidate): p.pair for p in isolation.proved.faults}
     places = [(f.reference, f.candidate) for f in faults]
     below = [isolation.proved.witnesses.get(place) for place in places]
-    return [
+    found = [
         _at_border(usual, witness) if witness else _at_proved_pair(usual, proved.get(place))
         for place, witness in zip(places, below, strict=True)
     ]
+    return [replace(context, proved_pair=proved.get(place)) for context, place in zip(found, places, strict=True)]
 
 
 def _at_proved_pair(usual: Context, pair: Pair | None) -> Context:

@@ -128,6 +128,7 @@ def _details(case: Case, tested: Tested) -> dict[str, Any]:
         "attributes": compared_attributes(case),
         "constants": compared_constants(*both) if len(both) == 2 else [],
         "unit": case.unit,
+        **({"whole": case.whole} if case.whole else {}),
         "tried": tried,
         "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
         "out_of_time": tested.out_of_time,

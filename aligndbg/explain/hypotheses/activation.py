@@ -123,17 +123,17 @@ def _insertions(program: Program) -> list[str]:
 
 
 def _replaced(side: str, place: _Place, name: str, changed: Program, cost: float) -> Trial:
-    words = {side: place.name, other_side(side): name}
-    close = {place.name, name} in APPROXIMATIONS
+    there, close = other_side(side), {place.name, name} in APPROXIMATIONS
+    guess = cost >= costs.USUAL_ACTIVATION
     return Trial(
         "approximation" if close else "activation",
         side,
         changed,
-        f"the candidate applies {words['candidate']}, the reference {words['reference']}",
+        f"the {side} applies {place.name}, the {there} {'computes as with ' if guess else ''}{name}",
         f"with {name} in the {side}",
         cost,
-        {k: {"activation": v} for k, v in words.items()},
-        guess=cost >= costs.USUAL_ACTIVATION,
+        {side: {"activation": place.name}, there: {"activation": name}},
+        guess=guess,
     )
 
 
@@ -152,10 +152,11 @@ def _replacements(
         if len(rest) == len([i for i in other.inputs[1:] if i]):
             made = replace(other, inputs=(x, *rest), outputs=(y,), node=step.node)
             yield _name(theirs, other), program.with_steps(place.at, made, constants=rest), costs.OTHERS_ACTIVATION
+    known = {other.name for other in _places(theirs)}
     for each in written(x, y, _dtype(case, side)):
         if each.name != own:
             changed = program.with_steps(place.at, *each.steps, constants=each.constants)
-            yield each.name, changed, costs.USUAL_ACTIVATION
+            yield each.name, changed, costs.OTHERS_ACTIVATION if each.name in known else costs.USUAL_ACTIVATION
     slope = _negative_slope(case, side, program, place)
     if slope is not None:
         yield f"LeakyRelu {slope:.3g}", _leaky(program, place, slope), costs.FITTED_SLOPE

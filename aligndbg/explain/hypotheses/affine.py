@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aligndbg.core.types import Array
 from aligndbg.explain import costs
 from aligndbg.explain.case import SIDES, Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis
-from aligndbg.explain.thresholds import FEWEST_TO_FIT, SAME_FACTOR
+from aligndbg.explain.thresholds import FEWEST_FOR_ONE, FEWEST_TO_FIT, SAME_FACTOR
 
 __all__ = ["Affine"]
 
@@ -22,23 +23,27 @@ class Affine(Hypothesis):
 
     def applies(self, case: Case) -> bool:
         values = [case.half(side).value for side in SIDES]
-        return case.quant is None and values[0].size >= FEWEST_TO_FIT and all(np.isfinite(v).all() for v in values)
+        return case.quant is None and values[0].size >= FEWEST_FOR_ONE and all(np.isfinite(v).all() for v in values)
 
     def trials(self, case: Case) -> Iterator[Trial]:
         r, c = (case.aligned(side, case.half(side).value) for side in SIDES)
-        square, change = float(np.sum(r * r)), "with the reference's so"
+        square = float(np.sum(r * r))
         if square:
             factor = float(np.sum(r * c)) / square
             words = f"the candidate's result is {factor:.5g} times the reference's throughout{_bessel(case, factor)}"
-            yield Trial("scale", "reference", r * factor, words, change, costs.RESULT_SCALED, {"ratio": factor})
+            yield _trial("scale", r * factor, words, costs.RESULT_SCALED, {"ratio": factor})
         shift = float(np.mean(c - r))
         words = f"the candidate's result is the reference's plus {shift:.5g} throughout"
-        yield Trial("bias", "reference", r + shift, words, change, costs.RESULT_SCALED, {"offset": shift})
-        if np.ptp(r):
+        yield _trial("bias", r + shift, words, costs.RESULT_SCALED, {"offset": shift})
+        if np.ptp(r) and r.size >= FEWEST_TO_FIT:
             a, b = (float(v) for v in np.polyfit(r.reshape(-1), c.reshape(-1), 1))
             words = f"the candidate's result is {a:.5g} times the reference's, plus {b:.5g}, throughout"
             found = {"ratio": a, "offset": b}
-            yield Trial("scale", "reference", a * r + b, words, change, costs.RESULT_SCALED_AND_SHIFTED, found)
+            yield _trial("scale", a * r + b, words, costs.RESULT_SCALED_AND_SHIFTED, found)
+
+
+def _trial(kind: str, made: Array, words: str, cost: float, details: dict[str, float]) -> Trial:
+    return Trial(kind, "reference", made, words, "with the reference's so", cost, details, fitted=True)
 
 
 def _bessel(case: Case, factor: float) -> str:

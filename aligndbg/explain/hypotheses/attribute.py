@@ -57,7 +57,7 @@ class Attribute(Hypothesis):
 def _set(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike, kind: str, cost: float) -> Iterator[Trial]:
     """These attributes of one operator as the other side has them, on either side."""
     held = {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}}
-    words = {side: ", ".join(f"{key}={value}" for key, value in held[side].items()) for side in SIDES}
+    words = {side: ", ".join(f"{key}={_said(value)}" for key, value in held[side].items()) for side in SIDES}
     op = both["candidate"].steps[at["candidate"]].op
     for side in reversed(SIDES):
         yield Trial(
@@ -112,7 +112,7 @@ def differing(case: Case, programs: Mapping[str, Program], at: Mapping[str, int]
 
 def _values(program: Program, at: int) -> dict[str, Any]:
     values = {key: value for key, value in program.attributes(at).items() if _matters(program, at, key)}
-    if values.get("activations", "") is None:
+    if "activations" in values and "activations" not in program.steps[at].attributes:
         count = 2 if values.get("direction") == "bidirectional" else 1
         values["activations"] = ACTIVATIONS.get(program.steps[at].op, []) * count
     return values
@@ -165,6 +165,10 @@ def twins(programs: Mapping[str, Program]) -> dict[str, dict[int, int]]:
         return {side: {} for side in programs}
     pairs = list(same_operators(programs["reference"], programs["candidate"]))
     return {"reference": dict(pairs), "candidate": {c: r for r, c in pairs}}
+
+
+def _said(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _listed(value: Any) -> Any:

@@ -67,7 +67,8 @@ def _axes(case: Case, side: str, program: Program) -> dict[int, _Along]:
 
 
 def _others(program: Program, side: str, at: int, own: _Along, theirs: _Along | None) -> Iterator[Trial]:
-    for axis in range(own.rank):
+    first = [own.axis] if theirs is None else [theirs.axis, own.axis]
+    for axis in dict.fromkeys((*(a for a in first if a < own.rank), *range(own.rank))):
         for flat in (False, True) if program.steps[at].op in SOFTMAX and axis < own.rank - 1 else (False,):
             other = replace(own, axis=axis, flat=flat)
             if other != own:

@@ -41,7 +41,7 @@ class Epsilon(Hypothesis):
                     v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=SAME_EPSILON)
                 ]
                 for guess in others:
-                    yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON)
+                    yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON, seen=True)
                 if len(known) == 2 and known[other_side(side)] and not others:
                     continue  # both are known, and alike
                 for guess in USUAL:
@@ -100,14 +100,18 @@ def _search(case: Case, side: str, change: Change) -> float | None:
     return float(10.0 ** ((low + high) / 2))
 
 
-def _trial(side: str, what: str, value: float, other: float, changed: Program, cost: float) -> Trial:
-    words = {side: f"{value:.3g}", other_side(side): f"{other:.3g}"}
+def _trial(
+    side: str, what: str, value: float, other: float, changed: Program, cost: float, *, seen: bool = False
+) -> Trial:
+    """`seen`: the other side's file has that one."""
+    there = other_side(side)
+    words = f"the {there} with {other:.3g}" if seen else f"the {there} as with {other:.3g}"
     return Trial(
         "epsilon",
         side,
         changed,
-        f"the candidate computes {what} with epsilon {words['candidate']}, the reference with {words['reference']}",
+        f"the {side} computes {what} with epsilon {value:.3g}, {words}",
         f"with {other:.3g} in the {side}",
         cost,
-        {side: {"epsilon": value}, other_side(side): {"epsilon": other}},
+        {side: {"epsilon": value}, there if seen else "explained_by": {"epsilon": other}},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -33,14 +33,34 @@ class Given(Hypothesis):
         both = dict(case.programs())
         for at_r, at_c in same_operators(both["reference"], both["candidate"]):
             at = {"reference": at_r, "candidate": at_c}
+            slots = []
             for slot, name in enumerate(both["reference"].slots(at_r)):
                 if name in ELSEWHERE or has_role(both["reference"].steps[at_r].op, name, slot):
                     continue
                 reads = [_reads(both[side], at[side], slot) for side in SIDES]
-                if bool(reads[0]) != bool(reads[1]):
-                    yield from _one_sided(both, at, slot, name)
-                elif reads[0]:
-                    yield from _other_constant(both, at, slot, name)
+                single = _one_sided if bool(reads[0]) != bool(reads[1]) else _other_constant
+                found = list(single(both, at, slot, name)) if any(reads) else []
+                slots += [(slot, found[0].summary)] if found else []
+                yield from found
+            if len(slots) > 1:
+                yield from _together(both, at, slots)
+
+
+def _together(both: Mapping[str, Program], at: Mapping[str, int], slots: Sequence[tuple[int, str]]) -> Iterator[Trial]:
+    """All that differ at once: where a slice begins goes with where it ends."""
+    for side in reversed(SIDES):
+        theirs, made = both[other_side(side)], both[side]
+        step = theirs.steps[at[other_side(side)]]
+        for slot, _ in slots:
+            value = theirs.constant(step, slot)
+            if value is not None:
+                made = made.with_constant(at[side], slot, value)
+            elif slot < len(made.steps[at[side]].inputs):
+                inputs = made.steps[at[side]].inputs
+                made = made.with_inputs(at[side], [*inputs[:slot], "", *inputs[slot + 1 :]])
+        words = "; ".join(said for _, said in slots)
+        change = f"with the {other_side(side)}'s in the {side}"
+        yield Trial("attribute", side, made, words, change, costs.OTHERS_ATTRIBUTES, {"slots": [s for s, _ in slots]})
 
 
 def _reads(program: Program, at: int, slot: int) -> str:

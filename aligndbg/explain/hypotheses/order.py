@@ -35,7 +35,7 @@ class Operands(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         for side, program in case.programs(plain=False):
-            for at, step in enumerate(program.steps):
+            for at, step in reversed(list(enumerate(program.steps))):
                 if step.op in NOT_COMMUTATIVE and len(step.inputs) == 2:
                     yield _operands(program, side, at, (1, 0))
                 elif step.op == "Where":
