@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aligndbg.canonical.evaluate import Step, evaluate
+from aligndbg.canonical.schemas import attribute_values, schema
 from aligndbg.core.types import Array
 
 __all__ = ["Program"]
@@ -26,7 +27,15 @@ class Program:
     def run(self, feeds: Mapping[str, Array], fetch: Sequence[str] = ()) -> list[Array]:
         """The output, or the tensors of `fetch`. Raises CannotEvaluateError."""
         wanted = list(fetch or (self.output,))
-        return evaluate(self.needed(wanted), {**self.constants, **feeds}, wanted, self.opset)
+        return evaluate(self.needed(wanted), feeds, self.constants, wanted, self.opset)
+
+    def shape(self, feeds: Mapping[str, Array], name: str) -> tuple[int, ...]:
+        """Of a value inside. Raises CannotEvaluateError."""
+        known = feeds.get(name, self.constants.get(name))
+        return tuple((self.run(feeds, [name])[0] if known is None else known).shape)
+
+    def rank(self, feeds: Mapping[str, Array], name: str) -> int:
+        return len(self.shape(feeds, name))
 
     def needed(self, wanted: Iterable[str]) -> list[Step]:
         """The steps that `wanted` depends on."""
@@ -44,6 +53,15 @@ class Program:
     def readers(self, name: str) -> list[int]:
         return [k for k, step in enumerate(self.steps) if name in step.inputs]
 
+    def attributes(self, at: int) -> dict[str, Any]:
+        """Every attribute of a step, those that are not written by the defaults of this program's opset."""
+        return attribute_values(self.steps[at].op, self.opset, self.steps[at].attributes)
+
+    def slots(self, at: int) -> tuple[str, ...]:
+        """The names that the specification has for what a step reads."""
+        known = schema(self.steps[at].op, self.opset)
+        return known.inputs if known else ()
+
     def constant(self, step: Step, slot: int) -> Array | None:
         """The constant that a step reads at `slot`."""
         return self.constants.get(step.inputs[slot]) if slot < len(step.inputs) else None
@@ -57,7 +75,11 @@ class Program:
         """Step `at` with attributes changed; None drops one."""
         step = self.steps[at]
         merged = {k: v for k, v in {**step.attributes, **attributes}.items() if v is not None}
-        return self.with_steps(at, replace(step, attributes=merged))
+        outputs = step.outputs
+        if "training_mode" in attributes and step.op == "BatchNormalization":  # which decides how many there are
+            first = outputs[0]
+            outputs = (first, f"{first}:mean", f"{first}:variance") if attributes["training_mode"] else (first,)
+        return self.with_steps(at, replace(step, attributes=merged, outputs=outputs))
 
     def with_inputs(self, at: int, inputs: Sequence[str]) -> Program:
         return self.with_steps(at, replace(self.steps[at], inputs=tuple(inputs)))

@@ -11,14 +11,11 @@ import numpy as np
 
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.canonical.program import Program
-from aligndbg.core.arrays import in_order
-from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Array, Fault, Graph, Node, Pair, Quant, RunAgain
 from aligndbg.explain.budget import OutOfTimeError, worked
 from aligndbg.explain.folding import plain_form
 from aligndbg.explain.thresholds import (
-    AS_RUNTIME_LSB,
-    AS_RUNTIME_REL,
+    FITS_EXACTLY,
     FLOOR,
     FLOOR_LSB,
     GUESS_LSB,
@@ -27,10 +24,9 @@ from aligndbg.explain.thresholds import (
     LEFT_SHARE,
     OTHER_FLOOR,
 )
-from aligndbg.explain.to_program import canonical_program
 from aligndbg.measure.distance import distance
 
-__all__ = ["Case", "Context", "Half", "SideRun", "Trial", "make_case"]
+__all__ = ["SIDES", "Case", "Context", "Half", "SideRun", "Trial"]
 
 
 SIDES = ("reference", "candidate")
@@ -81,6 +77,7 @@ class Context:
     run_again: RunAgain
     isolated: Mapping[str, Array]
     not_overridden: frozenset[str] = frozenset()
+    proved_pair: Pair | None = None  # that experiments proved the fault between
     deadline: float = float("inf")  # of `budget.worked`
 
     def check_time(self) -> None:
@@ -100,6 +97,7 @@ class Half:
     value: Array
     program: Program | None
     why_not: str = ""
+    written: Program | None = None  # the program, even where it does not give what the runtime gave
     stored: dict[str, Array] = field(default_factory=dict)  # the feeds as the runtime takes them
 
     @cached_property
@@ -121,6 +119,7 @@ class Trial:
     details: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Array] | None = None  # in place of the side's own
     guess: bool = False  # one of many that are tried because they are common
+    fitted: bool = False  # to the whole result: it always leaves less
     floor: float = 0.0  # what the change may leave, where that is more than the fault's tolerance
 
 
@@ -130,6 +129,7 @@ class Case:
     def __init__(self, fault: Fault, pair: Pair, reference: Half, candidate: Half, context: Context) -> None:
         self.fault, self.pair, self.context = fault, pair, context
         self.halves = {"reference": reference, "candidate": candidate}
+        self.whole: dict[str, list[str]] = {}  # by side, the tensors of the written-out activation that it is, or is in
         outputs = (context.reference, pair.reference), (context.candidate, pair.candidate)
         tensors = [run.graph.tensors[name] for run, name in outputs if name in run.graph.tensors]
         quants = [(t.dtype, t.quant) for t in reversed(tensors) if t.quant is not None]
@@ -155,6 +155,11 @@ class Case:
         """A side's output in the reference's layout, float64."""
         moved = self.pair.layout.to_reference(value) if side == "candidate" else value
         return moved.astype(np.float64)
+
+    def flat(self, side: str) -> bool:
+        """Whether a side's result holds one value only: anything that wipes out the signal would give it."""
+        value = self.half(side).value
+        return bool(value.size > 1 and np.ptp(value.astype(np.float64)) == 0)
 
     def error(self, reference: Array, candidate: Array) -> float:
         """Relative L2 of the difference, or its largest value in quantization steps. Own layouts, real values."""
@@ -186,7 +191,7 @@ class Case:
             return False
         if not self.before > 0 or after != after:
             return False
-        share = LEFT_SHARE * self.before
+        share = (FITS_EXACTLY if trial.fitted else LEFT_SHARE) * self.before
         left = (LEFT_OF_SMALL_LSB if self.quant is not None else LEFT_OF_SMALL) * self.before
         return after <= max(self.floor, trial.floor, share if np.isfinite(share) else 0.0) and after <= left
 
@@ -196,150 +201,3 @@ class Case:
             program = self.half(side).plain if plain else self.half(side).program
             if program is not None:
                 yield side, program
-
-
-def make_case(fault: Fault, context: Context) -> Case | str:
-    """The experiment for one fault, or the reason why there is none."""
-    pair = _witness(fault, context)
-    if pair is None:
-        return "no pair of tensors shows it"
-    halves = []
-    for side in SIDES:
-        made = _half(side, pair, context)
-        if isinstance(made, str):
-            return made
-        halves.append(made)
-    return Case(fault, pair, halves[0], halves[1], context)
-
-
-def _witness(fault: Fault, context: Context) -> Pair | None:
-    """The pair whose own error the fault is: itself, or the first faulty one computed from an unpaired operator."""
-    by_reference = {p.reference: p for p in context.pairs}
-    own = by_reference.get(fault.reference or "")
-    if own is not None and own.candidate == fault.candidate and own.reference in context.over_tolerance:
-        return own
-    below: list[Pair] = []
-    for name, graph, names in (
-        (fault.reference, context.reference.graph, by_reference),
-        (fault.candidate, context.candidate.graph, {p.candidate: p for p in context.pairs}),
-    ):
-        if name:
-            below += next_pairs(graph.consumers(), names, name)
-    return next((p for p in below if p.reference in context.over_tolerance), own)
-
-
-def _half(name: str, pair: Pair, context: Context) -> Half | str:
-    """One side of a pair's region, with the inputs that both sides share and the output it makes of them."""
-    own = context.reference if name == "reference" else context.candidate
-    borders = {getattr(p, name): p for p in context.pairs if p.reference not in context.not_overridden}
-    output = getattr(pair, name)
-    found = region(own.graph, output, borders)
-    feeds = _inputs(name, found.inputs, borders, context)
-    if isinstance(feeds, str):
-        return feeds
-    value = own.value(output) if name != context.run_again else context.isolated.get(output)
-    if value is None:
-        return f"the {name}'s {output!r} was not computed from the other side's values"
-    if value.dtype.kind in "OUS":
-        return "its values are words"
-    nodes = tuple(own.graph.node(n) for n in found.nodes)
-    half = Half(name, own, nodes, output, feeds, own.real(output, value), None, stored=dict(feeds))
-    constants = _constants(own, nodes)
-    if constants is None:
-        half.why_not = f"the {name}'s constants are not known"
-        return half
-    if not own.graph.opset:
-        half.feeds = {i: own.real(i, v) for i, v in feeds.items()}
-    made = _checked_program(half, constants)
-    if isinstance(made, str):
-        half.why_not = made
-    else:
-        half.program = made
-    return half
-
-
-def _inputs(name: str, wanted: Sequence[str], borders: Mapping[str, Pair], context: Context) -> dict[str, Array] | str:
-    """What a side's region was fed when its error was measured, as stored; or what is missing of it."""
-    own, other = (context.reference, context.candidate)[:: 1 if name == "reference" else -1]
-    feeds: dict[str, Array] = {}
-    for i in wanted:
-        if i in own.graph.inputs:
-            value = own.feeds.get(i, own.value(i))
-        else:
-            value = own.value(i) if name != context.run_again or i not in borders else None
-            if value is None:
-                value = _translated(borders[i], name, own, other)
-        if value is None:
-            return f"the {name}'s {i!r} has no value"
-        feeds[i] = value
-    return feeds
-
-
-def _checked_program(half: Half, constants: Mapping[str, Array]) -> Program | str:
-    """The region as a program that gives what the runtime gave; or why there is none."""
-    own = half.own
-    try:
-        known, shapes = {**constants, **own.fixed}, _shapes(own, constants)
-        program = canonical_program(own.backend, own.graph, half.nodes, list(half.feeds), half.output, known, shapes)
-        made = own.real(half.output, program.run(half.feeds)[0])
-        apart = _apart(own, half.output, made, half.value)
-    except CannotEvaluateError as error:
-        return str(error)
-    if apart:
-        return f"its canonical form gives another value than the {half.side} itself ({apart})"
-    return program
-
-
-def _apart(own: SideRun, output: str, made: Array, value: Array) -> str:
-    """What tells the program's value from the runtime's, or "" where it can stand for it."""
-    if made.shape != value.shape:
-        return f"shape {made.shape}"
-    a, b = made.astype(np.float64), value.astype(np.float64)
-    quant = own.quant(output)
-    if quant is not None and quant.scale.size == 1:
-        apart = float(np.max(np.abs(a - b), initial=0.0)) / float(quant.scale[0])
-        return "" if apart <= AS_RUNTIME_LSB else f"{apart:.2g} steps"
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return "other infinities"
-    apart = distance(b, a)
-    limit = max(AS_RUNTIME_REL, FLOOR.get(str(value.dtype), 0.0))
-    return "" if apart <= limit else f"{apart:.2g} relative L2"
-
-
-def _translated(pair: Pair, name: str, own: SideRun, other: SideRun) -> Array | None:
-    """What the isolated run put in place of this side's tensor: the other side's value in its layout and dtype."""
-    theirs = pair.candidate if name == "reference" else pair.reference
-    ours = getattr(pair, name)
-    stored = other.value(theirs)
-    if stored is None:
-        return None
-    value = other.real(theirs, stored)
-    moved = pair.layout.to_candidate(value) if name == "candidate" else pair.layout.to_reference(value)
-    quant, like = own.quant(ours), own.value(ours)
-    dtype = like.dtype if like is not None else moved.dtype
-    return in_order(
-        quant.quantize(moved, dtype) if quant is not None and dtype.kind in "iu" else moved.astype(dtype, copy=False)
-    )
-
-
-def _constants(own: SideRun, nodes: Sequence[Node]) -> dict[str, Array] | None:
-    """The constants that the nodes read; None where they cannot be read (a recorded trace)."""
-    wanted = sorted({i for n in nodes for i in n.inputs if i in own.graph.constants})
-    if not wanted:
-        return {}
-    found = dict(own.read(wanted))
-    return found if len(found) == len(wanted) else None
-
-
-def _shapes(own: SideRun, stored: Mapping[str, Array]) -> Callable[[str], tuple[int, ...]]:
-    def shape(name: str) -> tuple[int, ...]:
-        value = stored.get(name)
-        value = own.value(name) if value is None else value
-        if value is not None:
-            return tuple(value.shape)
-        known = own.graph.tensors[name].static_shape if name in own.graph.tensors else None
-        if known is None:
-            raise CannotEvaluateError(f"the shape of {name!r} is not known")
-        return known
-
-    return shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +13,27 @@ from aligndbg.core.arrays import in_order
 from aligndbg.core.layouts import layouts, sampled_error
 from aligndbg.core.types import Array
 from aligndbg.explain.folding import LINEAR
-from aligndbg.explain.thresholds import LARGEST_EPSILON
+from aligndbg.explain.thresholds import EQUAL_WEIGHTS, LARGEST_EPSILON
 from aligndbg.measure.distance import distance
 
-__all__ = ["ConstantPair", "RoleConstant", "is_epsilon", "pair_constants", "role_constants"]
+__all__ = [
+    "ConstantPair",
+    "RoleConstant",
+    "compared_constants",
+    "has_role",
+    "is_epsilon",
+    "pair_constants",
+    "role_constants",
+]
 
 
 # ONNX's gates (iofc of an LSTM) in the order of Keras and PyTorch (ifco); an RNN has one.
 GATES = {"LSTM": (0, 2, 3, 1), "RNN": (0,)}
-NORM_ROLES = {1: "factor", 2: "term", 3: "mean", 4: "variance"}
+ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")
+# By the specification's names: fused normalizations read more, in another order.
+NORM_ROLES = {
+    "scale": "factor", "gamma": "factor", "b": "term", "beta": "term", "input_mean": "mean", "input_var": "variance",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +76,11 @@ def role_constants(program: Program) -> list[RoleConstant]:
         if step.op in LINEAR:
             found += _linear(program, k)
         elif step.op.endswith("Normalization"):
-            for at, role in NORM_ROLES.items():
-                value = program.constant(step, at)
-                if value is not None:
+            for at, name in enumerate(program.slots(k)):
+                value, role = program.constant(step, at), _norm_role(step.op, name)
+                if value is not None and role:
                     found.append(_as_stored(program, k, at, role, value))
-        elif step.op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu") and len(step.inputs) == 2:
+        elif step.op in ARITHMETIC and len(step.inputs) == 2:
             for at in (0, 1):
                 value = program.constant(step, at)
                 if value is not None and value.dtype.kind == "f" and not (step.op == "Add" and is_epsilon(value)):
@@ -75,6 +88,20 @@ def role_constants(program: Program) -> list[RoleConstant]:
         elif step.op in GATES:
             found += _recurrent(program, k)
     return found
+
+
+def has_role(op: str, name: str, slot: int) -> bool:
+    """Whether what an operator reads at `slot`, by its `name`, is a weight, a term or a factor where it is constant."""
+    if op.endswith("Normalization"):
+        return bool(_norm_role(op, name))
+    return op in ARITHMETIC or (op in LINEAR and slot in (1, 2)) or (op in GATES and slot in (1, 2, 3))
+
+
+def _norm_role(op: str, name: str) -> str:
+    """What a normalization reads under a name; "" of what it adds before it normalizes."""
+    if name == "bias":
+        return "term" if op == "GroupNormalization" else ""
+    return NORM_ROLES.get({"mean": "input_mean", "var": "input_var"}.get(name, name.lower()), "")
 
 
 def is_epsilon(value: Array) -> bool:
@@ -205,3 +232,16 @@ def _pair(r: RoleConstant, c: RoleConstant) -> ConstantPair | None:
         if best is None or error < best[0]:
             best = error, ConstantPair(r, c, there, in_order(layout.to_candidate(r.value)))
     return best[1] if best is not None else None
+
+
+def compared_constants(reference: Program, candidate: Program) -> list[dict[str, Any]]:
+    """The weights, biases and factors of both that differ, the worst first; then what only one of them has."""
+    pairs, lone_r, lone_c = pair_constants(role_constants(reference), role_constants(candidate))
+    rows: list[dict[str, Any]] = [
+        {"op": p.candidate.op, "role": p.reference.role, "relative_difference": p.apart}
+        for p in sorted(pairs, key=lambda p: -p.apart)
+        if p.apart > EQUAL_WEIGHTS
+    ]
+    for side, lone in (("reference", lone_r), ("candidate", lone_c)):
+        rows += [{"op": s.op, "role": s.role, "only": side} for s in lone if not s.absent]
+    return rows

@@ -12,6 +12,7 @@ from __future__ import annotations
 # --- what the other side's file says -----------------------------------------------------------------------------
 OTHERS_EPSILON = 0.0  # read from both files, and different: nothing is simpler
 OTHERS_PADS = 0.0  # before a stride offset or a weight that would fit a shifted window as well
+OTHERS_BORDER = 0.1  # pads with their mode and value
 OTHERS_RESIZE = 0.2
 OTHERS_ACTIVATION = 0.4  # before one of the usual ones, and before taking it away
 OTHERS_QUANTIZER = 0.5
@@ -31,7 +32,10 @@ OVERFLOW = 0.3  # before NaN and Inf without a reason
 NONFINITE = 0.6
 OPERANDS = 0.3  # before what the values alone show of it
 CONV_BIAS_FORGOTTEN = 0.3  # says why a bias is another, before saying that it is
+ROUNDING = DROPOUT = 0.4
 STRIDE_OFFSET = 0.4
+ATTRIBUTE_WORD = 0.7  # after what both files say
+PAD_MODE = 0.7
 POOLING_FLAG = 0.4  # before another kind of pooling
 POOLING = 0.5
 AXIS = 0.5
@@ -41,6 +45,7 @@ ACTIVATION_REMOVED = 0.5  # after the other side's in its place
 ACTIVATION_ADDED = 0.8
 RESIZE, RESIZE_SETTING = 0.4, 0.2  # and for each setting that is changed
 INPUT_CHANNELS = 0.3  # the usual mistake in an input
+INPUTS_EXCHANGED = 0.3
 INPUT_MOVED = 0.4  # flipped, transposed
 INPUT_SCALED = 0.5
 INPUT_SCALED_TWICE = INPUT_READ_AS = 0.6
@@ -60,6 +65,8 @@ FITTED_EPSILON = 2.0  # after the usual values: a search always finds something
 USUAL_ACTIVATION = 1.0
 FITTED_SLOPE = 1.5
 FITTED_ZERO_POINT = 1.0
+RESULT_SCALED = 1.6  # all of a result times one number, or plus one: after what names the reason
+RESULT_SCALED_AND_SHIFTED = 2.6
 FITTED_SCALE = 2.0  # and zero point: a line fits much
 
 # --- constants: other weights explain any error, so they are told last, the more of them the later ---------------
@@ -69,6 +76,7 @@ ONE_FACTOR = 1.0  # all weights times one number; also a factor that the other s
 SMALL_CONSTANT = 1.0  # slopes of a PRelu, an exponent
 BIAS = 1.2
 FACTOR_OR_NORM = 1.5
+OTHER_TABLE = 1.5  # an embedding, a state: constants that are read as they are
 FEW_CHANNELS = 1.5  # up to a quarter of the weights' output channels
 MANY_CHANNELS = 3.0
 ANOTHER_CONSTANT = 0.7  # each further one that is replaced together with the first

@@ -41,6 +41,7 @@ class Hypothesis:
     """One idea of what went wrong. A subclass says when it may hold and which trials would prove it."""
 
     name = ""
+    from_files = False  # its trials put in what the other side's file holds
 
     def applies(self, case: Case) -> bool:
         """Cheap: whether there is anything to try."""
@@ -57,6 +58,8 @@ class Hypothesis:
         """
         with suppress(CannotEvaluateError):
             for trial in self.trials(case):
+                if not self.from_files and case.flat(other_side(trial.side)):
+                    continue
                 if trial.cost < so_far.weight:
                     with suppress(CannotEvaluateError):
                         so_far.add(self.name, case, trial, case.after(trial))

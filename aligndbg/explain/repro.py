@@ -13,7 +13,8 @@ from aligndbg.canonical.evaluate import as_model
 from aligndbg.core.errors import UsageError
 from aligndbg.core.jsonable import plain_value
 from aligndbg.core.types import Array, Backend, Cause, Fault
-from aligndbg.explain.case import Case, Context, Half, make_case
+from aligndbg.explain.case import Case, Context, Half
+from aligndbg.explain.make_case import make_case
 
 __all__ = ["write_repro"]
 

@@ -17,6 +17,7 @@ from aligndbg.explain.case import Context, SideRun
 from aligndbg.explain.coarse_weights import coarse_weights
 from aligndbg.explain.common_weights import CommonWeights, common_weights, multiplied
 from aligndbg.explain.grids import lost_at, unlike_grids
+from aligndbg.explain.one_each import one_each
 from aligndbg.explain.repro import write_repro
 from aligndbg.explain.search import explain_faults
 from aligndbg.explain.stretched_grid import stretched_by_mask
@@ -67,7 +68,7 @@ def causes_of_faults(
         rest = [k for k in range(len(faults)) if k not in masked]
         tried = explain_faults([faults[k] for k in rest], [contexts[k] for k in rest], worked() + seconds)
         told = dict(zip(rest, tried, strict=True))
-        found = tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults))
+        found = one_each(tuple(told.get(k) or replace(f, cause=masked[k]) for k, f in enumerate(faults)))
     if repro is not None:
         write_repro(repro, found, contexts, {"reference": sides.reference, "candidate": sides.candidate})
     return found
@@ -130,13 +131,26 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     trusted += isolation.exact
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    return [_at_border(usual, isolation.proved.witnesses.get((f.reference, f.candidate))) for f in faults]
+    proved = {(p.fault.reference, p.fault.candidate): p.pair for p in isolation.proved.faults}
+    places = [(f.reference, f.candidate) for f in faults]
+    below = [isolation.proved.witnesses.get(place) for place in places]
+    found = [
+        _at_border(usual, witness) if witness else _at_proved_pair(usual, proved.get(place))
+        for place, witness in zip(places, below, strict=True)
+    ]
+    return [replace(context, proved_pair=proved.get(place)) for context, place in zip(found, places, strict=True)]
 
 
-def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]] | None) -> Context:
-    """For an operator that one side lacks: what the pair below it shows where that is not corrected."""
-    if witness is None:
+def _at_proved_pair(usual: Context, pair: Pair | None) -> Context:
+    """Where experiments proved a fault between tensors that values pair with others: what follows it is corrected."""
+    if pair is None or pair in usual.pairs:
         return usual
+    rest = [p for p in usual.pairs if p.reference != pair.reference and p.candidate != pair.candidate]
+    return replace(usual, pairs=(*rest, pair), over_tolerance=usual.over_tolerance | {pair.reference})
+
+
+def _at_border(usual: Context, witness: tuple[str, Mapping[str, Array]]) -> Context:
+    """For an operator that one side lacks: what the pair below it shows where that is not corrected."""
     values = ChainMap(dict(witness[1]), cast(dict[str, Array], usual.isolated))
     return replace(usual, over_tolerance=frozenset({witness[0]}), isolated=values)
 

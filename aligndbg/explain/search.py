@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,19 @@ from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Cause, Fault
 from aligndbg.explain.advice import ADVICE
 from aligndbg.explain.budget import RAISED_BY, OutOfTimeError, worked
-from aligndbg.explain.case import Case, Context, Half, make_case
+from aligndbg.explain.case import Case, Context, Half
+from aligndbg.explain.constant_roles import compared_constants
 from aligndbg.explain.hypotheses.activation import Activation
+from aligndbg.explain.hypotheses.affine import Affine
 from aligndbg.explain.hypotheses.attribute import Attribute, compared_attributes
+from aligndbg.explain.hypotheses.attribute_words import AttributeWords
 from aligndbg.explain.hypotheses.axis import Axis
+from aligndbg.explain.hypotheses.border import Border
+from aligndbg.explain.hypotheses.broadcast import Broadcast
 from aligndbg.explain.hypotheses.constants import Constants
 from aligndbg.explain.hypotheses.epsilon import Epsilon
 from aligndbg.explain.hypotheses.fitted_constants import FittedConstants
+from aligndbg.explain.hypotheses.given import Given
 from aligndbg.explain.hypotheses.input_preparation import InputPreparation
 from aligndbg.explain.hypotheses.number_formats import Nonfinite, Precision
 from aligndbg.explain.hypotheses.order import Arrangement, Operands
@@ -25,20 +31,28 @@ from aligndbg.explain.hypotheses.pooling import Pooling
 from aligndbg.explain.hypotheses.quantization import QuantizationScale, QuantizerConstants
 from aligndbg.explain.hypotheses.resize import Resize
 from aligndbg.explain.hypotheses.stored_bias import StoredBias
+from aligndbg.explain.hypotheses.training import ActiveDropout
+from aligndbg.explain.hypotheses.whole_numbers import WholeNumbers
 from aligndbg.explain.hypothesis import Hypothesis, Tested
+from aligndbg.explain.make_case import make_case
 
 __all__ = ["explain_faults"]
 
 
 MOST_OPERATORS = 20
+MOST_TOLD = 4  # differences in the sentence of a fault that nothing explains
 HYPOTHESES: tuple[Hypothesis, ...] = (
     Nonfinite(),
     StoredBias(),
     Padding(),
+    Border(),
     StrideOffset(),
     Attribute(),
+    Given(),
+    AttributeWords(),
     Pooling(),
     Axis(),
+    Broadcast(),
     Constants(),
     FittedConstants(),
     Operands(),
@@ -47,6 +61,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Activation(),
     Resize(),
     Epsilon(),
+    WholeNumbers(),
+    ActiveDropout(),
+    Affine(),
     Precision(),
     QuantizationScale(),
     QuantizerConstants(),
@@ -89,7 +106,7 @@ def explain_fault(fault: Fault, context: Context) -> Cause:
     tested = _tested(case)
     details, cause = _details(case, tested), tested.cause
     if cause is None:
-        return Cause("unexplained", _unexplained(tested), case.before, None, details)
+        return Cause("unexplained", _unexplained(tested, details), case.before, None, details)
     return replace(cause, details={**details, "change": ADVICE[cause.kind], **cause.details})
 
 
@@ -108,11 +125,14 @@ def _tested(case: Case) -> Tested:
 
 def _details(case: Case, tested: Tested) -> dict[str, Any]:
     """What is told with every cause: where in each model, the attributes, what was tried and what could not be."""
+    both = [program for _, program in case.programs()]
     tried = [{"hypothesis": name, "best_error": error, "by": by} for name, (error, by) in tested.tried.items()]
     return {
         "where": {side: _where(half) for side, half in case.halves.items()},
         "attributes": compared_attributes(case),
+        "constants": compared_constants(*both) if len(both) == 2 else [],
         "unit": case.unit,
+        **({"whole": case.whole} if case.whole else {}),
         "tried": tried,
         "not_evaluated": {side: half.why_not for side, half in case.halves.items() if half.program is None},
         "out_of_time": tested.out_of_time,
@@ -126,8 +146,16 @@ def _where(half: Half) -> dict[str, Any]:
     return {"file": half.own.path, "tensor": half.output, "operators": operators, "count": len(half.nodes)}
 
 
-def _unexplained(tested: Tested) -> str:
+def _unexplained(tested: Tested, details: Mapping[str, Any]) -> str:
+    """What was tried, and what is plainly different all the same."""
     tried = ", ".join(tested.tried) or "nothing"
     left = ", ".join(dict.fromkeys(tested.not_tried))
     when = f"; not tried: out of time: {left} ({RAISED_BY} raises it)" if tested.out_of_time else ""
-    return f"no hypothesis makes the error vanish (tried: {tried}){when}"
+    rows = [row for row in details["attributes"] if not row["same"]][:MOST_TOLD]
+    said = [f"{row['op']} {row['attribute']} {row['reference']} against {row['candidate']}" for row in rows]
+    said += [f"the {row['role']} of {row['op']}" for row in details["constants"] if "only" not in row][:MOST_TOLD]
+    differ = f"; what differs: {', '.join(dict.fromkeys(said))}" if said else ""
+    untried = next((row["not_tried"] for row in rows if "not_tried" in row), "")
+    return f"no hypothesis makes the error vanish (tried: {tried}){when}{differ}" + (
+        f" (not tried: {untried})" if untried else ""
+    )

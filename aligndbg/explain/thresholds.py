@@ -46,8 +46,12 @@ LARGEST_EPSILON = 0.05  # a larger constant that is added is no epsilon: those i
 # Relative difference of two epsilons that are one number: written in float32 and read back; and found by the search,
 # which is no more exact. Chosen.
 SAME_EPSILON, SAME_FOUND_EPSILON = 1e-3, 1e-2
+SAME_CURVE = 1e-4  # of an activation's values over -8 to 8: GELU's two forms are 5e-4 apart. Chosen.
 SLOPE_RANGE = (1e-4, 0.99)  # of a leaky ReLU that is fitted: at its ends it is a ReLU, or none. Chosen.
 FACTOR_IS_ONE = 1e-3  # of a factor fitted to a channel: float32 outputs tell no finer. Chosen.
+FITS_EXACTLY = 1e-3  # of the error, that one factor or offset for a whole result may leave: it is fitted. Chosen.
+FEWEST_FOR_ONE = 4  # values, for a fit of one number. Chosen.
+SAME_FACTOR = 1e-5  # of a factor fitted to a result and one that has a reason: float32's rounding. Chosen.
 FEWEST_TO_FIT = 8  # values for an affine fit of two numbers. Chosen.
 ZERO_POINT_ONLY = 0.01  # of a fitted factor: nearer to 1 than this, only the zero point is off. Chosen.
 

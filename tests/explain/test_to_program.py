@@ -92,9 +92,9 @@ def test_the_odd_row_of_same_goes_to_the_end() -> None:
 def test_what_cannot_be_run_says_why() -> None:
     x = np.ones((2, 2), np.float32)
     with pytest.raises(CannotEvaluateError, match="Nonsense"):
-        evaluate([Step("Nonsense", ("x",), ("y",))], {"x": x}, ["y"], 17)
+        evaluate([Step("Nonsense", ("x",), ("y",))], {"x": x}, {}, ["y"], 17)
     with pytest.raises(CannotEvaluateError):
-        evaluate([Step("MatMul", ("x", "w"), ("y",))], {"x": x, "w": np.ones((3, 2), np.float32)}, ["y"], 17)
+        evaluate([Step("MatMul", ("x", "w"), ("y",))], {"x": x, "w": np.ones((3, 2), np.float32)}, {}, ["y"], 17)
 
 
 def test_an_operator_means_what_its_own_backend_says() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aligndbg.backends.tflite import picking
 from aligndbg.canonical.emitter import Emitter, Forms, gelu, registry
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Node
@@ -327,3 +328,6 @@ def _split(e: Emitter, node: Node) -> None:
             e.add("Reshape", [e.inner("Slice", part), e.const(e.shape(name))], name)
         else:
             e.add("Slice", part, name)
+
+
+FORMS |= picking.FORMS

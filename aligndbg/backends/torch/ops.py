@@ -229,6 +229,8 @@ def _norm(given: Mapping[str, Any], _: int) -> dict[str, Any]:
     out = {"epsilon": given["eps"]} if "eps" in given else {}
     if "num_groups" in given:
         out["num_groups"] = given["num_groups"]
+    if given.get("training"):
+        out["training_mode"] = 1
     return out
 
 

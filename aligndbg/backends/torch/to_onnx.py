@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.backends.torch import indexing, recurrent
 from aligndbg.canonical.emitter import Emitter, Form, Forms, gelu, registry
 from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Node
@@ -201,6 +202,10 @@ def _batch_norm(e: Emitter, node: Node) -> None:
     if len(parameters) != 4:
         raise CannotEvaluateError("a batch normalization by the batch's own mean and variance")
     e.add("BatchNormalization", [x, *parameters], epsilon=_epsilon(node))
+    if node.attributes.get("training_mode"):
+        outputs = tuple(f"{node.outputs[0]}{end}" for end in ("", ":mean", ":variance"))
+        kept = {**e.steps[-1].attributes, "training_mode": 1}
+        e.steps[-1] = replace(e.steps[-1], attributes=kept, outputs=outputs)
 
 
 def _epsilon(node: Node) -> float:
@@ -289,8 +294,19 @@ def _binary(e: Emitter, node: Node) -> None:
     left = node.inputs[0]
     if "self" in a:  # a number to the power of a tensor
         left, right = _number(e, node, a["self"]), left
-    operands = [right, left] if word == "rsub" else [left, right]
+    operands = [_promoted(e, node, name) for name in ([right, left] if word == "rsub" else [left, right])]
     e.add("Sub" if word == "rsub" else _BINARY[word], operands)
+
+
+def _promoted(e: Emitter, node: Node, name: str) -> str:
+    """An operand in the dtype of the result, where integers meet floats."""
+    result = _dtype(e, node.outputs[0])
+    value, info = e.value(name), e.graph.tensors.get(name)
+    own = value.dtype if value is not None else e.constants[name].dtype if name in e.constants else None
+    own = np.dtype(info.dtype) if own is None and info is not None else own
+    if own is None or own.kind not in "iu" or result.kind != "f":
+        return name
+    return e.inner("Cast", [name], to=TO_ONNX[result.name])
 
 
 @form("clamp", "clamp_min", "clamp_max", "hardtanh", "relu6")
@@ -518,4 +534,5 @@ def _overwriting(form_of_value: Form) -> Form:
     return overwriting
 
 
+FORMS |= recurrent.FORMS | indexing.FORMS
 FORMS |= {f"{word}_": _overwriting(made) for word, made in FORMS.items() if not word.endswith("_")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from aligndbg.canonical.evaluate import CannotEvaluateError, Step
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
 from aligndbg.explain import costs
-from aligndbg.explain.activations import ACTIVATIONS, describe_step, written
+from aligndbg.explain.activations import ACTIVATIONS, Written, describe_step, written
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 from aligndbg.explain.thresholds import SLOPE_RANGE
+from aligndbg.explain.written_out import CURVES, written_out
 
 __all__ = ["Activation"]
 
@@ -24,8 +25,7 @@ BEFORE = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Sub", "BatchNormalization", "Concat", "Transpose"}
     | {"MaxPool", "AveragePool", "Resize", "Reshape"}
 )
-# What activations are written out with, besides those that are one by themselves.
-CURVES = frozenset({"Max", "Min", "Exp", "Softmax", "Abs", "Where"})
+SOFTMAX = ("Softmax", "LogSoftmax")
 MAX_PLACES = 3
 APPROXIMATIONS = ({"GELU (erf)", "GELU (tanh)"}, {"Erf", "Erf by tanh"})
 
@@ -36,10 +36,7 @@ class Activation(Hypothesis):
     name = "activation"
 
     def applies(self, case: Case) -> bool:
-        names = [
-            sorted(_name(p, s) for s in p.steps if s.node and (s.op in ACTIVATIONS or s.op in CURVES))
-            for _, p in case.programs()
-        ]
+        names = [sorted(place.name for place in _places(p, curves=True)) for _, p in case.programs()]
         return bool(names) and not (len(names) == 2 and names[0] == names[1])
 
     def trials(self, case: Case) -> Iterator[Trial]:
@@ -48,32 +45,60 @@ class Activation(Hypothesis):
             if side not in both:
                 continue
             program, theirs = both[side], both.get(other_side(side))
-            places = [k for k, s in enumerate(program.steps) if s.op in ACTIVATIONS and s.node]
-            for at in places:
-                yield _removed(program, side, at)
-                for name, changed, cost in _replacements(case, side, program, at, theirs):
-                    yield _replaced(program, side, at, name, changed, cost)
+            for place in _places(program):
+                if not place.part:
+                    yield _removed(program, side, place)
+                for name, changed, cost in _replacements(case, side, program, place, theirs):
+                    if not place.part or {place.name, name} in APPROXIMATIONS:
+                        yield _replaced(side, place, name, changed, cost)
             for name in _insertions(program):
                 yield from _added(case, side, program, name)
 
 
-def _removed(program: Program, side: str, at: int) -> Trial:
+@dataclass(frozen=True)
+class _Place:
+    """An activation that reads `source`; step `at` gives its result. `part`: of one that is written out."""
+
+    source: str
+    at: int
+    name: str
+    part: bool = False
+
+
+def _places(program: Program, curves: bool = False) -> list[_Place]:
+    """Activations that are one step, and those that are written out. With `curves` also steps that may be part of one.
+
+    Of a part alone nothing is missing and nothing is extra: it is there for the whole.
+    """
+    whole = written_out(program)
+    inside = {k for each in whole for k in each.steps}
+    found = [_Place(each.source, each.at, each.name) for each in whole]
+    for k, step in enumerate(program.steps):
+        alone = step.op in ACTIVATIONS or step.op in SOFTMAX or (curves and step.op in CURVES)
+        if step.node and alone and not (curves and k in inside):
+            found.append(_Place(step.inputs[0], k, _name(program, step), k in inside))
+    return sorted(found, key=lambda place: place.at)
+
+
+def _removed(program: Program, side: str, place: _Place) -> Trial:
     kind = "missing_activation" if side == "reference" else "extra_activation"
-    what = _name(program, program.steps[at])
+    y = program.steps[place.at].outputs
     return Trial(
         kind,
         side,
-        program.bypassed(at),
-        f"the {side} applies {what}, the {other_side(side)} does not",
+        program.with_steps(place.at, Step("Identity", (place.source,), y)),
+        f"the {side} applies {place.name}, the {other_side(side)} does not",
         f"without it in the {side}",
         costs.ACTIVATION_REMOVED,
-        {"activation": what, "on": side},
+        {"activation": place.name, "on": side},
     )
 
 
 def _added(case: Case, side: str, program: Program, name: str) -> Iterator[Trial]:
     kind = "missing_activation" if side == "candidate" else "extra_activation"
-    for each in written(f"{name}:before", name, _dtype(case, side)):
+    before, last = f"{name}:before", case.half(side).value.ndim - 1
+    over_last = [Written(op, (Step(op, (before,), (name,), {"axis": last}),), {}) for op in SOFTMAX]
+    for each in (*written(before, name, _dtype(case, side)), *over_last):
         yield Trial(
             kind,
             side,
@@ -97,27 +122,28 @@ def _insertions(program: Program) -> list[str]:
     return found[:MAX_PLACES]
 
 
-def _replaced(program: Program, side: str, at: int, name: str, changed: Program, cost: float) -> Trial:
-    own = _name(program, program.steps[at])
-    words = {side: own, other_side(side): name}
-    close = {own, name} in APPROXIMATIONS
+def _replaced(side: str, place: _Place, name: str, changed: Program, cost: float) -> Trial:
+    there, close = other_side(side), {place.name, name} in APPROXIMATIONS
+    guess = cost >= costs.USUAL_ACTIVATION
     return Trial(
         "approximation" if close else "activation",
         side,
         changed,
-        f"the candidate applies {words['candidate']}, the reference {words['reference']}",
+        f"the {side} applies {place.name}, the {there} {'computes as with ' if guess else ''}{name}",
         f"with {name} in the {side}",
         cost,
-        {k: {"activation": v} for k, v in words.items()},
-        guess=cost >= costs.USUAL_ACTIVATION,
+        {side: {"activation": place.name}, there: {"activation": name}},
+        guess=guess,
     )
 
 
 def _replacements(
-    case: Case, side: str, program: Program, at: int, theirs: Program | None
+    case: Case, side: str, program: Program, place: _Place, theirs: Program | None
 ) -> Iterator[tuple[str, Program, float]]:
-    step = program.steps[at]
-    x, y, own = step.inputs[0], step.outputs[0], _name(program, step)
+    step = program.steps[place.at]
+    if step.op in SOFTMAX:
+        return
+    x, y, own = place.source, step.outputs[0], place.name
     theirs = theirs or program
     for other in theirs.steps:
         if not other.node or other.op not in ACTIVATIONS or other.op == "PRelu" or _name(theirs, other) == own:
@@ -125,26 +151,28 @@ def _replacements(
         rest = {f"{y}:theirs{k}": theirs.constants[i] for k, i in enumerate(other.inputs[1:]) if i in theirs.constants}
         if len(rest) == len([i for i in other.inputs[1:] if i]):
             made = replace(other, inputs=(x, *rest), outputs=(y,), node=step.node)
-            yield _name(theirs, other), program.with_steps(at, made, constants=rest), costs.OTHERS_ACTIVATION
+            yield _name(theirs, other), program.with_steps(place.at, made, constants=rest), costs.OTHERS_ACTIVATION
+    known = {other.name for other in _places(theirs)}
     for each in written(x, y, _dtype(case, side)):
         if each.name != own:
-            changed = program.with_steps(at, *each.steps, constants=each.constants)
-            yield each.name, changed, costs.USUAL_ACTIVATION
-    slope = _negative_slope(case, side, program, at)
+            changed = program.with_steps(place.at, *each.steps, constants=each.constants)
+            yield each.name, changed, costs.OTHERS_ACTIVATION if each.name in known else costs.USUAL_ACTIVATION
+    slope = _negative_slope(case, side, program, place)
     if slope is not None:
-        yield f"LeakyRelu {slope:.3g}", _leaky(program, at, slope), costs.FITTED_SLOPE
+        yield f"LeakyRelu {slope:.3g}", _leaky(program, place, slope), costs.FITTED_SLOPE
 
 
-def _leaky(program: Program, at: int, alpha: float) -> Program:
-    step = program.steps[at]
-    return program.with_steps(at, Step("LeakyRelu", step.inputs[:1], step.outputs, {"alpha": alpha}, step.node))
+def _leaky(program: Program, place: _Place, alpha: float) -> Program:
+    step = program.steps[place.at]
+    leaky = Step("LeakyRelu", (place.source,), step.outputs, {"alpha": alpha}, step.node)
+    return program.with_steps(place.at, leaky)
 
 
-def _negative_slope(case: Case, side: str, program: Program, at: int) -> float | None:
+def _negative_slope(case: Case, side: str, program: Program, place: _Place) -> float | None:
     """The slope below zero that fits best: what follows is taken as linear in it, and the test tells."""
     half, other = case.half(side), case.other(side)
     try:
-        flat, straight = (case.aligned(side, _leaky(program, at, alpha).run(half.feeds)[0]) for alpha in (0.0, 1.0))
+        flat, straight = (case.aligned(side, _leaky(program, place, alpha).run(half.feeds)[0]) for alpha in (0.0, 1.0))
     except (CannotEvaluateError, ValueError):
         return None
     target, step = case.aligned(other.side, other.value), straight - flat

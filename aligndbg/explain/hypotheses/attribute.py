@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from aligndbg.canonical.evaluate import Step
 from aligndbg.canonical.program import Program
-from aligndbg.core.types import Layout
 from aligndbg.explain import costs
-from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.case import SIDES, Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 
-__all__ = ["Attribute", "compared_attributes", "same_operators"]
+__all__ = ["Attribute", "compared_attributes", "same_axes", "same_operators", "twins"]
 
 
 Unlike = Sequence[tuple[str, Any, Any]]
@@ -26,17 +24,17 @@ KINDS = {
     "cubic_coeff_a": "resize_mode",
     "axes": "axis",
 }
-# What an operator does where the attribute is not written (ONNX operator specifications).
-DEFAULTS: dict[str, Any] = {
-    "group": 1, "auto_pad": "NOTSET", "ceil_mode": 0, "count_include_pad": 0, "alpha": None, "transA": 0, "transB": 0,
-    "keepdims": 1, "storage_order": 0, "beta": None,
-}  # fmt: skip
+# Say again what shapes say, or nothing of what is computed: unwritten they are no difference.
+REPEATED = {"kernel_shape", "output_shape", "hidden_size", "num_outputs", "split", "momentum", "storage_order", "perm"}
+RESIZE_READS = {"nearest_mode": ("nearest",), "cubic_coeff_a": ("cubic",), "exclude_outside": ("cubic",)}
+ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 
 
 class Attribute(Hypothesis):
     """Each attribute that differs between operators of one kind, set as on the other side."""
 
     name = "attribute"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return len(list(case.programs())) == 2
@@ -44,90 +42,111 @@ class Attribute(Hypothesis):
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
         for at_r, at_c in same_operators(both["reference"], both["candidate"]):
+            at = {"reference": at_r, "candidate": at_c}
             if both["reference"].steps[at_r].op == "Resize":
                 continue  # has a hypothesis of its own
-            steps = {"reference": both["reference"].steps[at_r], "candidate": both["candidate"].steps[at_c]}
-            unlike = differing(steps["reference"], steps["candidate"])
-            if len(unlike) > 1 and not ELSEWHERE.intersection(key for key, _, _ in unlike):
-                yield from _together(both, {"reference": at_r, "candidate": at_c}, unlike)
-            for key, ours, theirs in unlike:
-                if key in ELSEWHERE:
-                    continue
-                values = {"reference": ours, "candidate": theirs}
-                for side, at in (("candidate", at_c), ("reference", at_r)):
-                    yield Trial(
-                        KINDS.get(key, "attribute"),
-                        side,
-                        both[side].with_attributes(at, **{key: values[other_side(side)]}),
-                        f"the candidate's {steps['candidate'].op} has {key}={theirs}, the reference's {key}={ours}",
-                        f"with {key}={values[other_side(side)]} in the {side}",
-                        costs.OTHERS_ATTRIBUTE,
-                        {k: {key: v} for k, v in values.items()},
-                    )
+            unlike = [u for u in differing(case, both, at) if u[0] not in ELSEWHERE]
+            if len(unlike) > 1:
+                yield from _set(both, at, unlike, "attribute", costs.OTHERS_ATTRIBUTES)  # a dilation with its pads
+            for one in unlike:
+                pad = both["reference"].steps[at_r].op == "Pad"
+                kind = "padding" if pad else KINDS.get(one[0], "attribute")
+                yield from _set(both, at, [one], kind, costs.OTHERS_ATTRIBUTE)
 
 
-def _together(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike) -> Iterator[Trial]:
-    """All that differ at once: a dilation goes with its pads."""
-    for side in ("candidate", "reference"):
-        taken = {key: (ours if side == "candidate" else theirs) for key, ours, theirs in unlike}
-        words = {
-            name: ", ".join(f"{key}={(ours, theirs)[k]}" for key, ours, theirs in unlike)
-            for k, name in enumerate(("reference", "candidate"))
-        }
+def _set(both: Mapping[str, Program], at: Mapping[str, int], unlike: Unlike, kind: str, cost: float) -> Iterator[Trial]:
+    """These attributes of one operator as the other side has them, on either side."""
+    held = {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}}
+    words = {side: ", ".join(f"{key}={_said(value)}" for key, value in held[side].items()) for side in SIDES}
+    op = both["candidate"].steps[at["candidate"]].op
+    for side in reversed(SIDES):
         yield Trial(
-            "attribute",
+            kind,
             side,
-            both[side].with_attributes(at[side], **taken),
-            f"the candidate's {both[side].steps[at[side]].op} has {words['candidate']}, "
-            f"the reference's {words['reference']}",
-            f"with the {other_side(side)}'s in the {side}",
-            costs.OTHERS_ATTRIBUTES,
-            {"reference": {u[0]: u[1] for u in unlike}, "candidate": {u[0]: u[2] for u in unlike}},
+            both[side].with_attributes(at[side], **held[other_side(side)]),
+            f"the candidate's {op} has {words['candidate']}, the reference's {words['reference']}",
+            f"with {words[other_side(side)] if len(unlike) == 1 else 'the ' + other_side(side) + chr(39) + 's'} "
+            f"in the {side}",
+            cost,
+            held,
         )
 
 
 def compared_attributes(case: Case) -> list[dict[str, Any]]:
-    """Attributes of the operators that both sides have, in ONNX's words: one row each, differing ones first."""
-    both = dict(case.programs())
-    if len(both) < 2:
+    """Attributes of the operators that both sides have, in ONNX's words: one row each, differing ones first.
+
+    Also of programs that could not be run: then with the reason why a difference was not tried.
+    """
+    both = {side: half.plain or half.written for side, half in case.halves.items()}
+    programs = {side: program for side, program in both.items() if program is not None}
+    if len(programs) < 2:
         return []
+    why_not = next((half.why_not for half in case.halves.values() if half.program is None), "")
     rows = []
-    for at_r, at_c in same_operators(both["reference"], both["candidate"]):
-        r, c = both["reference"].steps[at_r], both["candidate"].steps[at_c]
-        other = {key for key, _, _ in differing(r, c)}
-        for key in sorted({*r.attributes, *c.attributes}):
-            ours, theirs = (_listed(s.attributes.get(key, DEFAULTS.get(key))) for s in (r, c))
-            same = key not in other or (key == "axis" and _same_axis(ours, theirs, case.pair.layout))
-            rows.append({"op": r.op, "attribute": key, "reference": ours, "candidate": theirs, "same": same})
+    for at_r, at_c in same_operators(programs["reference"], programs["candidate"]):
+        at = {"reference": at_r, "candidate": at_c}
+        unlike = {key: (ours, theirs) for key, ours, theirs in differing(case, programs, at)}
+        steps = [programs[side].steps[at[side]] for side in SIDES]
+        values = [_values(programs[side], at[side]) for side in SIDES]
+        for key in sorted({*steps[0].attributes, *steps[1].attributes}):
+            ours, theirs = unlike.get(key, tuple(_listed(v.get(key)) for v in values))
+            row = {"op": steps[0].op, "attribute": key, "reference": ours, "candidate": theirs}
+            not_tried = {"not_tried": why_not} if key in unlike and why_not else {}
+            rows.append({**row, "same": key not in unlike, **not_tried})
     return sorted(rows, key=lambda row: row["same"])
 
 
-def _same_axis(ours: Any, theirs: Any, layout: Layout) -> bool:
-    """Whether the candidate's axis is the reference's, renumbered for its layout."""
-    rank = len(layout.permutation)
-    if not isinstance(ours, int) or not isinstance(theirs, int) or layout.from_shape != layout.candidate_shape:
-        return False
-    return len(layout.reference_shape) == rank and layout.permutation[ours % rank] == theirs % rank
-
-
-def differing(r: Step, c: Step) -> list[tuple[str, Any, Any]]:
-    """(attribute, reference's, candidate's) where they are not the same."""
+def differing(case: Case, programs: Mapping[str, Program], at: Mapping[str, int]) -> list[tuple[str, Any, Any]]:
+    """(attribute, reference's, candidate's) of one operator on both sides, where they do not mean the same."""
+    r, c = (_values(programs[side], at[side]) for side in SIDES)
     found = []
-    for key in sorted({*r.attributes, *c.attributes}):
-        ours, theirs = (_listed(s.attributes.get(key, _default(key, r, c))) for s in (r, c))
-        if ours != theirs and ours is not None and theirs is not None:
+    for key in sorted({*r, *c}):
+        ours, theirs = _listed(r.get(key, c.get(key))), _listed(c.get(key, r.get(key)))
+        if key in REPEATED and (ours is None or theirs is None or key in ("momentum", "storage_order")):
+            continue
+        ours, theirs = _unwritten(ours, theirs, key), _unwritten(theirs, ours, key)
+        if ours != theirs and not (key in ("axis", "axes") and same_axes(case, "reference", ours, theirs)):
             found.append((key, ours, theirs))
     return found
 
 
-def _default(key: str, r: Step, c: Step) -> Any:
+def _values(program: Program, at: int) -> dict[str, Any]:
+    values = {key: value for key, value in program.attributes(at).items() if _matters(program, at, key)}
+    if "activations" in values and "activations" not in program.steps[at].attributes:
+        count = 2 if values.get("direction") == "bidirectional" else 1
+        values["activations"] = ACTIVATIONS.get(program.steps[at].op, []) * count
+    return values
+
+
+def _matters(program: Program, at: int, key: str) -> bool:
+    """False for what a resize of this mode does not read."""
+    mode = program.attributes(at).get("mode")
+    read = RESIZE_READS.get(key)
+    return read is None or program.steps[at].op != "Resize" or mode in read
+
+
+def _unwritten(value: Any, other: Any, key: str) -> Any:
     """The meaning of a list that is not written: ones or zeros, as many as the other side has."""
-    written = r.attributes.get(key, c.attributes.get(key))
-    if key in ("strides", "dilations") and written is not None:
-        return [1] * len(written)
-    if key in ("pads", "output_padding") and written is not None:
-        return [0] * len(written)
-    return DEFAULTS.get(key)
+    if value is None and other is not None and key in ("strides", "dilations"):
+        return [1] * len(other)
+    if value is None and other is not None and key in ("pads", "output_padding"):
+        return [0] * len(other)
+    return value
+
+
+def same_axes(case: Case, side: str, ours: Any, theirs: Any) -> bool:
+    """Whether these axes of `side` are those of the other one, counted from the end or renumbered for its layout."""
+    r, c = ([v] if isinstance(v, int) else v for v in ((ours, theirs) if side == "reference" else (theirs, ours)))
+    if not isinstance(r, list) or not isinstance(c, list) or len(r) != len(c):
+        return False
+    near = {case.pair, *(p for p in case.context.pairs if p.reference in case.half("reference").feeds)}
+    for layout in (p.layout for p in near):
+        rank = len(layout.permutation)
+        if layout.from_shape != layout.candidate_shape or len(layout.reference_shape) != rank or not rank:
+            continue
+        if {layout.permutation[a % rank] for a in r} == {a % rank for a in c}:
+            return True
+    return False
 
 
 def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int, int]]:
@@ -138,6 +157,18 @@ def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int
     for k, step in enumerate(reference.steps):
         if left.get(step.op) and step.op not in ("Transpose", "Reshape", "Identity", "Cast"):
             yield k, left[step.op].pop(0)
+
+
+def twins(programs: Mapping[str, Program]) -> dict[str, dict[int, int]]:
+    """By side, the step of the other side that is each step's counterpart: what that file says needs no guess."""
+    if len(programs) < 2:
+        return {side: {} for side in programs}
+    pairs = list(same_operators(programs["reference"], programs["candidate"]))
+    return {"reference": dict(pairs), "candidate": {c: r for r, c in pairs}}
+
+
+def _said(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _listed(value: Any) -> Any:

@@ -46,6 +46,7 @@ class Constants(Hypothesis):
     """Each constant that differs replaced by the other side's; then all that differ in one operator together."""
 
     name = "constants"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return len(list(case.programs())) == 2

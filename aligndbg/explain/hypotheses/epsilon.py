@@ -41,7 +41,7 @@ class Epsilon(Hypothesis):
                     v for v in known.get(other_side(side), ()) if not math.isclose(v, value, rel_tol=SAME_EPSILON)
                 ]
                 for guess in others:
-                    yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON)
+                    yield _trial(side, what, value, guess, change(guess), costs.OTHERS_EPSILON, seen=True)
                 if len(known) == 2 and known[other_side(side)] and not others:
                     continue  # both are known, and alike
                 for guess in USUAL:
@@ -55,9 +55,9 @@ class Epsilon(Hypothesis):
 def _places(program: Program) -> Iterator[tuple[str, float, Change]]:
     """(operator, epsilon, how to change it) for normalizations, and for small constants added to something."""
     for k, step in enumerate(program.steps):
-        if step.op.endswith("Normalization") and step.op not in ("LpNormalization", "MeanVarianceNormalization"):
-            value = float(step.attributes.get("epsilon", 1e-5))
-            yield step.op, value, lambda e, k=k: program.with_attributes(k, epsilon=float(e))  # type: ignore[misc]
+        value = program.attributes(k).get("epsilon")
+        if value is not None:
+            yield step.op, float(value), lambda e, k=k: program.with_attributes(k, epsilon=float(e))  # type: ignore[misc]
         elif step.op == "Add" and len(step.inputs) == 2:
             for position in (0, 1):
                 constant = program.constant(step, position)
@@ -100,14 +100,18 @@ def _search(case: Case, side: str, change: Change) -> float | None:
     return float(10.0 ** ((low + high) / 2))
 
 
-def _trial(side: str, what: str, value: float, other: float, changed: Program, cost: float) -> Trial:
-    words = {side: f"{value:.3g}", other_side(side): f"{other:.3g}"}
+def _trial(
+    side: str, what: str, value: float, other: float, changed: Program, cost: float, *, seen: bool = False
+) -> Trial:
+    """`seen`: the other side's file has that one."""
+    there = other_side(side)
+    words = f"the {there} with {other:.3g}" if seen else f"the {there} as with {other:.3g}"
     return Trial(
         "epsilon",
         side,
         changed,
-        f"the candidate computes {what} with epsilon {words['candidate']}, the reference with {words['reference']}",
+        f"the {side} computes {what} with epsilon {value:.3g}, {words}",
         f"with {other:.3g} in the {side}",
         cost,
-        {side: {"epsilon": value}, other_side(side): {"epsilon": other}},
+        {side: {"epsilon": value}, there if seen else "explained_by": {"epsilon": other}},
     )

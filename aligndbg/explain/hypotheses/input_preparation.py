@@ -16,6 +16,7 @@ __all__ = ["InputPreparation"]
 
 
 MOST_CHANNELS = 4
+EXCHANGED = "exchange the two inputs (--input-map says which is which), or rename them in the converted model"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # What preparation does to pixels: (name, factor, term); per channel where a tuple.
 SCALINGS: tuple[tuple[str, float, float], ...] = (
@@ -42,6 +43,7 @@ class InputPreparation(Hypothesis):
     def trials(self, case: Case) -> Iterator[Trial]:
         for side, name, value in _fed(case):
             half = case.half(side)
+            yield from _exchanged(case, side, name, value)
             for kind, words, made, cost in changes(value):
                 if kind == "layout" and half.value.ndim != case.other(side).value.ndim:
                     continue
@@ -64,6 +66,29 @@ def _fed(case: Case) -> Iterator[tuple[str, str, Array]]:
         for name, value in half.feeds.items():
             if name in half.own.graph.inputs and value.dtype.kind == "f" and value.ndim >= 2:
                 yield side, name, value
+
+
+def _exchanged(case: Case, side: str, name: str, value: Array) -> Iterator[Trial]:
+    """Fed what another input of its shape is fed: names that were exchanged on the way."""
+    half = case.half(side)
+    for other in half.own.graph.inputs:
+        given = half.own.feeds.get(other)
+        if other == name or given is None or given.shape != value.shape or given.dtype != value.dtype:
+            continue
+        feeds = {**half.feeds, name: given}
+        if other in feeds:
+            feeds[other] = value
+        yield Trial(
+            "operand_order",
+            side,
+            half.program,  # type: ignore[arg-type]
+            f"the inputs {name!r} and {other!r} are exchanged: the two sides agree when the {side}'s {name!r} is fed "
+            f"what its {other!r} is",
+            f"exchanged in the {side}",
+            costs.INPUTS_EXCHANGED,
+            {"exchanged": sorted((name, other)), "on": side, "change": EXCHANGED},
+            feeds=feeds,
+        )
 
 
 def changes(x: Array) -> Iterator[tuple[str, str, Array, float]]:

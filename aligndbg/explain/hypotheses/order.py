@@ -14,6 +14,7 @@ from aligndbg.core.types import Array
 from aligndbg.explain import costs
 from aligndbg.explain.case import Case, Trial
 from aligndbg.explain.hypothesis import Hypothesis, other_side
+from aligndbg.explain.thresholds import FEWEST_DISTINCT, REARRANGED_REL
 
 __all__ = ["Arrangement", "Operands", "channel_order"]
 
@@ -28,13 +29,17 @@ class Operands(Hypothesis):
     name = "operands"
 
     def applies(self, case: Case) -> bool:
-        return any(s.op in (*NOT_COMMUTATIVE, "Concat") for _, p in case.programs(plain=False) for s in p.steps)
+        return any(
+            s.op in (*NOT_COMMUTATIVE, "Concat", "Where") for _, p in case.programs(plain=False) for s in p.steps
+        )
 
     def trials(self, case: Case) -> Iterator[Trial]:
         for side, program in case.programs(plain=False):
-            for at, step in enumerate(program.steps):
+            for at, step in reversed(list(enumerate(program.steps))):
                 if step.op in NOT_COMMUTATIVE and len(step.inputs) == 2:
                     yield _operands(program, side, at, (1, 0))
+                elif step.op == "Where":
+                    yield _operands(program, side, at, (0, 2, 1))
                 elif step.op == "Concat":
                     for order in _orders(len(step.inputs)):
                         yield _operands(program, side, at, order)
@@ -54,7 +59,7 @@ def _orders(count: int) -> Iterator[tuple[int, ...]]:
 
 def _operands(program: Program, side: str, at: int, order: Sequence[int]) -> Trial:
     step = program.steps[at]
-    what = "operands" if len(order) == 2 else f"parts, here {list(order)},"
+    what = "operands" if step.op != "Concat" else f"parts, here {list(order)},"
     words = f"the {other_side(side)}'s {step.op} takes its {what} in another order than the {side}'s"
     change = f"with them exchanged in the {side}"
     changed = program.with_inputs(at, [step.inputs[i] for i in order])
@@ -115,9 +120,9 @@ def _of_values(case: Case) -> Iterator[Trial]:
 def channel_order(r: Array, c: Array, axis: int) -> list[int] | None:
     """The order in which `c` holds the slices of `r` along an axis, by their sorted sums; None for the same order."""
     size = r.shape[axis]
-    if not 1 < size <= 8192 or r.shape != c.shape or r.size // size < 2:
+    if not 1 < size <= 8192 or r.shape != c.shape or not (np.isfinite(r).all() and np.isfinite(c).all()):
         return None
-    if not (np.isfinite(r).all() and np.isfinite(c).all()):
+    if r.size == size and not _same_values(r.reshape(-1), c.reshape(-1)):
         return None
     marks = []
     for value in (r, c):
@@ -127,6 +132,13 @@ def channel_order(r: Array, c: Array, axis: int) -> list[int] | None:
     order = np.empty(size, np.int64)
     order[np.argsort(marks[1], kind="stable")] = np.argsort(marks[0], kind="stable")
     return None if np.array_equal(order, np.arange(size)) else [int(i) for i in order]
+
+
+def _same_values(r: Array, c: Array) -> bool:
+    """Whether single values are the same ones: sorting brings any two of one distribution near."""
+    a, b = np.sort(r), np.sort(c)
+    apart = float(np.max(np.abs(a - b)))
+    return np.unique(r).size >= FEWEST_DISTINCT and apart <= REARRANGED_REL * float(np.min(np.diff(np.unique(a))))
 
 
 def _groups(order: Sequence[int]) -> int | None:

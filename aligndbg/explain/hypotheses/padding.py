@@ -23,6 +23,7 @@ class Padding(Hypothesis):
     """The other side's pads where they are known, else every way to split the same total."""
 
     name = "padding"
+    from_files = True
 
     def applies(self, case: Case) -> bool:
         return any(_windows(program) for _, program in case.programs())

@@ -37,6 +37,19 @@ class Function(nn.Module):
         return self.function(x, *self.inner)
 
 
+class First(nn.Module):
+    """All the results of a recurrent module, and its last states added to them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any) -> Any:
+        y, state = self.inner(x)
+        states = state if isinstance(state, tuple) else (state,)
+        return y + sum(s.mean() for s in states)
+
+
 def captured(module: nn.Module, x: Array) -> tuple[Trace, dict[str, Array]]:
     torch.manual_seed(0)
     backend = TorchBackend(module.eval(), {"threads": "1"})
@@ -118,6 +131,16 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "matrices": lambda x: torch.baddbmm(x[0], x[0] @ x[1].mT, x[1], beta=0.5, alpha=2.0).bmm(x[1].transpose(1, 2)),
     "attention": _attention,
     "shapes": _shapes,
+    "placed": lambda x: (
+        torch.zeros_like(x).index_add(1, torch.tensor([0, 2, 0, 2]), x)
+        + torch.zeros_like(x).scatter(1, torch.ones(2, 4, 10, 12, dtype=torch.long), x)
+        + torch.ones_like(x).scatter_add(2, torch.ones(2, 4, 10, 12, dtype=torch.long), x)
+        + x.gather(3, torch.arange(12).flip(0).expand(2, 4, 10, 12))
+    ),
+    "picked": lambda x: (x.topk(3, dim=2)[0].sum() + x[torch.tensor([1, 0])], x.topk(2, largest=False)[0]),
+    "spread": lambda x: x.var((2, 3)) + x.std((2, 3), correction=0) + x.var(1, unbiased=False).sum((1, 2))[:, None],
+    "whole numbers": lambda x: torch.floor_divide(x * 5, 2) + ((torch.arange(12) - 6) // 4) * x,
+    "einsum": lambda x: torch.einsum("abcd,abce->acde", x, x),
 }
 
 
@@ -137,6 +160,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "instance norm": lambda: nn.InstanceNorm2d(4, affine=True),
     "linear": lambda: nn.Sequential(nn.Linear(12, 5), nn.Flatten(), nn.Linear(200, 3, bias=False)),
     "prelu": lambda: nn.PReLU(4),
+    "recurrent": lambda: nn.Sequential(
+        nn.Flatten(2),
+        First(nn.GRU(120, 8, 2, batch_first=True, bidirectional=True)),
+        First(nn.LSTM(16, 8)),
+        First(nn.RNN(8, 5, nonlinearity="relu", bias=False)),
+        First(nn.RNN(5, 6, batch_first=True)),
+    ),
     "shuffle": lambda: nn.PixelShuffle(2),
     "small": small,
 }
