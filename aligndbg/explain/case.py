@@ -78,6 +78,7 @@ class Context:
     isolated: Mapping[str, Array]
     not_overridden: frozenset[str] = frozenset()
     proved_pair: Pair | None = None  # that experiments proved the fault between
+    as_run: bool = False  # it shows only where each side reads what it computed itself
     deadline: float = float("inf")  # of `budget.worked`
 
     def check_time(self) -> None:

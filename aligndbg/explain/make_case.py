@@ -114,7 +114,8 @@ def _half(name: str, pair: Pair, context: Context, *, unknown: bool = False) -> 
     feeds = _inputs(name, found.inputs, borders, context)
     if isinstance(feeds, str):
         return feeds
-    value = own.value(output) if name != context.run_again else context.isolated.get(output)
+    given = name == context.run_again and not context.as_run
+    value = own.value(output) if not given else context.isolated.get(output)
     if value is None and unknown:
         value = own.value(output)
     if value is None:
@@ -145,7 +146,7 @@ def _inputs(name: str, wanted: Sequence[str], borders: Mapping[str, Pair], conte
         if i in own.graph.inputs:
             value = own.feeds.get(i, own.value(i))
         else:
-            value = own.value(i) if name != context.run_again or i not in borders else None
+            value = own.value(i) if name != context.run_again or context.as_run or i not in borders else None
             if value is None:
                 value = _translated(borders[i], name, own, other)
         if value is None:

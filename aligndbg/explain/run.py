@@ -131,14 +131,18 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     trusted += isolation.exact
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
-    proved = {(p.fault.reference, p.fault.candidate): p.pair for p in isolation.proved.faults}
+    known = {(p.fault.reference, p.fault.candidate): p for p in isolation.proved.faults}
+    proved = {place: p.pair for place, p in known.items()}
     places = [(f.reference, f.candidate) for f in faults]
     below = [isolation.proved.witnesses.get(place) for place in places]
     found = [
         _at_border(usual, witness) if witness else _at_proved_pair(usual, proved.get(place))
         for place, witness in zip(places, below, strict=True)
     ]
-    return [replace(context, proved_pair=proved.get(place)) for context, place in zip(found, places, strict=True)]
+    return [
+        replace(context, proved_pair=proved.get(place), as_run=place in known and known[place].as_run)
+        for context, place in zip(found, places, strict=True)
+    ]
 
 
 def _at_proved_pair(usual: Context, pair: Pair | None) -> Context:

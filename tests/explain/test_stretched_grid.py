@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import aligndbg
+from aligndbg.core.types import Fault, Layout, LayoutKind, Pair, Quant
 from aligndbg.diff_result import Diff
+from aligndbg.explain.stretched_grid import stretched_by_mask
+from judging import trace
 from nets import Net
 
 ROWS, COLUMNS = 8, 16
@@ -26,7 +29,10 @@ def attention(path: Path, low: float, grid: tuple[float, float] | None = None, d
     if grid is not None:
         limits = np.iinfo(dtype)
         step = np.float32((grid[1] - grid[0]) / (limits.max - limits.min))
-        parts = [net.constant("step", step), net.constant("zero", round(limits.min - grid[0] / float(step)), dtype)]
+        parts = [
+            net.constant("step", step),
+            net.constant("zero", round(limits.min - grid[0] / float(step)), dtype),
+        ]
         stored = net.op("QuantizeLinear", ["a", *parts], "stored")
         scores = net.op("DequantizeLinear", [stored, *parts], "back")
     net.op("Softmax", [scores], "p", axis=-1)
@@ -68,3 +74,16 @@ def test_what_both_sides_lose_alike_is_no_fault(tmp_path: Path) -> None:
     path = attention(tmp_path / "b.onnx", -3.4e38, (-3.4e38, 8.0))
     found = compared(path, path)
     assert (found.verdict, found.faults) == ("aligned", ())
+
+
+def test_a_grid_without_end_is_told_too() -> None:
+    """A mask of -inf, calibrated: the scale is inf, and what is read NaN."""
+    real = np.where(MASK, np.linspace(-1, 1, MASK.size).reshape(MASK.shape), -np.inf).astype(np.float32)
+    endless = Quant(np.array([np.inf], np.float32), np.array([0]))
+    left, right = trace({"a": real}), trace({"a": np.zeros(MASK.shape, np.int8)}, quants={"a": endless})
+    pair = Pair("a", "a", Layout(LayoutKind.IDENTITY, MASK.shape, (0, 1), MASK.shape, MASK.shape), "value", 1.0)
+    cause = stretched_by_mask(Fault("a", "a", "Add", "Add", 1.0, "rel_l2"), [pair], left, right)
+    assert cause is not None
+    assert (cause.kind, cause.before) == ("quantization_scale", np.inf)
+    assert cause.after < 0.02
+    assert "a mask of -inf" in cause.summary

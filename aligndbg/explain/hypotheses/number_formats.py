@@ -11,7 +11,7 @@ import numpy as np
 from aligndbg.canonical.program import Program
 from aligndbg.core.types import Array
 from aligndbg.explain import costs
-from aligndbg.explain.case import Case, Trial
+from aligndbg.explain.case import Case, Half, Trial
 from aligndbg.explain.constant_roles import role_constants
 from aligndbg.explain.hypothesis import Hypothesis, other_side
 from aligndbg.explain.rounding import NUMBER_FORMATS, round_to
@@ -84,6 +84,32 @@ class Nonfinite(Hypothesis):
             yield origin
 
 
+def _divided(case: Case, side: str) -> str:
+    """That the other side divides by zero there, and by what this one does; "" where it does not."""
+    other = other_side(side)
+    zero, ours = _divisor(case.half(other)), _divisor(case.half(side))
+    lost = ~np.isfinite(case.half(other).value)
+    if zero is None or zero[lost].any():
+        return ""
+    here = (
+        ""
+        if ours is None
+        else f", where the {side} divides by {float(np.min(np.abs(ours), initial=np.inf)):.2g} at least"
+    )
+    return f": a division by zero{here} (an epsilon may have been rounded to zero)"
+
+
+def _divisor(half: Half) -> Array | None:
+    """What a region of one operator divides by, at each of its results."""
+    if len(half.nodes) != 1 or half.nodes[0].canonical not in ("Div", "Reciprocal"):
+        return None
+    value = half.feeds.get(half.nodes[0].inputs[-1])
+    try:
+        return None if value is None else np.broadcast_to(value, half.value.shape)
+    except ValueError:
+        return None
+
+
 def _counts(value: Array, lost: Array) -> dict[str, float]:
     return {"nan": int(np.isnan(value[lost]).sum()), "inf": int(np.isinf(value[lost]).sum()), "of": int(value.size)}
 
@@ -123,7 +149,9 @@ def _origin(case: Case, side: str, ours: Array, theirs: Array, lost: Array, deta
     fed = [v for v in case.half(other).feeds.values() if v.dtype.kind == "f"]
     clean = all(bool(np.isfinite(v).all()) for v in fed)
     first = "they begin here: every input of it is finite" if clean else "its inputs have some already"
-    words = f"{int(lost.sum())} of {theirs.size} values are NaN or Inf on the {other} only; {first}"
+    words = (
+        f"{int(lost.sum())} of {theirs.size} values are NaN or Inf on the {other} only; {first}{_divided(case, side)}"
+    )
     patched = np.where(np.isfinite(ours), ours, 0.0)
     patched[lost] = theirs[lost]
     layout = case.pair.layout

@@ -76,3 +76,26 @@ def test_a_mask_that_is_infinite_on_one_side_is_no_overflow(tmp_path: Path, swap
     on, other = ("reference", "candidate") if swapped else ("candidate", "reference")
     assert f"the {on}'s mask is -inf where the {other}'s is -3.4e+38" in cause.summary
     assert "finite value" in cause.details["change"]
+
+
+def lengths(epsilon: float) -> Middle:
+    """Each column by its length and an epsilon; half the columns are zero."""
+
+    def build(net: Net, x: str) -> str:
+        where = net.constant("where", np.arange(SIZE) % 2 == 0, bool)
+        some = net.op("Where", [where, net.constant("none", 0.0), x], "some")
+        squares = net.op("Mul", [some, some], "squares")
+        sums = net.op("ReduceSum", [squares, net.constant("axes", np.array([1, 2]), np.int64)], "sums")
+        kept = net.op("Sqrt", [net.op("Add", [sums, net.constant("epsilon", epsilon)], "kept")], "length")
+        return net.op("Div", [some, kept], "middle")
+
+    return build
+
+
+def test_a_lost_epsilon_is_told_as_what_it_does(tmp_path: Path, swapped: bool) -> None:
+    """Isolated, the division is given the other side's length: it is explained as each side ran."""
+    paths = chain(lengths(1e-12), tmp_path / "a.onnx"), chain(lengths(0.0), tmp_path / "b.onnx")
+    cause = cause_of(*(paths[::-1] if swapped else paths))
+    assert cause.kind == "nonfinite"
+    other = "candidate" if swapped else "reference"
+    assert f"a division by zero, where the {other} divides by 1e-06 at least" in cause.summary
