@@ -31,11 +31,12 @@ def beginnings(
     for cut in suspects:
         if cut not in wrong or len(found) == MOST_FAULTS:
             continue
-        left = _unlike(experiments, suspects, experiments.tried(names, [*known, cut]))
+        others = (c for c in suspects if c != cut)
+        left = _unlike(experiments, others, experiments.tried(names, [*known, cut]))
         if len(left) < len(wrong) - 1 or cut.follower in outputs:
             found.append(cut)
             known.append(cut)
-            wrong = [c for c in left if c != cut]
+            wrong = left
     return found
 
 
