@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from causes import C, EitherSide, Planted, cause_of, op
 from nets import Middle, Net, chain
@@ -119,7 +118,6 @@ def opset(number: int, path: Path) -> Path:
     return net.save(path, net.op("Mul", [y, net.constant("last", 0.5)], "y"))
 
 
-@pytest.mark.parametrize("swapped", [False, True])
 def test_a_softmax_is_what_it_is_in_its_own_opset(tmp_path: Path, swapped: bool) -> None:
     paths = [opset(12, tmp_path / "a.onnx"), opset(13, tmp_path / "b.onnx")]
     cause = cause_of(*(paths[::-1] if swapped else paths))
