@@ -71,7 +71,8 @@ def around(graph: Graph, tensor: str) -> list[tuple[str, frozenset[str]]]:
             last = behind.outputs[0]
             ends.append(last)
         if tensor in inside or tensor in ends:
-            return [(e, frozenset({*inside, *ends[:k]} - {e})) for k, e in enumerate(ends)]
+            first = ends.index(tensor) if tensor in ends else 0  # never an end before the tensor
+            return [(e, frozenset({*inside, *ends[:k]} - {e})) for k, e in enumerate(ends) if k >= first]
     return []
 
 
