@@ -13,10 +13,11 @@ from aligndbg.canonical.program import Program
 from aligndbg.core.arrays import in_order
 from aligndbg.core.regions import next_pairs, region
 from aligndbg.core.types import Array, Fault, Node, Pair
+from aligndbg.explain.activations import ACTIVATIONS
 from aligndbg.explain.case import SIDES, Case, Context, Half, SideRun
 from aligndbg.explain.thresholds import AS_RUNTIME_LSB, AS_RUNTIME_REL, FLOOR
 from aligndbg.explain.to_program import canonical_program
-from aligndbg.explain.written_out import around, written_out
+from aligndbg.explain.written_out import CURVES, around, written_out
 from aligndbg.measure.distance import distance
 
 __all__ = ["make_case"]
@@ -66,10 +67,10 @@ def _computed(
 
 
 def _closed(half: Half, ends: Sequence[tuple[str, frozenset[str]]]) -> bool:
-    """Whether the side ends where its written-out activation does: at the nearest end, or where it has a name."""
-    if not ends:
-        return True
+    """Whether the side ends where its activation does: a written-out one at the nearest end, or where it has a name."""
     program = half.program
+    if not ends:
+        return program is None or any(step.op in ACTIVATIONS or step.op in CURVES for step in program.steps)
     if program is None or half.value.shape != program.shape(half.feeds, half.output):
         return False
     whole = next((w for w in written_out(program) if half.output in program.steps[w.at].outputs), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -46,10 +47,12 @@ class Activation(Hypothesis):
                 continue
             program, theirs = both[side], both.get(other_side(side))
             for place in _places(program):
-                if not place.part:
+                left = _else_alike(program, place, theirs) if theirs else None
+                if not place.part or left == 0:
                     yield _removed(program, side, place)
                 for name, changed, cost in _replacements(case, side, program, place, theirs):
-                    if not place.part or {place.name, name} in APPROXIMATIONS:
+                    by_theirs = left == 1 and cost == costs.OTHERS_ACTIVATION
+                    if not place.part or by_theirs or {place.name, name} in APPROXIMATIONS:
                         yield _replaced(side, place, name, changed, cost)
             for name in _insertions(program):
                 yield from _added(case, side, program, name)
@@ -78,6 +81,16 @@ def _places(program: Program, curves: bool = False) -> list[_Place]:
         if step.node and alone and not (curves and k in inside):
             found.append(_Place(step.inputs[0], k, _name(program, step), k in inside))
     return sorted(found, key=lambda place: place.at)
+
+
+def _else_alike(program: Program, place: _Place, theirs: Program) -> int | None:
+    """How many operators that bend the other side has in the place of this one, where it has all others too."""
+    ours, others = (
+        Counter(step.op for step in p.steps if step.node and (step.op in ACTIVATIONS or step.op in CURVES))
+        for p in (program, theirs)
+    )
+    ours.subtract([program.steps[place.at].op])
+    return (others - ours).total() if not ours - others else None
 
 
 def _removed(program: Program, side: str, place: _Place) -> Trial:
