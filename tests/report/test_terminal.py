@@ -31,7 +31,7 @@ def test_the_verdict_comes_first_then_the_fault_then_the_table(diverged: Diff) -
     fault = next(i for i, line in enumerate(lines) if line.startswith("fault 1: Add against Add"))
     table = next(i for i, line in enumerate(lines) if "rel L2" in line)
     assert fault < table
-    assert lines[fault + 1].startswith("  unexplained: ")
+    assert lines[fault + 1].startswith("  bias: the candidate's result is the reference's plus 0.5")
     place = next(i for i, line in enumerate(lines) if "shifted" in line)
     assert fault < place < table
     assert lines[place + 1].split() == ["shift"]
