@@ -9,7 +9,7 @@ from itertools import chain, product
 
 import numpy as np
 
-from aligndbg.core.layouts import layouts, sample_positions, source_positions
+from aligndbg.core.layouts import layouts, sample_positions, source_positions, spread_of
 from aligndbg.core.ops import ops_agree
 from aligndbg.core.types import Array, LayoutKind
 from aligndbg.locate.experiments import Cut
@@ -78,13 +78,18 @@ class Proposals:
         return Cut(a, b, fits[0].layout if layout.kind is LayoutKind.AMBIGUOUS else layout, proposed=True)
 
     def holds(self, a: str, value: Array, b: str, told: Array, near: float) -> bool:
-        """Whether `value`, of the follower's tensor `b`, is the leader's `a` (`told`) in some layout."""
+        """Whether `value`, of the follower's tensor `b`, is the leader's `a` (`told`) in some layout.
+
+        On grids `near` is so wide that it is taken of the spread: values that hardly vary are all near to each other.
+        """
         hints = (*self.leader.hints(a), *self.follower.hints(b))
         ours, theirs = (told, value) if self._candidate_again else (value, told)
         options = layouts(ours.shape, theirs.shape, hints)
         if not options:
             return False
         sample = ours.reshape(-1)[sample_positions(ours.size)].astype(np.float64)
+        if self._state.coarse and (rms := float(np.sqrt(np.mean(np.square(sample))))) > 0:
+            near *= min(1.0, spread_of(sample) / rms)
         with np.errstate(all="ignore"):
             # Of a mask's huge values and the rest, measured apart, the farther one is at least as far as both together.
             held = theirs.reshape(-1)[np.stack([source_positions(w) for w in options])]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from aligndbg.core.errors import UsageError, nearest
-from aligndbg.core.qdq import is_coarse
 from aligndbg.core.types import Layout, Matching, Pair, Skipped, Trace
 from aligndbg.match.classify import classify, coverage, unseen
 from aligndbg.match.leftovers import match_names, match_outputs
@@ -15,6 +14,7 @@ from aligndbg.match.state import Link, State
 from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
+from aligndbg.measure.limits import rounds_to_grids
 
 __all__ = ["ByValue", "match", "pair_by_value"]
 
@@ -48,7 +48,7 @@ def pair_by_value(
         reject=reject,
         weights=weights,
         tick=tick,
-        coarse=is_coarse(reference) or is_coarse(candidate),
+        coarse=rounds_to_grids(reference) or rounds_to_grids(candidate),
     )
     for r, c, layout in inputs:
         state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aligndbg.core.qdq import quantized_weights
+from aligndbg.core.qdq import is_coarse, quantized_weights
 from aligndbg.core.types import Array, Pair, Trace
 from aligndbg.measure.reading import Grids, lost_to_a_mask
 from aligndbg.measure.rounding import Rounding
@@ -28,7 +28,7 @@ from aligndbg.measure.thresholds import (
 )
 from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance, own_lsb
 
-__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of", "rounds_to_grids"]
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Precision:
         self.trace = trace
         weights = {trace.graph.tensors[n].dtype for n in trace.graph.constants if n in trace.graph.tensors}
         self.computed = next((d for d in ("bfloat16", "float16") if d in weights), "float32")
-        if not trace.graph.nodes:  # a dump of another tool, whose small tensors show nothing by themselves
+        if not (trace.graph.inputs or trace.graph.constants):  # another tool's dump, whose small tensors show nothing
             votes = Counter(_recorded_precision(trace.values[n]) for n in trace.values)
             del votes[""]
             self.computed = votes.most_common(1)[0][0] if votes else "float32"
@@ -231,6 +231,11 @@ class Precision:
         stored = str(self.trace.values[name].dtype)
         wider = stored == "float32" or (stored == "float64" and self.computed != "float32")
         return self.computed if wider else stored
+
+
+def rounds_to_grids(trace: Trace) -> bool:
+    """Whether its values are on grids, are made with weights that are, or were recorded of a run of which they were."""
+    return is_coarse(trace) or Precision(trace).computed == "int8"
 
 
 def _recorded_precision(value: Array) -> str:
