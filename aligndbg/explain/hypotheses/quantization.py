@@ -87,7 +87,7 @@ def _fit(r: Array, c: Array) -> tuple[float, float] | None:
     if r.size < FEWEST_TO_FIT or not np.ptp(r):
         return None
     a, b = np.polyfit(r.reshape(-1), c.reshape(-1), 1)
-    return float(a), float(b)
+    return (float(a), float(b)) if a > 0 else None  # no scale turns signs: operands in another order do
 
 
 def _plus(steps: float) -> str:
