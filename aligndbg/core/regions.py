@@ -9,17 +9,17 @@ from aligndbg.core.types import Graph, Key, Node, Pair, Region
 __all__ = ["needed", "next_pairs", "next_tensors", "region", "upward"]
 
 
-def upward(graph: Graph, start: Iterable[str], through: Callable[[Node, str], bool]) -> Iterator[tuple[Node, str]]:
+def upward(graph: Graph, start: Iterable[str], through: Callable[[str], bool]) -> Iterator[tuple[Node, str]]:
     """Each node that computes `start`, with each of its inputs; and on up `through` those that say yes, each once."""
     producers, stack = graph.producers(), list(start)
     seen = set(stack)
     while stack:
         node = producers.get(stack.pop())
-        for i in dict.fromkeys(node.inputs) if node else ():
-            if not i or node is None:
-                continue
+        if node is None:
+            continue
+        for i in filter(None, dict.fromkeys(node.inputs)):
             yield node, i
-            if i not in seen and through(node, i):
+            if i not in seen and through(i):
                 seen.add(i)
                 stack.append(i)
 
@@ -69,11 +69,15 @@ def needed(graph: Graph, fetch: Iterable[str], overrides: Container[Key]) -> tup
 def region(graph: Graph, output: str, paired: Container[str]) -> Region:
     """The nodes between `output` and the nearest paired tensors (or inputs and constants) before it."""
 
+    producers = graph.producers()
+
     def border(name: str) -> bool:
         return name in paired or name in graph.inputs
 
-    made = graph.producers().get(output)
-    met = list(upward(graph, [output], lambda _, i: not border(i) and i not in graph.stored))
-    nodes = {made.name, *(node.name for node, _ in met)} if made else set()
-    inputs = dict.fromkeys(i for _, i in met if border(i) and i != output)
+    def inner(name: str) -> bool:
+        return not border(name) and name not in graph.stored
+
+    met = dict.fromkeys(i for _, i in upward(graph, [output], inner))
+    nodes = {producers[i].name for i in (output, *filter(inner, met)) if i in producers}
+    inputs = [i for i in met if border(i) and i != output]
     return Region(tuple(sorted(nodes, key=graph.places().__getitem__)), tuple(inputs), (output,))

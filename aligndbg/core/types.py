@@ -233,6 +233,19 @@ class Graph:
         """The other constants: what the file holds, at most moved or in another form."""
         return self.constants - self.made
 
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Tensors that the feeds' values cannot change: made from constants and from shapes alone."""
+        found = set(self.constants)
+        for node in self.nodes:
+            read = node.inputs[:1] if node.canonical == "CastLike" else node.inputs  # the second gives its type only
+            inputs = [n for n in read if n]
+            if node.canonical.startswith("Random"):
+                continue
+            if node.canonical in ("Shape", "Size") or (inputs and all(n in found for n in inputs)):
+                found.update(n for n in node.outputs if n)
+        return frozenset(found)
+
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
         return self._producers

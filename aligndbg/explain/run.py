@@ -39,10 +39,8 @@ from aligndbg.trace.capture import Captured
 __all__ = ["causes_of_faults", "causes_of_the_pair"]
 
 
-SHARE, SECONDS = (
-    0.18,
-    1.8,
-)  # of the whole diff, or seconds of work where that is more; the last trial ends a little later
+# Of the whole diff, or seconds of work where that is more; the last trial ends a little later.
+SHARE, SECONDS = 0.18, 1.8
 
 
 def causes_of_faults(
@@ -132,17 +130,13 @@ def _contexts(faults: Sequence[Fault], sides: CapturedPair, isolation: Isolation
     assert isolation.replay is not None
     usual = _context(sides, isolation, isolation.replay, trusted)
     known = {(p.fault.reference, p.fault.candidate): p for p in isolation.proved.faults}
-    proved = {place: p.pair for place, p in known.items()}
-    places = [(f.reference, f.candidate) for f in faults]
-    below = [isolation.proved.witnesses.get(place) for place in places]
-    found = [
-        _at_border(usual, witness) if witness else _at_proved_pair(usual, proved.get(place))
-        for place, witness in zip(places, below, strict=True)
-    ]
-    return [
-        replace(context, proved_pair=proved.get(place), as_run=place in known and known[place].as_run)
-        for context, place in zip(found, places, strict=True)
-    ]
+    found = []
+    for place in ((f.reference, f.candidate) for f in faults):
+        one, witness = known.get(place), isolation.proved.witnesses.get(place)
+        pair = one.pair if one else None
+        context = _at_border(usual, witness) if witness else _at_proved_pair(usual, pair)
+        found.append(replace(context, proved_pair=pair, as_run=one is not None and one.as_run))
+    return found
 
 
 def _at_proved_pair(usual: Context, pair: Pair | None) -> Context:

@@ -34,7 +34,7 @@ def _by_name(other: Graph, known: Set[str]) -> Iterable[Node]:
     recorded = {*known, *other.inputs}
     for node in other.nodes:
         for name in known & set(node.outputs):
-            met = upward(other, [name], lambda _, i: i not in recorded)
+            met = upward(other, [name], lambda i: i not in recorded)
             read = dict.fromkeys(i for _, i in met if i in recorded)
             yield Node(node.op_type, f"recorded {name}", tuple(read), (name,), canonical=node.canonical)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aligndbg.core.fixed import value_independent
 from aligndbg.core.layouts import layouts
 from aligndbg.core.moves import LAYOUT_OPS
 from aligndbg.core.qdq import read_through
@@ -48,7 +47,7 @@ class ExactTensors:
     ) -> None:
         self._isolation = isolation
         self._left, self._right = sides.left.trace, sides.right.trace
-        self._fixed = value_independent(self._left), value_independent(self._right)
+        self._fixed = self._left.graph.fixed, self._right.graph.fixed
         self._theirs = [
             n for n in self._right.graph.nodes if any(self._countable(self._right, o, 1) for o in n.outputs)
         ]

@@ -11,8 +11,8 @@ from typing import cast
 import numpy as np
 
 from aligndbg.core.errors import AligndbgError
-from aligndbg.core.regions import next_pairs, region
-from aligndbg.core.types import Array, Graph, Pair, RunAgain
+from aligndbg.core.regions import next_pairs, region, upward
+from aligndbg.core.types import Array, Pair, RunAgain
 from aligndbg.locate.captured_pair import CapturedPair
 from aligndbg.locate.exact import ExactTensors
 from aligndbg.locate.isolation import Isolation
@@ -68,7 +68,8 @@ class ExactFaults:
 
     def _at_an_output(self, name: str) -> bool:
         return name in self._left.graph.outputs or any(
-            e.output and e.share and name in _above(self._left.graph, e.reference) for e, _ in self._tensors.found
+            e.output and e.share and any(i == name for _, i in upward(self._left.graph, [e.reference], lambda _: True))
+            for e, _ in self._tensors.found
         )
 
     def _comes_right(self, exact: Exact, pair: Pair) -> list[str]:
@@ -136,14 +137,3 @@ def _with(
         over_tolerance=isolation.over_tolerance - healed.keys() | own,
         exact=tuple(f.pair for f in faults),
     )
-
-
-def _above(graph: Graph, name: str) -> set[str]:
-    """All that a tensor is computed from, itself too."""
-    found, queue = {name}, [name]
-    while queue:
-        node = graph.producers().get(queue.pop())
-        fresh = [i for i in node.inputs if i and i not in found] if node else []
-        found.update(fresh)
-        queue += fresh
-    return found

@@ -172,7 +172,7 @@ def _on_own_grid(channels: Array, most: float) -> Array:
 def _weights(graph: Graph, output: str, paired: Iterable[str]) -> list[str]:
     """The constants read between `output` and the paired tensors before it."""
     stop, producers = set(paired), graph.producers()
-    met = upward(graph, [output], lambda _, i: i not in stop and i not in graph.stored)
+    met = upward(graph, [output], lambda i: i not in stop and i not in graph.stored)
     found = dict.fromkeys(i for _, i in met if i in graph.stored and i not in stop)
     made = ((i, producers.get(i)) for i in found)
     return [i if node is None or node.canonical != "DequantizeLinear" else node.inputs[0] for i, node in made]

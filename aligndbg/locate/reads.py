@@ -33,4 +33,4 @@ def reads(leader: Graph, follower: Graph, cuts: Iterable[Cut]) -> dict[tuple[str
 
 def _readers_above(graph: Graph, name: str, source: str, stop: set[str]) -> Sequence[Node]:
     """The readers of `source` through which `name` is computed from it, past no tensor of `stop`."""
-    return [node for node, i in upward(graph, [name], lambda _, i: i not in stop) if i == source]
+    return [node for node, i in upward(graph, [name], lambda i: i not in stop) if i == source]

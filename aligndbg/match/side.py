@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from aligndbg.core.fixed import value_independent
 from aligndbg.core.layouts import sample_positions
 from aligndbg.core.moves import PASSIVE_OPS
 from aligndbg.core.regions import needed
@@ -47,7 +47,7 @@ class Side:
         self.precision = Precision(trace)
         self.producer = self.graph.producers()
         self.consumers = self.graph.consumers()
-        self.fixed = value_independent(trace)
+        self.fixed = self.graph.fixed
         self.inputs = tuple(self.graph.inputs)
         self._inputs: dict[tuple[int, bool], tuple[str, ...]] = {}  # by the id of a node of `graph`
         self._dtypes: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Side:
         self.unseen: dict[str, str] = {}  # floats inside control-flow bodies, each with the reason
         self.names, self.skipped = self._sort_out()
         self.comparable = frozenset(self.names)
-        self.unread = _unread(self.graph)
+        self._shape_made = self.fixed - self.comparable
         self.position = {name: i for i, name in enumerate(self.names)}
         self._samples: dict[str, Array] = {}
         self.spreads: dict[str, float] = {}  # of the samples, filled and read by layouts
@@ -96,6 +96,15 @@ class Side:
         if name in self.fixed and (self.prints[name].constant or not self.prints[name].finite):
             return FIXED
         return ""
+
+    @cached_property
+    def unread(self) -> set[str]:
+        """Node outputs from which no model output is computed."""
+        if not self.graph.outputs:
+            return set()
+        places, _ = needed(self.graph, self.graph.outputs, ())
+        read = {i for place in places for i in self.graph.nodes[place].inputs}.union(self.graph.outputs)
+        return {o for node in self.graph.nodes for o in node.outputs if o} - read
 
     def op(self, name: str) -> str:
         node = self.producer.get(name)
@@ -160,7 +169,7 @@ class Side:
         graph computes where `made`."""
         found = self._inputs.get((id(node), made))
         if found is None:
-            told = self.fixed - self.comparable if made else self.fixed
+            told = self._shape_made if made else self.fixed
             found = self._inputs[id(node), made] = tuple(n for n in dict.fromkeys(node.inputs) if n and n not in told)
         return found
 
@@ -224,12 +233,3 @@ def _twins(graph: Graph) -> dict[str, tuple[str, ...]]:
             if o:
                 found[node.tail, tuple(sorted(node.inputs)), k].append(o)
     return {name: tuple(n for n in alike if n != name) for alike in found.values() if len(alike) > 1 for name in alike}
-
-
-def _unread(graph: Graph) -> set[str]:
-    """Node outputs from which no model output is computed."""
-    if not graph.outputs:
-        return set()
-    places, _ = needed(graph, graph.outputs, ())
-    read = {i for place in places for i in graph.nodes[place].inputs}.union(graph.outputs)
-    return {o for node in graph.nodes for o in node.outputs if o} - read

@@ -73,7 +73,7 @@ def _borders(graph: Graph, paired: Collection[str]) -> set[str]:
 def _computed_inside(graph: Graph, name: str, borders: Container[str]) -> list[str]:
     """The tensors between `name` and the borders before it that an operator computes, not merely moves."""
     producers = graph.producers()
-    inside = dict.fromkeys(i for _, i in upward(graph, [name], lambda _, i: i not in borders) if i not in borders)
+    inside = dict.fromkeys(i for _, i in upward(graph, [name], lambda i: i not in borders) if i not in borders)
     return [n for n in inside if n != name and n in producers and producers[n].canonical not in MOVING]
 
 

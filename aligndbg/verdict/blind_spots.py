@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aligndbg.core.fixed import value_independent
 from aligndbg.core.ops import SIGNED
 from aligndbg.core.types import Array, LayoutKind, Matching, Trace
 from aligndbg.measure.fingerprint import Fingerprint
@@ -38,7 +37,7 @@ def _integers(trace: Trace, name: str) -> Array | None:
 
 def _without_negatives(trace: Trace) -> list[str]:
     """Operators that treat negative integers apart, and were given none."""
-    fixed, found = value_independent(trace), []
+    fixed, found = trace.graph.fixed, []
     for node in trace.graph.nodes:
         if node.canonical in SIGNED and node.inputs[0] not in fixed:
             value = _integers(trace, node.inputs[0])
@@ -49,7 +48,7 @@ def _without_negatives(trace: Trace) -> list[str]:
 
 def _without_repeats(trace: Trace) -> list[str]:
     """Operators that write where indices say, and were given no place twice."""
-    fixed, found = value_independent(trace), []
+    fixed, found = trace.graph.fixed, []
     for node in trace.graph.nodes:
         if not node.canonical.startswith("Scatter") or len(node.inputs) < 2 or node.inputs[1] in fixed:
             continue

@@ -41,15 +41,14 @@ class Attribute(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
-        for at_r, at_c in same_operators(both["reference"], both["candidate"]):
-            at = {"reference": at_r, "candidate": at_c}
-            if both["reference"].steps[at_r].op == "Resize":
+        for at in same_operators(both):
+            if both["reference"].steps[at["reference"]].op == "Resize":
                 continue  # has a hypothesis of its own
             unlike = [u for u in differing(case, both, at) if u[0] not in ELSEWHERE]
             if len(unlike) > 1:
                 yield from _set(both, at, unlike, "attribute", costs.OTHERS_ATTRIBUTES)  # a dilation with its pads
             for one in unlike:
-                pad = both["reference"].steps[at_r].op == "Pad"
+                pad = both["reference"].steps[at["reference"]].op == "Pad"
                 kind = "padding" if pad else KINDS.get(one[0], "attribute")
                 yield from _set(both, at, [one], kind, costs.OTHERS_ATTRIBUTE)
 
@@ -83,8 +82,7 @@ def compared_attributes(case: Case) -> list[dict[str, Any]]:
         return []
     why_not = next((half.why_not for half in case.halves.values() if half.program is None), "")
     rows = []
-    for at_r, at_c in same_operators(programs["reference"], programs["candidate"]):
-        at = {"reference": at_r, "candidate": at_c}
+    for at in same_operators(programs):
         unlike = {key: (ours, theirs) for key, ours, theirs in differing(case, programs, at)}
         steps = [programs[side].steps[at[side]] for side in SIDES]
         values = [_values(programs[side], at[side]) for side in SIDES]
@@ -149,22 +147,22 @@ def same_axes(case: Case, side: str, ours: Any, theirs: Any) -> bool:
     return False
 
 
-def same_operators(reference: Program, candidate: Program) -> Iterator[tuple[int, int]]:
-    """Steps of one operator, the first of the one with the first of the other, and so on."""
+def same_operators(programs: Mapping[str, Program]) -> Iterator[dict[str, int]]:
+    """By side, the steps of one operator: the first of the one with the first of the other, and so on."""
     left: dict[str, list[int]] = {}
-    for k, step in enumerate(candidate.steps):
+    for k, step in enumerate(programs["candidate"].steps):
         left.setdefault(step.op, []).append(k)
-    for k, step in enumerate(reference.steps):
+    for k, step in enumerate(programs["reference"].steps):
         if left.get(step.op) and step.op not in ("Transpose", "Reshape", "Identity", "Cast"):
-            yield k, left[step.op].pop(0)
+            yield {"reference": k, "candidate": left[step.op].pop(0)}
 
 
 def twins(programs: Mapping[str, Program]) -> dict[str, dict[int, int]]:
     """By side, the step of the other side that is each step's counterpart: what that file says needs no guess."""
     if len(programs) < 2:
         return {side: {} for side in programs}
-    pairs = list(same_operators(programs["reference"], programs["candidate"]))
-    return {"reference": dict(pairs), "candidate": {c: r for r, c in pairs}}
+    pairs = list(same_operators(programs))
+    return {side: {at[side]: at[other_side(side)] for at in pairs} for side in SIDES}
 
 
 def _said(value: Any) -> str:

@@ -31,11 +31,10 @@ class Given(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs())
-        for at_r, at_c in same_operators(both["reference"], both["candidate"]):
-            at = {"reference": at_r, "candidate": at_c}
+        for at in same_operators(both):
             slots = []
-            for slot, name in enumerate(both["reference"].slots(at_r)):
-                if name in ELSEWHERE or has_role(both["reference"].steps[at_r].op, name, slot):
+            for slot, name in enumerate(both["reference"].slots(at["reference"])):
+                if name in ELSEWHERE or has_role(both["reference"].steps[at["reference"]].op, name, slot):
                     continue
                 reads = [_reads(both[side], at[side], slot) for side in SIDES]
                 single = _one_sided if bool(reads[0]) != bool(reads[1]) else _other_constant

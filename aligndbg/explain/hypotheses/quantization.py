@@ -30,10 +30,9 @@ class QuantizerConstants(Hypothesis):
 
     def trials(self, case: Case) -> Iterator[Trial]:
         both = dict(case.programs(plain=False))
-        for at_r, at_c in same_operators(both["reference"], both["candidate"]):
-            op = both["candidate"].steps[at_c].op
+        for places in same_operators(both):
+            op = both["candidate"].steps[places["candidate"]].op
             for position, part in QUANTIZER_PARTS.items() if op in ("QuantizeLinear", "DequantizeLinear") else ():
-                places = {"reference": at_r, "candidate": at_c}
                 value = {s: both[s].constant(both[s].steps[k], position) for s, k in places.items()}
                 r, c = value["reference"], value["candidate"]
                 if r is None or c is None or r.shape != c.shape or r.dtype != c.dtype or np.array_equal(r, c):
