@@ -202,7 +202,11 @@ class LocateByExperiment:
         own = {p.reference: self._own[at] for p in matching.pairs if (at := (p.reference, p.candidate)) in self._own}
         hidden, probed = self._probed(found) if self._task.probes else ({}, None)
         begun = self._begun(found, matching)
-        found = replace(found, faults=(*found.faults, *begun))
+        order = found.state.reference.position
+        every = sorted(
+            (*found.faults, *begun), key=lambda c: order.get(c.pair(self._task.candidate_again).reference, 0)
+        )
+        found = replace(found, faults=tuple(every))
         faults = tuple(self._as_run(cut, found) if cut in begun else self._fault(cut, found) for cut in found.faults)
         faults += tuple(self._fault(cut, found, shown) for cut, shown in hidden.items())
         places = {

@@ -10,7 +10,6 @@ from aligndbg.core.types import Array, Pair, RunAgain, Trace
 from aligndbg.locate.thresholds import CLOSER, FELT, FELT_STEPS, SUSPECT, agreement
 from aligndbg.match.thresholds import COARSE
 from aligndbg.measure.judge import Judge
-from aligndbg.measure.limits import rounds_to_grids
 from aligndbg.measure.reading import Grids
 from aligndbg.measure.results import Metrics
 from aligndbg.measure.rounding import Rounding, Roundings
@@ -28,7 +27,7 @@ class Gauge:
 
     def __init__(self, judge: Judge, run_again: RunAgain) -> None:
         self._judge, self._run_again = judge, run_again
-        self.coarse = rounds_to_grids(judge.reference) or rounds_to_grids(judge.candidate)
+        self.coarse = judge.coarse
         self._grids = Grids(judge.candidate if run_again is RunAgain.CANDIDATE else judge.reference)
         self._roundings: Roundings | None = None
         self._limits: dict[tuple[Pair, bool], Tolerance] = {}

@@ -139,8 +139,8 @@ class Locator:
         doubtful = [c for c in cuts if not error[c] <= self._lookout(c)]
         if doubtful or self._gauge.coarse or self._accepted or self._part():  # else nothing has moved
             self._state = self._paired_again(replay)
-        self._measured.add(frozenset(c.place for c in cuts))
-        known, now = {c.place for c in cuts}, self._cuts()
+        known, now = frozenset(c.place for c in cuts), self._cuts()
+        self._measured.add(known)
         self._fresh = frozenset(c.place for c in now) not in self._measured
         self._late = not self._gauge.coarse and any(
             not self._own(c, replay) <= self._lookout(c) for c in now if c.place not in known
@@ -149,7 +149,7 @@ class Locator:
         if not doubtful:
             return standing, replay
         suspects = self._suspects()
-        for cut, alike in suspects.given_alike(doubtful, cuts).items():
+        for cut, alike in suspects.given_alike(doubtful, cuts, replay.trace.values).items():
             error[cut] = min(error[cut], alike)
         return replace(standing, jitter=suspects.jitter(doubtful, cuts)), replay
 

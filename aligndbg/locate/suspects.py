@@ -94,9 +94,10 @@ class Suspects:
         still = {n: leader.values[n] for n in names}
         return {c: self._between(leader, c.leader, still, moved) for c in suspects}
 
-    def given_alike(self, suspects: Sequence[Cut], cuts: Sequence[Cut]) -> dict[Cut, float]:
-        """Their own errors where the leader is given its values as the follower stores them, in fewer bits: what that
-        rounding alone does is nobody's fault. {} where nothing is stored so, or the leader cannot be run."""
+    def given_alike(self, suspects: Sequence[Cut], cuts: Sequence[Cut], got: Mapping[str, Array]) -> dict[Cut, float]:
+        """Their own errors, of the follower's values `got`, where the leader is given its values as the follower stores
+        them, in fewer bits: what that rounding alone does is nobody's fault. {} where nothing is stored so, or the
+        leader cannot be run."""
         leader, experiments = self._experiments.leader, self._experiments
         rounded = {c.leader: self._as_stored(c) for c in cuts if not c.watched and c.leader in self.leader.consumers}
         overrides = {name: value for name, value in rounded.items() if value is not None}
@@ -106,7 +107,6 @@ class Suspects:
             told = dict(self._leading.run(leader.feeds, list(dict.fromkeys(c.leader for c in suspects)), overrides))
         except AligndbgError:
             return {}
-        got = experiments.tried([c.follower for c in suspects], cuts)
         follower = experiments.follower
         return {
             c: experiments.between(c.layout, told[c.leader], experiments.real(follower, c.follower, got[c.follower]))

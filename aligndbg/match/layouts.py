@@ -12,15 +12,15 @@ import numpy as np
 from aligndbg.core.layouts import Shape, layouts, sampled_error, source_positions, spread_of
 from aligndbg.core.types import Array, Layout, LayoutKind
 from aligndbg.match.side import Side
+from aligndbg.match.thresholds import SLACK
 from aligndbg.measure.masks import huge_values
 
-__all__ = ["Fit", "best_layouts", "with_alternatives"]
+__all__ = ["Fit", "best_layouts", "head", "with_alternatives"]
 
 
 KEPT_SAMPLES = 4096  # of up to 8 KB each
 HEAD = 32  # samples looked at first
 FEW_LAYOUTS = 8  # up to which that is not worth it
-SLACK = 1.001  # of the bound, for rounding
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def best_layouts(
         held = ours.rounded(held) if ours is not None and theirs is None else held
         with np.errstate(all="ignore"):
             # A part of the squares cannot be more than all of them.
-            apart = np.square(held - wanted[_head(wanted.size)]).sum(axis=1)
+            apart = np.square(held - wanted[head(wanted.size)]).sum(axis=1)
             kept = ~(apart > SLACK * wanted.size * (limit * spread) ** 2)
     else:
         kept = np.ones(len(options), bool)
@@ -72,16 +72,17 @@ def best_layouts(
     return fits
 
 
-def _head(samples: int) -> slice:
-    step = max(1, samples // HEAD)
-    return slice(None, HEAD * step, step)
+def head(samples: int, most: int = HEAD) -> slice:
+    """Up to `most` of so many samples, spread evenly."""
+    step = max(1, samples // most)
+    return slice(None, most * step, step)
 
 
 @lru_cache(maxsize=1024)
 def _heads(reference: Shape, candidate: Shape, hints: tuple[Shape, ...]) -> Array:
     """(layouts, HEAD): where the candidate holds the first samples looked at, by layout."""
     positions = [source_positions(layout) for layout in layouts(reference, candidate, hints)]
-    return np.stack([at[_head(at.size)] for at in positions])
+    return np.stack([at[head(at.size)] for at in positions])
 
 
 def _kept_spread(reference: Side, r: str) -> float:

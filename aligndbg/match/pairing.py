@@ -14,7 +14,6 @@ from aligndbg.match.state import Link, State
 from aligndbg.match.values import match_values
 from aligndbg.match.weights import Weights
 from aligndbg.measure.fingerprint import Fingerprint
-from aligndbg.measure.limits import rounds_to_grids
 
 __all__ = ["ByValue", "match", "pair_by_value"]
 
@@ -42,13 +41,14 @@ def pair_by_value(
     name -> candidate name), `reject` are those that are refuted. `tick` is called now and then, and may raise to end
     it. Raises UsageError for a name in `user` that does not exist or cannot fit.
     """
+    left, right = Side(reference, reference_prints, "reference"), Side(candidate, candidate_prints, "candidate")
     state = State(
-        Side(reference, reference_prints, "reference"),
-        Side(candidate, candidate_prints, "candidate"),
+        left,
+        right,
         reject=reject,
         weights=weights,
         tick=tick,
-        coarse=rounds_to_grids(reference) or rounds_to_grids(candidate),
+        coarse=left.precision.coarse or right.precision.coarse,
     )
     for r, c, layout in inputs:
         state.add(Link(r, c, layout, "feed", 0.0, "the same feed"))

@@ -12,14 +12,15 @@ import numpy as np
 
 from aligndbg.core.layouts import Shape, layouts, sample_positions, source_positions, squeezed
 from aligndbg.core.types import Array, Layout
+from aligndbg.match.layouts import head
 from aligndbg.match.side import Side
+from aligndbg.match.thresholds import SLACK
 
 __all__ = ["near_pairs"]
 
 
 HEAD = 16  # positions looked at first
 MAX_HEADS = 8  # layouts past which it is not worth it
-SLACK = 1.001  # of the bound, for rounding
 
 
 def near_pairs(reference: Side, candidate: Side, window: float, limit: float) -> Iterator[tuple[str, str]]:
@@ -56,9 +57,7 @@ class _Table:
         self.side = side
         self.rows = rows[order]
         self.names = [names[i] for i in order]
-        count = side.count(names[0])
-        step = max(1, min(count, sample_positions(count).size) // HEAD)
-        self._head = slice(None, HEAD * step, step)
+        self._head = head(sample_positions(side.count(names[0])).size, HEAD)
         self._shapes = np.zeros(len(names), np.int64)
         self._of_shape: dict[Shape, int] = {}
         for i, name in enumerate(self.names):

@@ -15,6 +15,8 @@ PRECISION = {"float16": 2e-2, "bfloat16": 6e-2}  # likewise, where a side stores
 # under it once what lies before is overridden (int8: 0.003 to 0.03 of a layer of its own, 0.8 at a depth of 60).
 COARSE = 0.1
 COARSE_NOISE = 1e-2  # there, under this two errors are a tie: less than a step, which 8 bits make of most spreads
+# A bound that a part of the squares is held to: over it the whole is, whatever rounding does.
+SLACK = 1.001
 # Errors this many times the best one's, or under the noise of equal values, are a tie: rounding tells them apart.
 TIE = 8.0
 NOISE = 2e-6

@@ -80,6 +80,11 @@ class Judge:
         """The limits of the noise floor, which hold where the user set none."""
         return self._limits.of(pair, self.conditions, isolated=isolated).tolerance
 
+    @property
+    def coarse(self) -> bool:
+        """Whether a side rounds to grids, or was recorded of a run that did."""
+        return self._limits.coarse
+
     def precision(self, pair: Pair) -> str:
         """The dtype with the fewest digits whose rounding the pair's values bear."""
         return self._limits.precision(pair)

@@ -28,7 +28,7 @@ from aligndbg.measure.thresholds import (
 )
 from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance, own_lsb
 
-__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of", "rounds_to_grids"]
+__all__ = ["Conditions", "Facts", "Limit", "Limits", "Precision", "limit_of"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,11 @@ class Limits:
         self._any_grid = any(trace.quant(name) is not None for trace in self._traces for name in trace.values)
         self._lost: dict[tuple[str, str], bool] = {}
 
+    @property
+    def coarse(self) -> bool:
+        """Whether either side is."""
+        return self._precision[0].coarse or self._precision[1].coarse
+
     def lost_to_a_mask(self, pair: Pair) -> bool:
         """Whether a mask stretches the grid of one of the two so far that little else is left of the values."""
         key = (pair.reference, pair.candidate)
@@ -226,16 +231,16 @@ class Precision:
             del votes[""]
             self.computed = votes.most_common(1)[0][0] if votes else "float32"
 
+    @property
+    def coarse(self) -> bool:
+        """Whether values are on grids, are made with weights that are, or were recorded of a run of which they were."""
+        return self.computed == "int8" or is_coarse(self.trace)
+
     def of(self, name: str) -> str:
         """Its own dtype; for a wider one, that of weights stored in fewer bits, or what a dump was computed in."""
         stored = str(self.trace.values[name].dtype)
         wider = stored == "float32" or (stored == "float64" and self.computed != "float32")
         return self.computed if wider else stored
-
-
-def rounds_to_grids(trace: Trace) -> bool:
-    """Whether its values are on grids, are made with weights that are, or were recorded of a run of which they were."""
-    return is_coarse(trace) or Precision(trace).computed == "int8"
 
 
 def _recorded_precision(value: Array) -> str:

@@ -13,7 +13,7 @@ from aligndbg.backends.memory import MemoryBackend, MemoryNode
 from aligndbg.core.types import Array
 
 
-def normalized(tag: str, epsilon: float, mask: float = 0.0) -> MemoryBackend:
+def normalized(tag: str, epsilon: float, mask: float = 0.0, heat: float = 1.0) -> MemoryBackend:
     """Rows by their length; then a softmax of what a mask leaves."""
 
     def node(op: str, fn: object, sources: str, output: str) -> MemoryNode:
@@ -29,7 +29,7 @@ def normalized(tag: str, epsilon: float, mask: float = 0.0) -> MemoryBackend:
         node("Div", _divided, "x length", "unit"),
         node("Tanh", np.tanh, "unit", "bent"),
         node("Add", lambda a: a + masked, "bent", "masked"),
-        node("Softmax", _softmax, "masked", "y"),
+        node("Softmax", lambda a: _softmax(a * np.float32(heat)), "masked", "y"),
     ]
     return MemoryBackend(inputs={"x": (4, 50)}, nodes=nodes, outputs=[tag + "y"])
 
@@ -59,6 +59,11 @@ def test_what_divides_by_a_lost_epsilon_is_named(blank: Array) -> None:
     (at,) = (m for m in found.pairs if m.pair.reference == "unit")
     assert at.status == "fault"
     assert "begin here" in at.reason
+
+
+def test_faults_stand_in_the_order_of_execution_with_it(blank: Array) -> None:
+    found = aligndbg.diff(normalized("", 1e-12), normalized("c_", 0.0, heat=1.5), {"x": blank})
+    assert [f.reference for f in found.faults] == ["unit", "y"]
 
 
 def test_so_it_is_where_the_other_side_is_run_again(blank: Array, tmp_path: Path) -> None:
