@@ -93,6 +93,24 @@ REGISTRY: dict[str, Entry] = {
             objects=("torch.nn.modules.module.Module", "torch.export.exported_program.ExportedProgram"),
         ),
         Entry(
+            "tensorflow",
+            "aligndbg.backends.tensorflow.backend:TensorflowBackend",
+            (".keras", ".h5", ".hdf5", ".pb"),
+            extra="tensorflow",
+            needs=("tensorflow",),
+            summary="TensorFlow SavedModels, frozen graphs and Keras",
+            to_onnx="aligndbg.backends.tensorflow.to_onnx:FORMS",
+            folders=("saved_model.pb", "saved_model.pbtxt"),
+            objects=(
+                "keras.src.models.model.Model",
+                "tf_keras.src.engine.training.Model",
+                "tensorflow.python.module.module.Module",
+                "tensorflow.python.eager.polymorphic_function.polymorphic_function.Function",
+                "tensorflow.python.eager.polymorphic_function.concrete_function.ConcreteFunction",
+                "tensorflow.python.trackable.autotrackable.AutoTrackable",  # what tf.saved_model.load gives
+            ),
+        ),
+        Entry(
             "recorded",
             "aligndbg.backends.recorded:RecordedBackend",
             (".npz", ".safetensors"),

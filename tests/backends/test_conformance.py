@@ -252,6 +252,39 @@ class TestTorch(Shared):
         return torch_feeds(kind)
 
 
+TENSORFLOW_KINDS = ("saved_model", "pb", "keras", "module")
+
+
+@pytest.mark.parametrize("kind", TENSORFLOW_KINDS, scope="class")
+class TestTensorflow(Shared):
+    max_overrides = 8
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opener(cls, tmp_path_factory: pytest.TempPathFactory, kind: str) -> Callable[[], Backend]:
+        tf = pytest.importorskip("tensorflow")
+        from tensorflow_models import branches, keras_net, write_pb
+
+        folder = tmp_path_factory.mktemp("tensorflow")
+        if kind == "keras":
+            keras_net().save(folder / "net.keras")
+            return lambda: open_model(folder / "net.keras")
+        net = branches()
+        if kind == "module":
+            return lambda: open_model(net)
+        if kind == "pb":
+            path = write_pb(net.__call__.get_concrete_function(), folder / "net.pb")
+            return lambda: open_model(path, in_process=True)
+        tf.saved_model.save(net, str(folder / "net"), signatures=net.__call__.get_concrete_function())
+        return lambda: open_model(folder / "net", in_process=True)
+
+    @pytest.fixture
+    def feeds(self, kind: str) -> Feeds:
+        rng = np.random.default_rng(6)
+        shapes = {"image": (2, 8, 8, 3)} if kind == "keras" else {"x": (2, 8, 8, 3), "y": (1, 1, 1, 4)}
+        return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
 def test_every_registered_backend_is_tested_here() -> None:
     tested = {
         name.removeprefix("Test").removesuffix("OnAFake").lower() for name in globals() if name.startswith("Test")

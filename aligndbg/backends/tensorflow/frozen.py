@@ -1,0 +1,119 @@
+"""A concrete function as a graph without variables, whose inputs and outputs have the names that its users know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aligndbg.backends.tensorflow.expand import expanded, without_copies
+from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
+
+__all__ = ["END", "Frozen", "first_line", "of_function", "of_graph_def"]
+
+# Operators on state: a run would change the next one.
+_WRITES = re.compile(r"Assign\w*VariableOp|Resource(Apply|Scatter|Sparse)\w+|Assign(Add|Sub)?|Scatter(Update|Add|Sub)")
+END = re.compile(r"Identity(_\d+)?")  # which tracing puts before each output of a function
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """`inputs` and `outputs` map what users call them to tensors of the graph (`node:0`).
+
+    `layers` says, for the name of a Keras layer, its class. `keep` must outlive what is made of it.
+    """
+
+    graph_def: Any
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    layers: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def of_function(function: Any, path: str, outputs: tuple[str, ...] = (), layers: Mapping[str, str] | None = None) -> Frozen:
+    """A ConcreteFunction, frozen. `outputs` are names in place of the function's own.
+
+    Raises UnsupportedError for one that changes its variables, ModelError for one that cannot be frozen.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    written = sorted({op.type for op in _operations(function.graph) if _WRITES.fullmatch(op.type)})
+    if written:
+        fact = f"it changes its own variables ({', '.join(written)}): no two runs of it are the same"
+        raise UnsupportedError(fact, context=path, hint="save a signature that only reads them, as inference does")
+    try:
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    except Exception as error:  # whatever TensorFlow raises for what it cannot freeze
+        raise ModelError(f"TensorFlow cannot freeze it: {first_line(error)}", context=path) from error
+    graph_def = without_copies(expanded(frozen.graph.as_graph_def()))
+    tensors = [tensor.name for tensor in frozen.outputs]
+    names = outputs if len(outputs) == len(tensors) else _output_names(function, tensors)
+    return Frozen(
+        graph_def,
+        dict(zip(_input_names(function, frozen.inputs), (t.name for t in frozen.inputs), strict=True)),
+        dict(zip(names, tensors, strict=True)),
+        layers or {},
+    )
+
+
+def of_graph_def(graph_def: Any, path: str, outputs: str) -> Frozen:
+    """A frozen graph from a file: its placeholders are fed; its outputs are what nothing reads, unless said.
+
+    Raises UsageError for an output that is not there, UnsupportedError for a graph that still has variables.
+    """
+    variables = [n.name for n in graph_def.node if n.op in ("VariableV2", "VarHandleOp", "Variable")]
+    if variables:
+        fact = f"not frozen: it reads {len(variables)} variables whose values lie elsewhere ({variables[0]}, ...)"
+        raise UnsupportedError(fact, context=path, hint="freeze it, or give the SavedModel folder")
+    graph_def = expanded(graph_def)
+    read = {i.removeprefix("^").split(":")[0] for node in graph_def.node for i in node.input}
+    fed = [node.name for node in graph_def.node if node.op == "Placeholder"]
+    silent = ("Const", "NoOp", "Placeholder", "Assert")
+    ends = [node.name for node in graph_def.node if node.name not in read and node.op not in silent]
+    if outputs:
+        names = {node.name for node in graph_def.node}
+        ends = outputs.split(",")
+        for name in ends:
+            if name.split(":")[0] not in names:
+                raise UsageError(f"no output is called {name!r}", context=path, hint=f"its ends are {', '.join(ends)}")
+    if not ends:
+        raise ModelError("a graph without outputs", context=path, hint="say which: ?outputs=NAME,NAME")
+    tensor = {name: name if ":" in name else f"{name}:0" for name in (*fed, *ends)}
+    return Frozen(graph_def, {name: tensor[name] for name in fed}, {name: tensor[name] for name in ends})
+
+
+def first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _operations(graph: Any) -> Iterator[Any]:
+    """Of a function's graph and of all functions that it calls."""
+    yield from graph.get_operations()
+    for function in graph.as_graph_def().library.function:
+        yield from (_Op(node.op) for node in function.node_def)
+
+
+@dataclass(frozen=True)
+class _Op:
+    type: str
+
+
+def _input_names(function: Any, inputs: list[Any]) -> list[str]:
+    """The argument names of a signature; of other functions those of the placeholders."""
+    named = function.structured_input_signature[1] if function.structured_input_signature else {}
+    plain = [tensor.name.split(":")[0] for tensor in inputs]
+    if not function.structured_input_signature or function.structured_input_signature[0] or len(named) != len(inputs):
+        return plain
+    by_placeholder = {spec.name: name for name, spec in named.items() if getattr(spec, "name", None)}
+    found = [by_placeholder.get(name, name) for name in plain]
+    return found if len(set(found)) == len(found) else plain
+
+
+def _output_names(function: Any, tensors: list[str]) -> list[str]:
+    """The keys of a signature's results; of other functions the tensors' names."""
+    made = function.structured_outputs
+    if isinstance(made, Mapping) and len(made) == len(tensors):
+        return sorted(made)
+    return [name.removesuffix(":0") for name in tensors]
