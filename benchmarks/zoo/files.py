@@ -13,16 +13,18 @@ __all__ = ["FLOAT", "HALF", "INT8", "PAIRS", "RECORD", "Case", "append", "cases"
 RECORD = "build.json"  # written when all else of a net is
 # reference~candidate; the second row of each is of Keras (keras_builds.py).
 FLOAT = ("dyn~ts", "dyn~sim", "dyn~slim", "dyn~ort", "ts~ort", "dyn~pt2")
-FLOAT += ("keras~lite",)
+FLOAT += ("keras~lite", "saved~lite", "native~lite", "saved~keras", "frozen~native", "frozen~lite")
 HALF = ("ts~fp16", "dyn~fp16b")
-HALF += ("lite~lite_fp16",)
+HALF += ("lite~lite_fp16", "saved~lite_fp16")
 INT8 = ("dyn~qdq",)
 INT8 += ("lite~lite_dynamic", "lite~lite_int8", "keras~lite_int8", "lite~lite_int16")
+INT8 += ("saved~lite_dynamic", "saved~lite_int8", "saved~lite_int16")
 PAIRS = (*FLOAT, *HALF, *INT8)
 
 
 def file_of(folder: Path, build: str) -> Path:
-    return folder / ("m.pt2" if build == "pt2" else f"{build}.tflite" if build.startswith("lite") else f"{build}.onnx")
+    own = {"pt2": "m.pt2", "saved": "saved", "native": "native.keras", "frozen": "frozen.pb"}
+    return folder / own.get(build, f"{build}.tflite" if build.startswith("lite") else f"{build}.onnx")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""A network of Keras in TFLite files of five kinds and in tf2onnx's ONNX file. Needs tensorflow and tf2onnx."""
+"""A network of Keras as TensorFlow has it, in TFLite files of five kinds and in tf2onnx's ONNX file. Needs tensorflow
+and tf2onnx."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -13,6 +15,7 @@ import onnxruntime as ort
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+import aligndbg
 from zoo.files import RECORD, file_of
 from zoo.keras_nets import inputs, make
 from zoo.record import attempt, distance
@@ -56,6 +59,9 @@ def _builders(model: Any, function: Any, signature: Any) -> Mapping[str, Callabl
     grid = {**_SHRUNK, "representative_dataset": samples}
     half = {**_SHRUNK, "target_spec": {"supported_types": [tf.float16]}}
     return {
+        "saved": partial(_saved, model),
+        "native": model.save,
+        "frozen": lambda path: path.write_bytes(frozen.graph.as_graph_def().SerializeToString()),
         "keras": partial(_onnx, function, signature),
         "lite": partial(_lite, frozen, {}),
         "lite_fp16": partial(_lite, frozen, half),
@@ -63,6 +69,10 @@ def _builders(model: Any, function: Any, signature: Any) -> Mapping[str, Callabl
         "lite_int8": partial(_lite, frozen, {**grid, "target_spec": {"supported_ops": _INT8}}),
         "lite_int16": partial(_lite, frozen, {**grid, "target_spec": {"supported_ops": _INT16}}),
     }
+
+
+def _saved(model: Any, path: Path) -> None:
+    model.export(str(path), verbose=False)
 
 
 def _lite(frozen: Any, settings: Mapping[str, Any], path: Path) -> None:
@@ -82,7 +92,13 @@ def _onnx(function: Any, signature: Any, path: Path) -> None:
 
 
 def _off(path: Path, x: Any, outputs: list[Any]) -> list[float]:
-    if path.suffix == ".onnx":
+    if path.suffix not in (".onnx", ".tflite"):  # TensorFlow's own: opened by aligndbg, in a process of its own
+        model = aligndbg.open_model(path)
+        with contextlib.closing(model):
+            graph = model.graph()
+            values = dict(model.run({graph.inputs[0]: x}, graph.outputs))
+        found = [values[name] for name in graph.outputs]
+    elif path.suffix == ".onnx":
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: x})
     else:

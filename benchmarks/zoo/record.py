@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,21 +19,27 @@ __all__ = ["attempt", "distance"]
 
 def attempt(path: Path, make: Callable[[], None], far: Callable[[], list[float]]) -> dict[str, Any]:
     """`make` writes `path`, `far` runs it: how far each output is off. A file that does not run is not kept."""
-    path.unlink(missing_ok=True)
+    _gone(path)
     start = time.perf_counter()
     try:
         with _quiet():
             make()
     except Exception as error:  # exporters and converters raise all sorts; the record is what is wanted of them
-        path.unlink(missing_ok=True)
+        _gone(path)
         return {"failed": _why(error)}
     seconds = round(time.perf_counter() - start, 1)
     try:
         with _quiet():
             return {"seconds": seconds, "off": far()}
     except Exception as error:  # the runtimes' exceptions have no common class
-        path.unlink(missing_ok=True)
+        _gone(path)
         return {"refused": _why(error)}
+
+
+def _gone(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def distance(a: Any, b: Any) -> float:

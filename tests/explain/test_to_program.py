@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import aligndbg
-from aligndbg.backends.tflite.to_onnx import same_pads
 from aligndbg.canonical.evaluate import CannotEvaluateError, Step, evaluate
 from aligndbg.core.types import Graph, Node, TensorInfo, Trace
 from aligndbg.explain.constant_roles import role_constants
@@ -81,12 +80,6 @@ def test_each_operator_alone(fixtures: Path, name: str) -> None:
             assert np.allclose(same, form.run(feeds)[0], rtol=1e-4, atol=1e-5), (node, slot.role)
         done += 1
     assert done >= 5
-
-
-def test_the_odd_row_of_same_goes_to_the_end() -> None:
-    assert same_pads(224, 3, 2) == (0, 1)
-    assert same_pads(225, 3, 2) == (1, 1)
-    assert same_pads(8, 2, 2) == (0, 0)
 
 
 def test_what_cannot_be_run_says_why() -> None:

@@ -42,9 +42,9 @@ class TensorflowBackend(BaseBackend):
     """
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
-        "signature": "of a SavedModel or a module, as in serving_default or __call__",
+        "signature": "of a SavedModel or a module: serving_default, __call__, ...",
         "outputs": "of a frozen graph: which tensors, where they are not its ends",
-        "grappler": "yes lets TensorFlow rewrite the graph in runs without overrides, as it does by default; default no",
+        "grappler": "yes lets TensorFlow rewrite the graph, as it does by itself, in runs without overrides",
         "threads": "number of threads, 1 or more; default 1",
         "trust": "yes lets a Keras file run the code of its Lambda layers",
     }

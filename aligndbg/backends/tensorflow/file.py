@@ -92,7 +92,7 @@ def _of_object(live: Any, signature: str, path: str, signatures: Mapping[str, An
         (name,) = functions
     if name not in functions:
         fact = f"it has no signature {name!r}" if name else f"it has {len(functions)} signatures and no {DEFAULT}"
-        hint = nearest(name, functions) if name else f"say which: ?signature={min(functions)} (of {', '.join(functions)})"
+        hint = nearest(name, functions) if name else f"say ?signature=NAME, one of {', '.join(functions)}"
         raise UsageError(fact, context=path, hint=hint)
     return of_function(_concrete(functions[name], path), path)
 

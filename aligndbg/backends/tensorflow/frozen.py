@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aligndbg.backends.tensorflow.expand import expanded, without_copies
-from aligndbg.core.errors import ModelError, UnsupportedError, UsageError
+from aligndbg.core.errors import ModelError, UnsupportedError, UsageError, nearest
 
 __all__ = ["END", "Frozen", "first_line", "of_function", "of_graph_def"]
 
 # Operators on state: a run would change the next one.
 _WRITES = re.compile(r"Assign\w*VariableOp|Resource(Apply|Scatter|Sparse)\w+|Assign(Add|Sub)?|Scatter(Update|Add|Sub)")
+_VARIABLES = frozenset({"VariableV2", "VarHandleOp", "Variable", "ReadVariableOp"})
 END = re.compile(r"Identity(_\d+)?")  # which tracing puts before each output of a function
 
 
@@ -31,7 +32,9 @@ class Frozen:
     notes: tuple[str, ...] = ()
 
 
-def of_function(function: Any, path: str, outputs: tuple[str, ...] = (), layers: Mapping[str, str] | None = None) -> Frozen:
+def of_function(
+    function: Any, path: str, outputs: tuple[str, ...] = (), layers: Mapping[str, str] | None = None
+) -> Frozen:
     """A ConcreteFunction, frozen. `outputs` are names in place of the function's own.
 
     Raises UnsupportedError for one that changes its variables, ModelError for one that cannot be frozen.
@@ -46,6 +49,10 @@ def of_function(function: Any, path: str, outputs: tuple[str, ...] = (), layers:
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     except Exception as error:  # whatever TensorFlow raises for what it cannot freeze
         raise ModelError(f"TensorFlow cannot freeze it: {first_line(error)}", context=path) from error
+    resources = [tensor.op.name for tensor in frozen.inputs if tensor.dtype.name in ("resource", "variant")]
+    if resources:
+        fact = f"it reads what is no constant: {', '.join(resources)} (a table that is looked up, an iterator)"
+        raise UnsupportedError(fact, context=path, hint="save a signature that starts behind it")
     graph_def = without_copies(expanded(frozen.graph.as_graph_def()))
     tensors = [tensor.name for tensor in frozen.outputs]
     names = outputs if len(outputs) == len(tensors) else _output_names(function, tensors)
@@ -62,7 +69,7 @@ def of_graph_def(graph_def: Any, path: str, outputs: str) -> Frozen:
 
     Raises UsageError for an output that is not there, UnsupportedError for a graph that still has variables.
     """
-    variables = [n.name for n in graph_def.node if n.op in ("VariableV2", "VarHandleOp", "Variable")]
+    variables = [n.name for n in graph_def.node if n.op in _VARIABLES]
     if variables:
         fact = f"not frozen: it reads {len(variables)} variables whose values lie elsewhere ({variables[0]}, ...)"
         raise UnsupportedError(fact, context=path, hint="freeze it, or give the SavedModel folder")
@@ -73,10 +80,11 @@ def of_graph_def(graph_def: Any, path: str, outputs: str) -> Frozen:
     ends = [node.name for node in graph_def.node if node.name not in read and node.op not in silent]
     if outputs:
         names = {node.name for node in graph_def.node}
-        ends = outputs.split(",")
-        for name in ends:
+        for name in outputs.split(","):
             if name.split(":")[0] not in names:
-                raise UsageError(f"no output is called {name!r}", context=path, hint=f"its ends are {', '.join(ends)}")
+                fact = f"no output is called {name!r}"
+                raise UsageError(fact, context=path, hint=f"its ends are {', '.join(ends)}; {nearest(name, names)}")
+        ends = outputs.split(",")
     if not ends:
         raise ModelError("a graph without outputs", context=path, hint="say which: ?outputs=NAME,NAME")
     tensor = {name: name if ":" in name else f"{name}:0" for name in (*fed, *ends)}

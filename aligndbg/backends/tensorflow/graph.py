@@ -13,7 +13,11 @@ from aligndbg.core.types import Graph, Node, TensorInfo
 __all__ = ["build_graph", "names_of"]
 
 _NO_NODES = frozenset({"Const", "NoOp", "Placeholder"})
-_UNTAPPED = {"string": "text", "resource": "a handle of a resource, no value", "variant": "a list or a dataset, no array"}
+_UNTAPPED = {
+    "string": "text",
+    "resource": "a handle of a resource, no value",
+    "variant": "a list or a dataset, no array",
+}
 _LOOPS = frozenset({"Enter", "RefEnter"})  # of TensorFlow 1: what follows runs many times
 _BRANCHES = frozenset({"Switch", "RefSwitch"})
 
@@ -71,7 +75,9 @@ def _untapped(operations: list[Any], names: Mapping[str, str]) -> Iterator[tuple
         for t in op.outputs:
             if reason:
                 inside[t.name] = reason
-            kind = _UNTAPPED.get(t.dtype.name.removesuffix("_ref")) or ("" if _as_array(t.dtype) else "no dtype of numpy")
+            kind = _UNTAPPED.get(t.dtype.name.removesuffix("_ref")) or (
+                "" if _as_array(t.dtype) else "no dtype of numpy"
+            )
             if kind or reason:
                 yield names[t.name], kind or reason
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from aligndbg.core.errors import MissingDependencyError, ModelError, Unsupported
 __all__ = ["SUFFIXES", "is_model", "load", "of_model"]
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+_OWN_CLASS = re.compile(r"(?:Could not locate class|Unknown (?:layer|object)):? '(\w+)'")
 TRUST = "only if you trust the file: --trust, or ?trust=yes, lets it run the code in it"
 LIVE = "load it in Python, where that code is, and pass the model: aligndbg.diff(model, ...)"
 
@@ -45,8 +47,9 @@ def _refusal(error: Exception, path: str, trust: bool) -> Exception:
     said = str(error)
     if not trust and ("safe_mode" in said or "unsafe" in said.lower()):
         return UsageError("it holds Python code (a Lambda layer)", context=path, hint=TRUST)
-    if "Could not locate class" in said or "Unknown layer" in said or "registered" in said:
-        return UsageError(f"a class of its own: {first_line(error)}", context=path, hint=LIVE)
+    own = _OWN_CLASS.search(said)
+    if own:
+        return UsageError(f"it is made of a class that only its writer has, {own[1]}", context=path, hint=LIVE)
     return ModelError(f"Keras cannot read it: {first_line(error)}", context=path)
 
 

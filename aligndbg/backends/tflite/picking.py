@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from aligndbg.canonical import channels_last
 from aligndbg.canonical.emitter import Emitter, Forms, registry
-from aligndbg.canonical.evaluate import CannotEvaluateError, Step
+from aligndbg.canonical.evaluate import CannotEvaluateError
 from aligndbg.core.types import Node
 
 __all__ = ["FORMS"]
@@ -45,21 +46,8 @@ def _arg(e: Emitter, node: Node) -> None:
     e.add("ArgMax" if node.op_type == "ARG_MAX" else "ArgMin", node.inputs[:1], axis=axis, keepdims=0)
 
 
-@form("TOPK_V2")
-def _topk(e: Emitter, node: Node) -> None:
-    count = e.const([int(e.known(node.inputs[1]).reshape(()))])
-    for k, output in enumerate(node.outputs):
-        made = e.inner("TopK", [node.inputs[0], count])
-        names, step = (made, f"{made}:places"), e.steps[-1]
-        e.steps[-1] = Step(step.op, step.inputs, names, step.attributes, step.node)
-        e.add("Identity", [names[k]], output)
-
-
-@form("REVERSE_V2")
-def _reverse(e: Emitter, node: Node) -> None:
-    axes = [int(a) % len(e.shape(node.inputs[0])) for a in e.known(node.inputs[1]).reshape(-1)]
-    ends = [[-1] * len(axes), [np.iinfo(np.int64).min] * len(axes), axes, [-1] * len(axes)]
-    e.add("Slice", [node.inputs[0], *(e.const(end) for end in ends)])
+form("TOPK_V2")(channels_last.topk)
+form("REVERSE_V2")(channels_last.reverse)
 
 
 @form("CUMSUM")
