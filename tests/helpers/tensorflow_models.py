@@ -43,7 +43,9 @@ def branches() -> Any:
             self.w = tf.Variable(random.normal((3, 3, 3, 4)), name="w")
             self.scale = tf.Variable(random.normal((4,)), name="scale")
 
-        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 3), name="x"), tf.TensorSpec((1, 1, 1, 4), name="y")])
+        takes = (tf.TensorSpec((None, 8, 8, 3), name="x"), tf.TensorSpec((1, 1, 1, 4), name="y"))
+
+        @tf.function(input_signature=takes)  # type: ignore[untyped-decorator]
         def __call__(self, x: Any, y: Any) -> Any:
             found = tf.nn.conv2d(x, self.w * tf.exp(self.scale), 1, "SAME")
             gate = tf.sigmoid(found)
