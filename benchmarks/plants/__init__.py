@@ -95,6 +95,10 @@ def open_plantable(path: Path) -> Plantable:
         from plants.torch_plants import TorchFile
 
         return TorchFile.open(path)
+    if path.suffix == ".pb":
+        from plants.tensorflow_plants import GraphFile
+
+        return GraphFile.open(path)
     from plants.tflite_plants import TfliteFile
 
     return TfliteFile.open(path)

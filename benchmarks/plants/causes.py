@@ -38,9 +38,11 @@ RIGHT = {
 }
 CONSTANT = {
     "Add": {"bias", "epsilon"},
+    "AddV2": {"bias", "epsilon"},
     "Sub": {"bias"},
     "Mul": {"scale"},
     "Div": {"scale"},
+    "RealDiv": {"scale"},
     "Pow": {"weight"},
     "PRelu": {"activation"},
     "Clip": {"activation"},

@@ -13,7 +13,7 @@ __all__ = ["FLOAT", "HALF", "INT8", "PAIRS", "RECORD", "Case", "append", "cases"
 RECORD = "build.json"  # written when all else of a net is
 # reference~candidate; the second row of each is of Keras (keras_builds.py).
 FLOAT = ("dyn~ts", "dyn~sim", "dyn~slim", "dyn~ort", "ts~ort", "dyn~pt2")
-FLOAT += ("keras~lite", "saved~lite", "native~lite", "saved~keras", "frozen~native", "frozen~lite")
+FLOAT += ("keras~lite", "saved~lite", "native~lite", "saved~keras", "frozen~native", "frozen~keras", "frozen~lite")
 HALF = ("ts~fp16", "dyn~fp16b")
 HALF += ("lite~lite_fp16", "saved~lite_fp16")
 INT8 = ("dyn~qdq",)
