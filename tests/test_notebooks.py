@@ -22,8 +22,8 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-def test_there_are_three() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["first_diff", "int8_layers", "pytorch_exports"]
+def test_there_are_four() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["first_diff", "int8_layers", "keras_to_int8", "pytorch_exports"]
 
 
 def test_every_cell_was_run_in_order_and_none_failed(path: Path) -> None:

@@ -19,7 +19,8 @@ def blind_spots(trace: Trace, prints: Mapping[str, Fingerprint], matching: Match
     integers that never reach what an operator treats apart."""
     feeds = trace.feeds or {}
     constant = [n for n, a in feeds.items() if a.size > 1 and bool((a == a.reshape(-1)[0]).all())]
-    dead = [n for n, fp in prints.items() if fp.count > 1 and fp.constant and n not in feeds]
+    told = trace.graph.fixed.union(feeds)  # what no feed can change tells nothing of this one
+    dead = [n for n, fp in prints.items() if fp.count > 1 and fp.constant and n not in told]
     ambiguous = [p.reference for p in matching.pairs if p.layout.kind is LayoutKind.AMBIGUOUS]
     return {
         "constant_feeds": constant,
