@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -25,6 +27,7 @@ __all__ = [
     "count",
     "digest",
     "sessions_kept",
+    "short_path",
     "tensor_of",
     "yes",
 ]
@@ -212,3 +215,14 @@ def digest(array: Array) -> bytes:
 def _spell(dtype: str, shape: Sequence[int | str | None] | None) -> str:
     dims = "of any shape" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
     return f"{dtype or 'any type'} {dims}"
+
+
+def short_path(path: str) -> str:
+    """Relative where that is short; in Jupyter the cell that was run, `In[3]`, instead of its temporary file."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    cell = shell.compile.format_code_name(path) if shell is not None else None
+    if cell is not None:
+        return str(cell[1])
+    here = os.path.relpath(path) if os.path.isabs(path) else path
+    return os.path.basename(path) if here.startswith("..") else here

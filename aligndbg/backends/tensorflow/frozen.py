@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aligndbg.backends.base import short_path
 from aligndbg.backends.tensorflow.expand import expanded, without_copies
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError, nearest
 
@@ -22,13 +25,15 @@ END = re.compile(r"Identity(_\d+)?")  # which tracing puts before each output of
 class Frozen:
     """`inputs` and `outputs` map what users call them to tensors of the graph (`node:0`).
 
-    `layers` says, for the name of a Keras layer, its class. `keep` must outlive what is made of it.
+    `layers` says, for the name of a Keras layer, its class; `lines`, for the name of an operator, the source line that
+    wrote it.
     """
 
     graph_def: Any
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     layers: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -61,6 +66,7 @@ def of_function(
         dict(zip(_input_names(function, frozen.inputs), (t.name for t in frozen.inputs), strict=True)),
         dict(zip(names, tensors, strict=True)),
         layers or {},
+        dict(_lines(function.graph)),
     )
 
 
@@ -89,6 +95,19 @@ def of_graph_def(graph_def: Any, path: str, outputs: str) -> Frozen:
         raise ModelError("a graph without outputs", context=path, hint="say which: ?outputs=NAME,NAME")
     tensor = {name: name if ":" in name else f"{name}:0" for name in (*fed, *ends)}
     return Frozen(graph_def, {name: tensor[name] for name in fed}, {name: tensor[name] for name in ends})
+
+
+def _lines(graph: Any) -> Iterator[tuple[str, str]]:
+    """The innermost frame that is neither TensorFlow's, Keras's nor ours, of each operator that was traced here."""
+    skipped = tuple(
+        os.path.dirname(sys.modules[name].__file__ or "") + os.sep
+        for name in ("tensorflow", "keras", "tf_keras", __package__)
+        if name in sys.modules
+    )
+    for op in graph.get_operations():
+        own = [f for f in op.traceback or () if not f.filename.startswith((*skipped, "<"))]
+        if own:
+            yield op.name, f"{short_path(own[-1].filename)}:{own[-1].lineno}"
 
 
 def first_line(error: BaseException) -> str:

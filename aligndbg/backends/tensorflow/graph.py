@@ -41,7 +41,7 @@ def build_graph(frozen: Frozen, operations: list[Any], names: Mapping[str, str])
     computed = [op for op in operations if op.type not in _NO_NODES]
     tensors = [_info(t, names[t.name]) for op in operations for t in op.outputs]
     return Graph(
-        nodes=tuple(_node(op, names, frozen.layers) for op in computed),
+        nodes=tuple(_node(op, names, _scope(op.name, frozen)) for op in computed),
         tensors={info.name: info for info in tensors},
         inputs=tuple(names[tensor] for tensor in frozen.inputs.values()),
         outputs=tuple(dict.fromkeys(names[tensor] for tensor in frozen.outputs.values())),
@@ -91,22 +91,22 @@ def _info(tensor: Any, name: str) -> TensorInfo:
     return TensorInfo(name, shape, tensor.dtype.name.removesuffix("_ref"))
 
 
-def _node(op: Any, names: Mapping[str, str], layers: Mapping[str, str]) -> Node:
+def _node(op: Any, names: Mapping[str, str], scope: str) -> Node:
     return Node(
         op.type,
         op.name,
         tuple(names[t.name] for t in op.inputs),
         tuple(names[t.name] for t in op.outputs),
         attributes(op),
-        _layer(op.name, layers),
+        scope,
         canonical(op.type),
     )
 
 
-def _layer(name: str, layers: Mapping[str, str]) -> str:
-    """The Keras layer that wrote an operator, the innermost that the name tells: `conv1 (Conv2D)`."""
+def _scope(name: str, frozen: Frozen) -> str:
+    """The Keras layer that wrote an operator, the innermost that the name tells: `conv1 (Conv2D)`; else the line."""
     for part in reversed(name.split("/")[:-1]):
         for layer in (part, re.sub(r"_\d+$", "", part)):  # Keras counts the calls of a layer
-            if layer in layers:
-                return f"{layer} ({layers[layer]})"
-    return ""
+            if layer in frozen.layers:
+                return f"{layer} ({frozen.layers[layer]})"
+    return frozen.lines.get(name, "")

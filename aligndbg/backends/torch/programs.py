@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from aligndbg.backends.base import short_path
 from aligndbg.backends.torch.arrays import dtype_name
 from aligndbg.backends.torch.record import Namer
 from aligndbg.core.errors import UsageError, nearest
@@ -305,20 +306,9 @@ def _source_line() -> str:
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(skipped) and not name.startswith("<"):
-            return f"{_short(name)}:{frame.f_lineno}"
+            return f"{short_path(name)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
-
-
-def _short(path: str) -> str:
-    """Relative where that is short; in Jupyter the cell that was run, `In[3]`, instead of its temporary file."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    cell = shell.compile.format_code_name(path) if shell is not None else None
-    if cell is not None:
-        return str(cell[1])
-    here = os.path.relpath(path) if os.path.isabs(path) else path
-    return os.path.basename(path) if here.startswith("..") else here
 
 
 def _scope(path: str, line: str) -> str:

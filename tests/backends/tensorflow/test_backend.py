@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,12 @@ def test_names_scopes_and_attributes() -> None:
         node for node in graph.nodes if node.op_type == "Identity" and node.name not in ("Identity", "Identity_1")
     ]
     assert graph.tensors["image"].shape == (None, 8, 8, 3)
+
+
+def test_a_function_of_ones_own_is_told_by_its_lines() -> None:
+    graph = TensorflowBackend(branches(), {}).graph()
+    (conv,) = (node for node in graph.nodes if node.op_type == "Conv2D")
+    assert re.fullmatch(r"(.*/)?tensorflow_models.py:\d+", conv.scope)
 
 
 def test_weights_computed_from_variables_are_taps() -> None:
