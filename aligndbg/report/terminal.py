@@ -132,14 +132,14 @@ def _coverage(c: Coverage) -> str:
 def _checks(diff: Result) -> list[str]:
     """One line where all is well; else one for each finding."""
     said: dict[str, list[str]] = {}
-    repeats, effect = diff.checks.get("deterministic") or {}, diff.checks.get("observer_effect") or {}
+    repeats, moved = diff.checks.get("deterministic") or {}, diff.checks.get("observer_effect") or {}
+    unmoved = {side: None if effect is None else effect == 0 for side, effect in moved.items()}
     for key, states, good, bad in (
         ("deterministic", repeats, "runs repeat bit for bit", "runs do NOT repeat"),
-        ("observer_effect", effect, "tapping changes no output", "tapping CHANGES the outputs"),
+        ("observer_effect", unmoved, "tapping changes no output", "tapping CHANGES the outputs"),
     ):
-        for side, state in states.items():
-            fine = state is True or state == 0
-            text = f"not checked: {key}" if state is None else good if fine else bad
+        for side, fine in states.items():
+            text = f"not checked: {key}" if fine is None else good if fine else bad
             said.setdefault(text, []).append(side)
     probed = diff.checks.get("probed")
     if probed is not None:

@@ -1,15 +1,15 @@
-"""A frozen graph without what freezing leaves in it: calls of functions, and copies at the borders of those it wrote
-out."""
+"""Graphs before and after they are frozen: which variables are written, and what freezing leaves that nothing needs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["expanded", "without_copies"]
+__all__ = ["expanded", "needed", "without_copies", "written_inputs"]
 
 _BORDER = re.compile(r"Func/.*/(input|output)/_\d+")  # Identities that TensorFlow's inlining writes
+_WRITES = re.compile(r"Assign\w*VariableOp|Resource(Apply|Scatter|Sparse)\w+")  # they change their first input
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
@@ -125,3 +125,55 @@ def _read(name: str, moved: Mapping[str, str], renamed: Mapping[str, str]) -> st
     source = _followed(plain, moved)
     found = renamed.get(source, source)
     return f"^{found.split(':')[0]}" if mark else found
+
+
+def written_inputs(graph_def: Any) -> set[str]:
+    """The placeholders of variables that an operator of the graph, or of a function that it calls, changes."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    known: dict[str, set[int]] = {}
+
+    def of_function(name: str) -> set[int]:
+        """The places of the arguments that a function changes."""
+        if name not in known:
+            known[name] = set()  # one that calls itself
+            args = [arg.name for arg in functions[name].signature.input_arg]
+            changed = of_nodes(functions[name].node_def)
+            known[name] = {k for k, arg in enumerate(args) if arg in changed}
+        return known[name]
+
+    def of_nodes(nodes: Iterable[Any]) -> set[str]:
+        found = set()
+        for node in nodes:
+            data = [i.split(":")[0] for i in node.input if not i.startswith("^")]
+            if _WRITES.fullmatch(node.op):
+                found.add(data[0])
+            given = data[1:] if "If" in node.op or node.op == "Case" else data
+            called = [value.func.name for value in node.attr.values() if value.func.name in functions]
+            called += [f.name for value in node.attr.values() for f in value.list.func if f.name in functions]
+            for name in {*called, *({node.op} & functions.keys())}:
+                found.update(given[k] for k in of_function(name) if k < len(given))
+        return found
+
+    return of_nodes(graph_def.node)
+
+
+def needed(graph_def: Any, outputs: Iterable[str], kept: Iterable[str]) -> Any:
+    """The nodes that the outputs are computed from, and those of `kept`; without control inputs, which only say when
+    something is done that no value shows."""
+    nodes = {node.name: node for node in graph_def.node}
+    waiting = [name.split(":")[0] for name in outputs]
+    found = {*kept, *waiting}
+    while waiting:
+        read = {i.split(":")[0] for i in nodes[waiting.pop()].input if not i.startswith("^")} - found
+        found |= read
+        waiting += read
+    out = type(graph_def)()
+    out.CopyFrom(graph_def)
+    del out.node[:]
+    for node in graph_def.node:
+        if node.name in found:
+            added = out.node.add()
+            added.CopyFrom(node)
+            del added.input[:]
+            added.input.extend(i for i in node.input if not i.startswith("^"))
+    return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import sys
@@ -10,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aligndbg.backends.base import short_path
-from aligndbg.backends.tensorflow.expand import expanded, without_copies
+from aligndbg.backends.tensorflow.expand import expanded, needed, without_copies, written_inputs
 from aligndbg.core.errors import ModelError, UnsupportedError, UsageError, nearest
 
 __all__ = ["END", "Frozen", "first_line", "of_function", "of_graph_def"]
 
-# Operators on state: a run would change the next one.
-_WRITES = re.compile(r"Assign\w*VariableOp|Resource(Apply|Scatter|Sparse)\w+|Assign(Add|Sub)?|Scatter(Update|Add|Sub)")
+_HANDLES = (20, 21)  # DataType: resource, variant
 _VARIABLES = frozenset({"VariableV2", "VarHandleOp", "Variable", "ReadVariableOp"})
 END = re.compile(r"Identity(_\d+)?")  # which tracing puts before each output of a function
 
@@ -42,32 +43,61 @@ def of_function(
 ) -> Frozen:
     """A ConcreteFunction, frozen. `outputs` are names in place of the function's own.
 
-    Raises UnsupportedError for one that changes its variables, ModelError for one that cannot be frozen.
+    Raises UnsupportedError for one that reads variables which it changes, or what is no constant, ModelError for one
+    that cannot be frozen.
     """
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    written = sorted({op.type for op in _operations(function.graph) if _WRITES.fullmatch(op.type)})
-    if written:
-        fact = f"it changes its own variables ({', '.join(written)}): no two runs of it are the same"
-        raise UnsupportedError(fact, context=path, hint="save a signature that only reads them, as inference does")
+    written = written_inputs(function.graph.as_graph_def())
     try:
-        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        with _quiet():
+            frozen = _converted(function, written)
     except Exception as error:  # whatever TensorFlow raises for what it cannot freeze
         raise ModelError(f"TensorFlow cannot freeze it: {first_line(error)}", context=path) from error
-    resources = [tensor.op.name for tensor in frozen.inputs if tensor.dtype.name in ("resource", "variant")]
-    if resources:
-        fact = f"it reads what is no constant: {', '.join(resources)} (a table that is looked up, an iterator)"
-        raise UnsupportedError(fact, context=path, hint="save a signature that starts behind it")
-    graph_def = without_copies(expanded(frozen.graph.as_graph_def()))
+    fed = [tensor for tensor in frozen.inputs if tensor.dtype.name not in ("resource", "variant")]
     tensors = [tensor.name for tensor in frozen.outputs]
+    graph_def = needed(without_copies(expanded(frozen.graph.as_graph_def())), tensors, [t.op.name for t in fed])
+    _refuse_resources(graph_def, written, path)
     names = outputs if len(outputs) == len(tensors) else _output_names(function, tensors)
     return Frozen(
         graph_def,
-        dict(zip(_input_names(function, frozen.inputs), (t.name for t in frozen.inputs), strict=True)),
+        dict(zip(_input_names(function, fed), (t.name for t in fed), strict=True)),
         dict(zip(names, tensors, strict=True)),
         layers or {},
         dict(_lines(function.graph)),
     )
+
+
+def _converted(function: Any, written: set[str]) -> Any:
+    """The function with its variables as constants, but for those that are written: a constant cannot be."""
+    from tensorflow.python.framework import convert_to_constants as tensorflows
+
+    if not written:
+        return tensorflows.convert_variables_to_constants_v2(function, lower_control_flow=False)
+    data = tensorflows._FunctionConverterDataInEager(function, False, False, variable_names_denylist=written)
+    return tensorflows._construct_concrete_function(function, *tensorflows._replace_variables_by_constants(data))
+
+
+def _refuse_resources(graph_def: Any, written: set[str], path: str) -> None:
+    """What the outputs are computed from must be constants, now that variables are."""
+    left = [n.name for n in graph_def.node if n.op == "Placeholder" and n.attr["dtype"].type in _HANDLES]
+    changed = sorted(written & set(left))
+    if changed:
+        fact = f"it changes the variables that it reads ({', '.join(changed)}): no two runs of it are the same"
+        raise UnsupportedError(fact, context=path, hint="save a signature that only reads them, as inference does")
+    if left:
+        fact = f"it reads what is no constant: {', '.join(left)} (a table that is looked up, an iterator)"
+        raise UnsupportedError(fact, context=path, hint="save a signature that starts behind it")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TensorFlow warns of collections that it does not write."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def of_graph_def(graph_def: Any, path: str, outputs: str) -> Frozen:
@@ -113,18 +143,6 @@ def _lines(graph: Any) -> Iterator[tuple[str, str]]:
 def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
-
-
-def _operations(graph: Any) -> Iterator[Any]:
-    """Of a function's graph and of all functions that it calls."""
-    yield from graph.get_operations()
-    for function in graph.as_graph_def().library.function:
-        yield from (_Op(node.op) for node in function.node_def)
-
-
-@dataclass(frozen=True)
-class _Op:
-    type: str
 
 
 def _input_names(function: Any, inputs: list[Any]) -> list[str]:

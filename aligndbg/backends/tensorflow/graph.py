@@ -18,6 +18,7 @@ _UNTAPPED = {
     "resource": "a handle of a resource, no value",
     "variant": "a list or a dataset, no array",
 }
+_TYPED = ("DstT", "dtype", "out_type", "output_type", "T")  # which attribute says what an operator gives
 _LOOPS = frozenset({"Enter", "RefEnter"})  # of TensorFlow 1: what follows runs many times
 _BRANCHES = frozenset({"Switch", "RefSwitch"})
 
@@ -37,9 +38,11 @@ def names_of(frozen: Frozen, operations: list[Any]) -> dict[str, str]:
 
 def build_graph(frozen: Frozen, operations: list[Any], names: Mapping[str, str]) -> Graph:
     """`operations` are those of the imported graph, in the order in which they can run."""
-    untapped = dict(_untapped(operations, names))
+    inside = {info.name: (info, node) for info, node in _inside(frozen.graph_def)}
+    untapped = dict(_untapped(operations, names)) | {name: f"inside {node}" for name, (_, node) in inside.items()}
     computed = [op for op in operations if op.type not in _NO_NODES]
     tensors = [_info(t, names[t.name]) for op in operations for t in op.outputs]
+    tensors += [info for info, _ in inside.values()]
     return Graph(
         nodes=tuple(_node(op, names, _scope(op.name, frozen)) for op in computed),
         tensors={info.name: info for info in tensors},
@@ -47,6 +50,7 @@ def build_graph(frozen: Frozen, operations: list[Any], names: Mapping[str, str])
         outputs=tuple(dict.fromkeys(names[tensor] for tensor in frozen.outputs.values())),
         constants=frozenset(names[t] for t in _constants(operations) if names[t] not in untapped),
         untapped=untapped,
+        inner={name: node for name, (_, node) in inside.items()},
         notes=frozen.notes,
     )
 
@@ -80,6 +84,20 @@ def _untapped(operations: list[Any], names: Mapping[str, str]) -> Iterator[tuple
             )
             if kind or reason:
                 yield names[t.name], kind or reason
+
+
+def _inside(graph_def: Any) -> Iterator[tuple[TensorInfo, str]]:
+    """The values in bodies of While and If, as `node/branch/name`, with the node."""
+    from tensorflow.dtypes import as_dtype
+
+    bodies = {function.signature.name: function for function in graph_def.library.function}
+    for node in graph_def.node:
+        called = {key: bodies[v.func.name] for key, v in node.attr.items() if v.func.name in bodies}
+        for key, body in called.items():
+            for inner in body.node_def:
+                kind = next((inner.attr[k].type for k in _TYPED if k in inner.attr), 0)
+                if kind and inner.op != "Const":
+                    yield TensorInfo(f"{node.name}/{key}/{inner.name}", None, as_dtype(kind).name), node.name
 
 
 def _as_array(dtype: Any) -> bool:

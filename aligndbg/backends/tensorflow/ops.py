@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "as_numpy_dtype"):  # tf.DType
+    if type(value).__name__ == "DType":
         return value.name
     if hasattr(value, "unknown_rank"):  # TensorShapeProto
         return None if value.unknown_rank else [dim.size for dim in value.dim]

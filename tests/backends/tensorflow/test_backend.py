@@ -195,6 +195,9 @@ def test_control_flow_is_a_box_whose_result_is_seen() -> None:
     values = dict(backend.run({"x": x}, graph.tappable()))
     assert np.array_equal(values[found["Loop"].outputs[-1]], x * 8)
     assert np.array_equal(values[graph.outputs[0]], x * 8 + 1)
+    inner = {name: node for name, node in graph.inner.items() if graph.tensors[name].dtype == "float32"}
+    assert set(inner.values()) == {found["Loop"].name, found["If"].name}
+    assert all("inside" in graph.untapped[name] for name in inner)
     grown = found["Loop"].outputs[-1]
     assert np.array_equal(dict(backend.run({}, graph.outputs, {grown: -x}))[graph.outputs[0]], -x - 1)
 
@@ -266,8 +269,25 @@ def test_a_signature_that_changes_its_variables() -> None:
             self.count.assign_add(1.0)
             return x + self.count
 
-    with pytest.raises(UnsupportedError, match=r"changes its own variables .AssignAddVariableOp"):
+    with pytest.raises(UnsupportedError, match="changes the variables that it reads"):
         TensorflowBackend(Counter(), {})
+
+
+def test_a_variable_that_is_written_and_read_by_nothing_is_no_hindrance(tmp_path: Path) -> None:
+    class Counted(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.count, self.by = tf.Variable(0.0), tf.Variable(3.0)
+
+        @tf.function(input_signature=[tf.TensorSpec((2,), name="x")])  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> Any:
+            self.count.assign_add(1.0)
+            return {"y": x * self.by}
+
+    net, x = Counted(), np.array([1, -2], np.float32)
+    tf.saved_model.save(net, str(tmp_path))
+    for model in (net, tmp_path):
+        assert np.array_equal(outputs(model, {"x": x})["y"], x * 3)
 
 
 def test_a_function_whose_shapes_are_not_said() -> None:
