@@ -69,7 +69,7 @@ class TfliteFile:
     def taken(self, name: str, value: Array) -> Array:
         index = self.keys().index(name)
         dtype, quant = self.dtype(index), self.graph.tensors[index].quantization
-        if not np.issubdtype(dtype, np.integer):
+        if not np.issubdtype(dtype, np.integer) or quant is None or quant.scale is None:  # indices are as they are
             return value.astype(dtype)
         limits = np.iinfo(dtype)
         steps = np.round(value / float(quant.scale[0])) + int(quant.zeroPoint[0])

@@ -21,7 +21,7 @@ from aligndbg.backends.base import (
 from aligndbg.backends.tensorflow.file import load
 from aligndbg.backends.tensorflow.frozen import first_line
 from aligndbg.backends.tensorflow.graph import build_graph, names_of
-from aligndbg.backends.tensorflow.session import Plain, Tapped
+from aligndbg.backends.tensorflow.session import Plain, Tapped, owned
 from aligndbg.core.errors import ModelError
 from aligndbg.core.regions import needed
 from aligndbg.core.types import Array, Graph, Key, ModelInfo, Overrides
@@ -127,8 +127,9 @@ class TensorflowBackend(BaseBackend):
             if isinstance(error, MemoryError):
                 raise
             raise ModelError(f"TensorFlow cannot run it: {first_line(error)}", context=self._path) from error
-        for k, name in enumerate(wanted):  # several may lie in one piece of TensorFlow's memory
-            yield name, np.array(values[k])
+        arrays = [np.asarray(value) for value in values]
+        held = [array for name, array in zip(wanted, arrays, strict=True) if name in self._graph.constants]
+        yield from zip(wanted, owned(arrays, (*fed.values(), *held)), strict=True)
 
     def _on_edges(self, overrides: Mapping[Key, Array]) -> dict[str, Array]:
         """What the placeholders are fed; an override of one reader goes before one of all."""

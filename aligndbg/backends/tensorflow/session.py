@@ -6,13 +6,15 @@ reader or all of them see another, and TensorFlow computes nothing that is not r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from aligndbg.backends.base import Kept
 from aligndbg.core.types import Array
 
-__all__ = ["Edge", "Plain", "Tapped"]
+__all__ = ["Edge", "Plain", "Tapped", "owned"]
 
 Edge = tuple[str, str]  # a tensor, in TensorFlow's words, and the node that reads it
 CALLS_KEPT = 4  # each is the part of the graph that it needs, made ready to run; without the weights
@@ -32,10 +34,15 @@ class Plain:
 
     def run(self, fetch: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """The tensors of `fetch`, by TensorFlow's names."""
-        key = (tuple(fetch), tuple(feeds))
-        call = self._calls.get_or_make(key, lambda: self._session.make_callable(list(fetch), list(feeds)))
+        call = self._calls.get_or_make((*fetch, "", *feeds), lambda: self._call(fetch, feeds))
         found: list[Array] = call(*feeds.values())
         return found
+
+    def _call(self, fetch: Iterable[str], feeds: Iterable[str]) -> Any:
+        """What `Session.run` would keep for ever, one for each set of fetches and feeds."""
+        from tensorflow.core.protobuf.config_pb2 import CallableOptions
+
+        return self._session._make_callable_from_options(CallableOptions(fetch=fetch, feed=feeds))
 
     def close(self) -> None:
         self._calls.clear()
@@ -55,6 +62,23 @@ class Tapped(Plain):
     def placeholders(self, tensor: str, node: str = "") -> list[str]:
         """Those between a tensor and all that read it, or one."""
         return [self.edges[tensor, node]] if node else self._of.get(tensor, [])
+
+
+def owned(values: Sequence[Array], held: Iterable[Array]) -> list[Array]:
+    """The results of one run as arrays of their own.
+
+    TensorFlow hands out one piece of memory as several tensors (a copy, a reshape, a part), and that of what it was fed
+    or has stored. What shares no memory with other results or with `held` is not copied.
+    """
+    starts = ((a.__array_interface__["data"][0], a.nbytes, k) for k, a in enumerate((*values, *held)) if a.nbytes)
+    shared, end, last = set[int](), 0, -1
+    for start, nbytes, k in sorted(starts):
+        if start < end:
+            shared.update((last, k))
+        if start + nbytes > end:
+            end, last = start + nbytes, k
+    own = (a.flags.writeable and not a.dtype.hasobject for a in values)
+    return [a if fine and k not in shared else np.array(a) for k, (a, fine) in enumerate(zip(values, own, strict=True))]
 
 
 def _config(grappler: bool, threads: int) -> Any:
