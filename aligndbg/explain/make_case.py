@@ -160,7 +160,9 @@ def _checked_program(half: Half, constants: Mapping[str, Array], unknown: bool) 
     """The region as a program that gives what the runtime gave, where that is known; or why there is none."""
     own = half.own
     try:
-        known, shapes = {**constants, **own.fixed}, _shapes(own, constants)
+        computed = {name for node in half.nodes for name in node.outputs}  # weights, by the region itself
+        known = {name: value for name, value in {**constants, **own.fixed}.items() if name not in computed}
+        shapes = _shapes(own, constants)
         program = canonical_program(own.backend, own.graph, half.nodes, list(half.feeds), half.output, known, shapes)
         half.written = program
         made = own.real(half.output, program.run(half.feeds)[0])

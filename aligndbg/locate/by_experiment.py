@@ -13,10 +13,10 @@ from aligndbg.core.clock import Clock
 from aligndbg.core.errors import AligndbgError
 from aligndbg.core.qdq import as_read, read_through
 from aligndbg.core.regions import next_pairs
-from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain
+from aligndbg.core.types import Array, Backend, Fault, Matching, Pair, RunAgain, Trace
 from aligndbg.locate.borrowed import borrowed
 from aligndbg.locate.captured_pair import CapturedPair
-from aligndbg.locate.effects import corrected_outputs, effects, output_pairs
+from aligndbg.locate.effects import Effects, output_pairs
 from aligndbg.locate.experiments import Cut, Experiments
 from aligndbg.locate.gauge import Gauge
 from aligndbg.locate.isolation import Isolation
@@ -130,16 +130,21 @@ class LocateByExperiment:
         )
 
     def _override(self, cut: Cut) -> Array:
-        """The leader's value, as what reads it gets it, in the form in which the follower stores it."""
+        """The leader's recorded value, as what reads it gets it, in the form in which the follower stores it."""
+        return self._as_followed(cut, self._experiments.leading(cut.leader))
+
+    def _as_followed(self, cut: Cut, value: Array) -> Array:
+        """A real value of the leader's tensor likewise."""
         leader, follower = self._leader, self._follower
-        value = self._experiments.leading(cut.leader)
         if leader.quant(cut.leader) is None and read_through(self._readers[1], cut.follower) is None:
             value = as_read(leader, self._readers[0], cut.leader, value)
-        moved = self._experiments.moved(cut.layout, value)
-        own, like = follower.quant(cut.follower), follower.values.get(cut.follower, moved)
-        with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
-            stored = moved.astype(like.dtype, copy=False) if own is None else own.quantize(moved, like.dtype)
-        return np.asarray(stored, order="C")
+        return _stored(follower, cut.follower, self._experiments.moved(cut.layout, value))
+
+    def _as_led(self, cut: Cut, value: Array) -> Array:
+        """A stored value of the follower's tensor in the form in which the leader stores it."""
+        real, layout = self._experiments.real(self._follower, cut.follower, value), cut.layout
+        moved = layout.to_reference(real) if self._task.candidate_again else layout.to_candidate(real)
+        return _stored(self._leader, cut.leader, moved)
 
     def _replay(self, cuts: list[Cut]) -> Replay:
         """The follower with these cuts; each pair is compared while it runs."""
@@ -223,7 +228,7 @@ class LocateByExperiment:
             witnesses={at: self._witness(cut, found, matching) for at, cut in places.items() if cut.border},
         )
         standing = standing_faults(judge, proved, matching.pairs, own, refused)
-        told, corrected = self._effects(standing, places, matching)
+        told, corrected = self._effects(standing, places, matching, found)
         return Isolation(
             matching,
             replace(proved, experiments=self._experiments.count, standing=told, corrected=corrected),
@@ -238,7 +243,7 @@ class LocateByExperiment:
         )
 
     def _effects(
-        self, faults: Sequence[Fault], places: Mapping[Place, Cut], matching: Matching
+        self, faults: Sequence[Fault], places: Mapping[Place, Cut], matching: Matching, found: Located
     ) -> tuple[tuple[Fault, ...], dict[str, float] | None]:
         """The faults with what each does at the outputs, and what all of them corrected leave there."""
         if not faults:
@@ -247,10 +252,18 @@ class LocateByExperiment:
         pairs = {(p.reference, p.candidate): p for p in matching.pairs}
         at = [(f.reference or "", f.candidate or "") for f in faults]
         cuts = [places.get(place) or self._cut(pairs[place]) for place in at]
+        leads = "override" in self._leading.capabilities and self._leader.feeds is not None
+        effects = Effects(
+            self._experiments,
+            {p.reference: self._cut(p) for p in outputs},
+            [c for c in found.standing.cuts if c not in cuts],
+            self._leading if leads else None,
+            self._as_led,
+            self._as_followed,
+        )
         try:
-            ends = {p.reference: self._cut(p) for p in outputs}
-            corrected = corrected_outputs(self._experiments, ends, cuts)
-            told = effects(self._experiments, ends, cuts) if len(cuts) <= MOST_FAULTS else [None] * len(cuts)
+            corrected = effects.corrected(cuts)
+            told = effects.of_each(cuts) if len(cuts) <= MOST_FAULTS else [None] * len(cuts)
         except AligndbgError:
             return tuple(faults), None
         return tuple(replace(f, effect=e) for f, e in zip(faults, told, strict=True)), corrected
@@ -383,3 +396,11 @@ class LocateByExperiment:
         fault = fault_at(judge, pair, [*links, *cuts], own, lacking)
         fault = replace(fault, hidden=shown is not None or cut in found.hidden)
         return ProvedFault(fault, pair, own, judge.default(pair, isolated=True))
+
+
+def _stored(trace: Trace, name: str, value: Array) -> Array:
+    """A real value as a side stores its tensor."""
+    own, like = trace.quant(name), trace.values.get(name, value)
+    with np.errstate(over="ignore"):  # past float16's range it is inf there, as it would be
+        stored = value.astype(like.dtype, copy=False) if own is None else own.quantize(value, like.dtype)
+    return np.asarray(stored, order="C")
