@@ -124,6 +124,11 @@ class GraphFile:
         found: Array = tf.make_ndarray(source.attr["value"].tensor)
         return found
 
+    def is_weight(self, name: str) -> bool:
+        """Whether a tensor is made of constants alone."""
+        node = self.node(name)
+        return node.op == "Const" or (bool(node.input) and all(self.is_weight(i) for i in node.input))
+
     def set_constant(self, node: Any, slot: int, value: Array) -> None:
         """Give this operator, and no other, another constant."""
         added = self.graph_def.node.add(name=f"{node.name}/planted_{slot}", op="Const")
@@ -209,6 +214,8 @@ def _constant(model: GraphFile, node: Any, rng: np.random.Generator, amount: flo
     before = model.constant(node, slot)
     if before.dtype != np.float32:
         raise NotHere("no float constant")
+    if model.is_weight(node.input[1 - slot]):
+        raise NotHere("a weight in the making: what it is a factor or a bias of, this operator does not say")
     # An epsilon is far smaller than what it is added to: there only another power of ten shows.
     factor = 10 ** rng.uniform(1, 4) if np.all(np.abs(before) < 1e-2) and node.op == "AddV2" else 1 + amount
     model.set_constant(node, slot, (before * factor).astype(np.float32))

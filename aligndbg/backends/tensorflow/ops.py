@@ -38,6 +38,7 @@ _CANONICAL = {
     "GatherNd": "GatherND",
     "GatherV2": "Gather",
     "GreaterEqual": "GreaterOrEqual",
+    "IdentityN": "Identity",
     "LessEqual": "LessOrEqual",
     "LogicalAnd": "And",
     "LogicalNot": "Not",

@@ -131,6 +131,13 @@ def _same(e: Emitter, node: Node) -> None:
     e.add(_SAME[node.op_type], node.inputs)
 
 
+@form("IdentityN")
+def _copies(e: Emitter, node: Node) -> None:
+    """As Keras's silu writes, to give a gradient of its own."""
+    for source, output in zip(node.inputs, node.outputs, strict=True):
+        e.add("Identity", [source], output)
+
+
 @form("BiasAdd")
 def _bias(e: Emitter, node: Node) -> None:
     _spatial(node, "")

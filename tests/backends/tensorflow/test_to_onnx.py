@@ -64,6 +64,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "squares": lambda x: tf.square(x) + tf.math.squared_difference(x, 0.5),
     "curves": lambda x: tf.nn.selu(x) + tf.nn.elu(x) + tf.nn.softplus(x) + tf.nn.softsign(x) + tf.math.erf(x),
     "rounding": lambda x: tf.round(x * 4) + tf.floor(x) + tf.math.ceil(x) + tf.sign(x),
+    "silu": lambda x: tf.nn.silu(x) * 2,
     "select": lambda x: tf.where(x > 0, x, x * 0.1),
     "compared": lambda x: tf.cast(tf.logical_or(x >= 0.5, tf.logical_not(x < 1)), tf.float32) * x,
     "softmax": lambda x: tf.nn.softmax(x) + tf.nn.log_softmax(x),
