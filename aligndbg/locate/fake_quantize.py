@@ -146,8 +146,9 @@ def _unfolded(value: Array, integers: Array, quant: Quant) -> Array | None:
 def _factors(channels: Array, steps: Array, step: Array, most: float) -> Array:
     """(channels, 1): a number times which each channel rounds to these steps, nan where there is none.
 
-    Of the numbers between the bounds that the elements set: 1, else what a converter would choose (the largest weight
-    at the end of the grid, of either sign), else the middle.
+    Of the numbers between the bounds that the elements set: what a converter would choose (the largest weight at the
+    end of the grid, of either sign) or 1, whichever fits more channels first; else the middle. A factor that was folded
+    in may be so near 1 that 1 fits that channel too.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.stack([(steps - HALF_STEP) * step / channels, (steps + HALF_STEP) * step / channels])
@@ -158,8 +159,9 @@ def _factors(channels: Array, steps: Array, step: Array, most: float) -> Array:
     dead = (zeros & (np.abs(steps) > HALF_STEP)).any(axis=1, keepdims=True)
     empty = zeros.all(axis=1, keepdims=True)
     found = np.where(empty, 1.0, (low + high) / 2)
-    for choice in (-usual, usual, np.ones_like(usual)):
-        found = np.where((low <= choice) & (choice <= high), choice, found)
+    choices = [(c, (low <= c) & (c <= high)) for c in (np.where(usual <= high, usual, -usual), np.ones_like(usual))]
+    for choice, fits in sorted(choices, key=lambda pair: np.count_nonzero(pair[1])):  # the last one stays
+        found = np.where(fits, choice, found)
     return np.where(dead | (low > high) | (found == 0), np.nan, found)
 
 

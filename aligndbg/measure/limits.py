@@ -24,6 +24,7 @@ from aligndbg.measure.thresholds import (
     MIN_COSINE,
     RECORDED_FEWEST,
     RECORDED_SAMPLE,
+    SOFTMAX_LSB_16,
     UNKNOWN_WEIGHTS_LSB,
 )
 from aligndbg.measure.tolerance import EPSILON, QUANTIZED, Tolerance, default_tolerance, own_lsb
@@ -64,21 +65,23 @@ class Facts:
     """What the rules ask of a pair.
 
     `dtypes` are those whose rounding the values bear, `op` what the reference's tensor is the result of. `on_grid`: one
-    of the tensors is quantized; `stored`: one holds in float what is stored on a grid (asked of own errors alone).
+    of the tensors is quantized; `stored`: the dtype of what a float one holds from a grid (asked of own errors alone).
     `hybrid`: a side has operators that read weights on a grid as they are; `explicit`: each side puts float tensors on
     a grid and back between operators (Q/DQ). `lost`: a mask stretches the grid so far that little else is left.
+    `normalized`: how many numbers a SOFTMAX of LiteRT's normalizes that computes one of the tensors in 16 bits, else 0.
     """
 
     isolated: bool
     dtypes: tuple[str, str] = ("float32", "float32")
     op: str = ""
     on_grid: bool = False
-    stored: bool = False
+    stored: str = ""
     inner: Rounding | None = None
     weights_unknown: bool = False
     hybrid: bool = False
     explicit: tuple[bool, bool] = (False, False)
     lost: bool = False
+    normalized: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -101,11 +104,17 @@ def _lost_to_a_mask(f: Facts) -> Limit | None:
     return Limit(Tolerance(min_cosine=MIN_COSINE), "a mask stretches the grid, whose steps say nothing of all else")
 
 
+def _normalized_by_tables(f: Facts) -> Limit | None:
+    if not f.normalized:
+        return None
+    return Limit(Tolerance(max_lsb=SOFTMAX_LSB_16 * f.normalized), "LiteRT's 16-bit SOFTMAX is no finer")
+
+
 def _stored_on_a_grid(f: Facts) -> Limit | None:
     if not f.stored:
         return None
     return Limit(
-        Tolerance(max_lsb=own_lsb(*f.dtypes) + (f.inner.lsb if f.inner else 0.0)),
+        Tolerance(max_lsb=own_lsb(f.stored, *f.dtypes) + (f.inner.lsb if f.inner else 0.0)),
         "a float tensor holds what is stored on a grid",
     )
 
@@ -156,6 +165,7 @@ def _noise_floor(f: Facts) -> Limit:
 Rule = Callable[[Facts], Limit | None]
 OWN: tuple[Rule, ...] = (
     _lost_to_a_mask,
+    _normalized_by_tables,
     _stored_on_a_grid,
     _many_inner_roundings,
     _few_inner_roundings,
@@ -203,20 +213,35 @@ class Limits:
     def of(self, pair: Pair, under: Conditions, *, isolated: bool) -> Limit:
         sides = tuple(zip(self._traces, (pair.reference, pair.candidate), self._grids, strict=True))
         node = self._traces[0].graph.producers().get(pair.reference)
+        names = (pair.reference, pair.candidate) if isolated else ()
+        stored = [self._stored(k, name) for k, name in enumerate(names)]
         return limit_of(
             Facts(
                 isolated=isolated,
                 dtypes=(self._precision[0].of(pair.reference), self._precision[1].of(pair.candidate)),
                 op=node.tail if node else "",
                 on_grid=any(trace.quant(name) is not None for trace, name, _ in sides),
-                stored=isolated and any(grids.stored(name) for _, name, grids in sides),
+                stored=next(filter(None, stored), ""),
                 inner=under.inner.get(pair.reference),
                 weights_unknown=under.weights_unknown,
                 hybrid=self._hybrid,
                 explicit=self._explicit,
                 lost=isolated and self.lost_to_a_mask(pair),
+                normalized=max((self._normalized(k, name) for k, name in enumerate(names)), default=0),
             )
         )
+
+    def _stored(self, side: int, name: str) -> str:
+        """The dtype of what a float tensor holds from a grid, "" for others."""
+        source = self._grids[side].stored(name)
+        return str(self._traces[side].values[source].dtype) if source else ""
+
+    def _normalized(self, side: int, name: str) -> int:
+        """See Facts."""
+        source, trace = self._grids[side].stored(name) or name, self._traces[side]
+        node, value = trace.graph.producers().get(source), trace.values[source]
+        wide = str(value.dtype) == "int16" and node is not None and node.op_type == "SOFTMAX"
+        return value.shape[-1] if wide and value.ndim else 0
 
 
 class Precision:

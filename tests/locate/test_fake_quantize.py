@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,25 @@ def test_another_weight_of_the_size_is_left_alone() -> None:
     other = rng.normal(size=(6, 4, 3, 3)).astype(np.float32)
     quantizer._read = (lambda names: {"w": other}), quantizer._read[1]
     assert quantizer.weights({"c": "c"}) == {}
+
+
+def test_a_folded_factor_that_is_nearly_one_is_no_one() -> None:
+    """Of most channels the factor is told by the largest weight; one that also fits must not be taken for a few."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 9)).astype(np.float32)
+    factor = rng.uniform(0.5, 2, (8, 1)).astype(np.float32)
+    factor[3] = 1.0015
+    folded = weight * factor
+    scale = np.abs(folded).max(axis=1) / 127
+    integers = np.round(folded / scale[:, None]).astype(np.int8)
+    quant = Quant(scale.astype(np.float32), np.zeros(8, np.int64), 0)
+    sides = (
+        Graph((Node("Gemm", "gemm", ("x", "w"), ("y",)),), {"w": TensorInfo("w", (8, 9), "float32")}, ("x",), ("y",)),
+        Graph(
+            (Node("Gemm", "gemm", ("x", "q"), ("y",)),), {"q": TensorInfo("q", (8, 9), "int8", quant)}, ("x",), ("y",)
+        ),
+    )
+    graphs = [replace(graph, constants=frozenset(graph.tensors)) for graph in sides]
+    quantizer = FakeQuantizer(*graphs, lambda _: {"w": weight}, lambda _: {"q": integers})
+    (found,) = quantizer.weights({"y": "y"}).values()
+    assert np.allclose(found * factor, quant.dequantize(integers), rtol=1e-5, atol=1e-7)
