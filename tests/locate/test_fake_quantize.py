@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +167,9 @@ def test_a_folded_factor_that_is_nearly_one_is_no_one() -> None:
     scale = np.abs(folded).max(axis=1) / 127
     integers = np.round(folded / scale[:, None]).astype(np.int8)
     quant = Quant(scale.astype(np.float32), np.zeros(8, np.int64), 0)
-    sides = (
-        Graph((Node("Gemm", "gemm", ("x", "w"), ("y",)),), {"w": TensorInfo("w", (8, 9), "float32")}, ("x",), ("y",)),
-        Graph(
-            (Node("Gemm", "gemm", ("x", "q"), ("y",)),), {"q": TensorInfo("q", (8, 9), "int8", quant)}, ("x",), ("y",)
-        ),
-    )
-    graphs = [replace(graph, constants=frozenset(graph.tensors)) for graph in sides]
-    quantizer = FakeQuantizer(*graphs, lambda _: {"w": weight}, lambda _: {"q": integers})
+    infos = TensorInfo("w", (8, 9), "float32"), TensorInfo("w", (8, 9), "int8", quant)
+    gemm = Node("Gemm", "gemm", ("x", "w"), ("y",))
+    graphs = [Graph((gemm,), {"w": info}, ("x",), ("y",), frozenset({"w"})) for info in infos]
+    quantizer = FakeQuantizer(*graphs, lambda _: {"w": weight}, lambda _: {"w": integers})
     (found,) = quantizer.weights({"y": "y"}).values()
     assert np.allclose(found * factor, quant.dequantize(integers), rtol=1e-5, atol=1e-7)
