@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,10 +38,12 @@ class Conditions:
 
     `inner` holds, by a pair's reference name, the unpaired tensors that its region computes and rounds.
     `weights_unknown`: those of the quantized side cannot be read, so the other side computes with unquantized ones.
+    `moved`, by a pair's reference name: the relative L2 by which rounding weights was seen to move an output.
     """
 
     inner: Mapping[str, Rounding] = field(default_factory=dict)
     weights_unknown: bool = False
+    moved: Mapping[str, float] = field(default_factory=dict)
 
     def weak(self, name: str) -> str:
         """Why a pair's own error in quantization steps is judged by a wider limit, "" where it is not."""
@@ -66,6 +68,7 @@ class Facts:
 
     `dtypes` are those whose rounding the values bear, `op` what the reference's tensor is the result of. `on_grid`: one
     of the tensors is quantized; `stored`: the dtype of what a float one holds from a grid (asked of own errors alone).
+    `moved`: what rounding the weights was seen to do to it.
     `hybrid`: a side has operators that read weights on a grid as they are; `explicit`: each side puts float tensors on
     a grid and back between operators (Q/DQ). `lost`: a mask stretches the grid so far that little else is left.
     `normalized`: how many numbers a SOFTMAX of LiteRT's normalizes that computes one of the tensors in 16 bits, else 0.
@@ -82,6 +85,7 @@ class Facts:
     explicit: tuple[bool, bool] = (False, False)
     lost: bool = False
     normalized: int = 0
+    moved: float = 0.0
 
     @property
     def quantized(self) -> bool:
@@ -158,6 +162,13 @@ def _after_grids(f: Facts) -> Limit | None:
     return Limit(Tolerance(min_cosine=MIN_COSINE), "computed from what grids have left")
 
 
+def _moved_by_weights(f: Facts) -> Limit | None:
+    floor = _noise_floor(f).tolerance
+    if not f.moved or floor.rel_l2 is None:
+        return None
+    return Limit(replace(floor, rel_l2=floor.rel_l2 + f.moved), "rounding the weights was seen to move it so far")
+
+
 def _noise_floor(f: Facts) -> Limit:
     return Limit(default_tolerance(*f.dtypes, op=f.op, isolated=f.isolated), "the noise floor of the dtypes")
 
@@ -174,7 +185,7 @@ OWN: tuple[Rule, ...] = (
     _coarse,
     _noise_floor,
 )
-ACCUMULATED: tuple[Rule, ...] = (_after_grids, _noise_floor)
+ACCUMULATED: tuple[Rule, ...] = (_after_grids, _moved_by_weights, _noise_floor)
 
 
 def limit_of(facts: Facts) -> Limit:
@@ -228,6 +239,7 @@ class Limits:
                 explicit=self._explicit,
                 lost=isolated and self.lost_to_a_mask(pair),
                 normalized=max((self._normalized(k, name) for k, name in enumerate(names)), default=0),
+                moved=under.moved.get(pair.reference, 0.0),
             )
         )
 

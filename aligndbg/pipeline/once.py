@@ -18,6 +18,7 @@ from aligndbg.locate.exact import ExactTensors
 from aligndbg.locate.exact_faults import ExactFaults
 from aligndbg.locate.isolation import Isolation
 from aligndbg.locate.rerun import NewStore, isolate_sides
+from aligndbg.locate.rounded_weights import moved_by_rounding
 from aligndbg.match.weights import weight_reader
 from aligndbg.measure.exact import Exact
 from aligndbg.measure.judge import Judge
@@ -83,6 +84,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
         measured = _measure(run, judge, matching, isolation, why_not)
         exact, isolation, measured = _exactly(sides, judge, matching, isolation, measured)
         explained = _faults_and_causes(run, sides, feeding, isolation, measured)
+        judge, measured, moved = _as_rounded(run, sides, judge, explained, measured)
         swapped = _inputs_transposed(sides)
         told = explained.faults, settings.min_coverage, swapped, exact, explained.causes
         verdict, why = decide(judge, matching, measured, *told)
@@ -93,6 +95,7 @@ def diff_once(ref: Backend, cand: Backend, options: InputOptions, settings: Sett
             *output_notes(measured, matching, left.trace.graph, sides.right.trace.graph),
             *notes,
             *explained.notes,
+            *moved,
             *exact_notes(exact),
             *drift_notes(verdict, measured),
             *near_limit_notes(measured, left.trace.graph, sides.right.trace.graph),
@@ -270,6 +273,35 @@ def _faults_and_causes(
     proved = isolation.proved if isolation else None
     all_of_them = proved is not None and len(faults) == len(proved.standing)
     return _Explained(faults, truncated, causes, outputs, proved.corrected if proved and all_of_them else None, notes)
+
+
+def _as_rounded(
+    run: _Run, sides: CapturedPair, judge: Judge, explained: _Explained, measured: list[Measurement]
+) -> tuple[Judge, list[Measurement], list[str]]:
+    """The outputs that drift alone puts over tolerance, judged by what rounding this network's weights does; and what
+    is to be said of them. The run that tells it is made where the verdict hangs on that alone."""
+    off = [
+        m
+        for m in measured
+        if m.status is Status.DRIFT and m.pair.reference in explained.outputs and not judge.limited_by_user(m.pair)
+        if m.isolated is not None and judge.own_within(m.pair, m.isolated)
+    ]
+    if explained.faults or explained.causes or not off:
+        return judge, measured, []
+    with run.clock.stage("checks"):
+        moved = moved_by_rounding(sides, [m.pair for m in off])
+    run.done(run.reference, run.candidate)
+    judge = judge.under(replace(judge.conditions, moved=moved))
+    notes = []
+    for k, m in enumerate(measured):
+        if (far := moved.get(m.pair.reference)) is None or m not in off:
+            continue
+        measured[k] = replace(judge.measure(m.pair, m.isolated), detail=m.detail)
+        notes.append(
+            f"output {m.pair.reference} is off by {m.metrics.rel_l2:.2g} (relative L2): rounding the weights alone "
+            f"was seen to move it by {far:.2g}, and with them rounded both sides agree"
+        )
+    return judge, measured, notes
 
 
 def _inputs_transposed(sides: CapturedPair) -> bool:
