@@ -24,7 +24,7 @@ from zoo.clean import clean, is_false  # noqa: E402
 from zoo.files import cases, file_of, rows  # noqa: E402
 from zoo.nets import NETS, SMALL, make  # noqa: E402
 from zoo.planted import drawn, grade, planted  # noqa: E402
-from zoo.tables import clean_table, false_list, planted_list, planted_table  # noqa: E402
+from zoo.tables import clean_table, false_list, planted_list, planted_table, trial_text  # noqa: E402
 
 QUICK = ("dyn", "ts", "ort")  # these need no package more than torch's exporters do
 
@@ -162,6 +162,16 @@ def test_the_table_of_plants_sets_weak_ones_apart() -> None:
     assert cells[:13] == ["1", "1", "3", "0", "2", "1", "0", "0", "1", "1", "1", "0", "0"]
     assert "INVENTED x" in planted_list(found)
     assert planted_list(found).count("`again`") == 2
+
+
+def test_the_table_of_plants_counts_regions_that_ran_on_both_sides() -> None:
+    located = {**PLANT, "grade": "exact", "cause": "right", "by": "Conv a : Conv b"}
+    reasons: list[dict[str, str] | None] = [{}, {}, {"candidate": "no such operator"}, None]
+    plants = [{**located, "not_run": why} for why in reasons]
+    row = {**PLANTED, "trial": 100000, "invented": [], "plants": [*plants, located]}
+    assert "| 2 of 3 (66.7%) |" in planted_table([row])
+    assert "| - |" in planted_table([{**row, "plants": [located]}])
+    assert trial_text(row).count("not run: candidate: no such operator") == 1
 
 
 def test_the_command_prints_the_tables(tmp_path: Path) -> None:

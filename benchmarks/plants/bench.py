@@ -46,7 +46,8 @@ class Finding:
     `visible`: how far the nearest tensors that both files show move; where that is nothing (a bias under a dead ReLU,
     fused on the other side), no comparison can find it. `fault`: the one that was meant; `cause`: its kind, in words
     `summary`. `felt`: how far the model's outputs move by it (None: not known); where they do not, what follows masks
-    it, as a common offset before a softmax, and it may be no fault at all.
+    it, as a common offset before a softmax, and it may be no fault at all. `not_run`: why a side's region could not be
+    computed alone to find the cause, by side; None where none was sought.
     """
 
     plant: Plant
@@ -57,6 +58,7 @@ class Finding:
     summary: str = ""
     beside: str = ""
     felt: float | None = None
+    not_run: dict[str, str] | None = None
 
     @property
     def located(self) -> bool:
@@ -251,7 +253,8 @@ def judge(
                 left = [f for f in left if f is not fault]
         visible = _visible(model, p, witnesses, clean.values[side])
         said = (cause.kind, cause.summary) if cause is not None else ("", "")
-        findings.append(Finding(p, how, visible, where, *said))
+        not_run = cause.details.get("not_evaluated") if cause is not None else None
+        findings.append(Finding(p, how, visible, where, *said, not_run=not_run))
     for finding in findings:
         for fault in left if finding.how == "missed" else ():
             both = (fault.reference, fault.candidate)

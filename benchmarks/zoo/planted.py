@@ -86,6 +86,7 @@ def _plant(finding: Finding, side: str) -> dict[str, Any]:
         "by": finding.fault or finding.beside,
         "cause": "" if not finding.located else "right" if right else "unexplained" if unexplained else "wrong",
         "said": f"{finding.cause}: {finding.summary}" if finding.cause else "",
+        "not_run": finding.not_run if finding.located else None,
     }
 
 

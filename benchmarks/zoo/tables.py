@@ -75,6 +75,7 @@ def planted_table(rows: Sequence[Row]) -> str:
     headings = ("seed", "faults", "trials", "failed", "solid plants", *GRADES, "invented")
     headings += (
         *(f"cause {name}" for name in CAUSES),
+        "regions run",
         "weak found",
         "masked, hidden",
         "experiments",
@@ -100,11 +101,19 @@ def _group(seed: int, faults: int, rows: Sequence[Row]) -> list[Any]:
         *(sum(plant["grade"] == name for plant in solid) for name in GRADES),
         sum(len(row["invented"]) for row in done),
         *(sum(plant["cause"] == name for plant in solid) for name in CAUSES),
+        _ran(every),
         f"{sum(plant['grade'] in GRADES[:2] for plant in weak)} of {len(weak)}",
         len(every) - len(solid) - len(weak),
         _mean(done, "experiments"),
         f"{statistics.median([row['seconds'] for row in done] or [0]):.1f}",
     ]
+
+
+def _ran(plants: Sequence[Row]) -> str:
+    """Located faults whose regions could be computed alone on both sides, of those whose cause was sought."""
+    sought = [plant["not_run"] for plant in plants if plant.get("not_run") is not None]
+    ran = sum(not reasons for reasons in sought)
+    return f"{ran} of {len(sought)} ({ran / len(sought):.1%})" if sought else "-"
 
 
 def causes_table(rows: Sequence[Row]) -> str:
@@ -126,6 +135,7 @@ def trial_text(row: Row) -> str:
         lines.append(f"{plant['grade']:8}{plant['strength']:7}{plant['plant']}")
         lines += [f"        by {plant['by']}"] if plant["by"] else []
         lines += [f"        {plant['cause']} {plant['said']}"] if plant["said"] else []
+        lines += [f"        not run: {side}: {why}" for side, why in (plant.get("not_run") or {}).items()]
     lines += [f"INVENTED {text}" for text in row.get("invented", ())]
     return "\n    ".join(lines)
 
