@@ -14,8 +14,8 @@ __all__ = ["USAGE", "named_pairs", "parser"]
 
 USAGE = 2  # the exit code of a usage error
 
-MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, trace.npz, trace.safetensors) or backend:target (torch:nets.py:yolo);
-options as a query, such as a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
+MODEL_HELP = """a path (a.onnx, b.tflite, m.pt2, m.keras, a SavedModel folder, trace.npz) or backend:target
+(torch:nets.py:yolo); options as a query, such as a.onnx?graph_optimization=all or b.tflite?kernels=ref"""
 TRUST_HELP = "let a model file run the code pickled in it"
 
 T = TypeVar("T")
