@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,13 +35,12 @@ class Frozen:
     outputs: Mapping[str, str]
     layers: Mapping[str, str] = field(default_factory=dict)
     lines: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def of_function(
     function: Any, path: str, outputs: tuple[str, ...] = (), layers: Mapping[str, str] | None = None
 ) -> Frozen:
-    """A ConcreteFunction, frozen. `outputs` are names in place of the function's own.
+    """A ConcreteFunction, frozen. `outputs` are names of results that have no keys.
 
     Raises UnsupportedError for one that reads variables which it changes, or what is no constant, ModelError for one
     that cannot be frozen.
@@ -56,7 +55,7 @@ def of_function(
     tensors = [tensor.name for tensor in frozen.outputs]
     graph_def = needed(without_copies(expanded(frozen.graph.as_graph_def())), tensors, [t.op.name for t in fed])
     _refuse_resources(graph_def, written, path)
-    names = outputs if len(outputs) == len(tensors) else _output_names(function, tensors)
+    names = _output_names(function, tensors, outputs)
     return Frozen(
         graph_def,
         dict(zip(_input_names(function, fed), (t.name for t in fed), strict=True)),
@@ -156,9 +155,11 @@ def _input_names(function: Any, inputs: list[Any]) -> list[str]:
     return found if len(set(found)) == len(found) else plain
 
 
-def _output_names(function: Any, tensors: list[str]) -> list[str]:
-    """The keys of a signature's results; of other functions the tensors' names."""
+def _output_names(function: Any, tensors: list[str], given: Sequence[str]) -> Sequence[str]:
+    """The keys of the results, in whose order TensorFlow puts them; else those given; else the tensors' names."""
     made = function.structured_outputs
     if isinstance(made, Mapping) and len(made) == len(tensors):
         return sorted(made)
+    if not isinstance(made, Mapping) and len(given) == len(tensors):
+        return given
     return [name.removesuffix(":0") for name in tensors]

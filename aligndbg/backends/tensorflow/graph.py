@@ -51,7 +51,6 @@ def build_graph(frozen: Frozen, operations: list[Any], names: Mapping[str, str])
         constants=frozenset(names[t] for t in _constants(operations) if names[t] not in untapped),
         untapped=untapped,
         inner={name: node for name, (_, node) in inside.items()},
-        notes=frozen.notes,
     )
 
 

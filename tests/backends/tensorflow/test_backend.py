@@ -115,10 +115,12 @@ def test_nested_inputs_of_keras() -> None:
     import keras
 
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-    net = keras.Model({"b": b, "a": a}, {"sum": keras.layers.add([a, keras.layers.ReLU()(b)])})
+    high = keras.layers.ReLU()(b)
+    net = keras.Model({"b": b, "a": a}, {"sum": keras.layers.add([a, high]), "high": high})
     one, two = (np.random.default_rng(k).standard_normal((1, 4)).astype(np.float32) for k in (1, 2))
-    (found,) = outputs(net, {"a": one, "b": two}).values()
-    assert np.array_equal(found, one + np.maximum(two, 0))
+    found = outputs(net, {"a": one, "b": two})
+    assert np.array_equal(found["sum"], one + np.maximum(two, 0))
+    assert np.array_equal(found["high"], np.maximum(two, 0))
 
 
 # ---- what it says
