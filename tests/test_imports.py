@@ -28,6 +28,7 @@ LAW = {
     "match": ("core measure", ""),
     "backends": ("core canonical trace backends.worker", "rich"),
     "backends.onnx": ("core canonical trace backends", "google onnx onnxruntime"),
+    "backends.tensorflow": ("core canonical trace backends", "h5py keras tensorflow tf_keras"),
     "backends.tensorrt": ("core canonical trace backends", "cuda ml_dtypes onnx"),
     "backends.tflite": ("core canonical trace backends", "ai_edge_litert flatbuffers ml_dtypes"),
     "backends.torch": ("core canonical trace backends", "ml_dtypes torch"),
