@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -198,6 +199,7 @@ def _open_npz(path: str) -> _Found:
     try:
         with damage("is damaged"):
             archive = zipfile.ZipFile(file)
+            weakref.finalize(archive, file.close)
     except ValueError as error:
         file.close()
         raise ModelError(f"not a valid npz file ({error.__cause__})", context=path, hint=_COPY_AGAIN) from error
